@@ -1,0 +1,5 @@
+//! Configuration: TOML text in, final types and all findings at once out.
+
+mod model;
+
+pub use model::*;

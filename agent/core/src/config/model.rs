@@ -1,0 +1,232 @@
+//! The configuration as the rest of writ sees it: parsed once into final types, defaults filled in.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use ipnet::{IpNet, Ipv6Net};
+use serde::{Deserialize, Serialize};
+use writ_abi::Protocol;
+
+use crate::diagnostic::Location;
+
+/// One configuration file as read: its name as the operator knows it, and its text.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct SourceFile {
+    /// Path below the configuration directory, with `/`.
+    pub name: String,
+    /// Contents.
+    pub text: String,
+}
+
+/// Everything below `/etc/writ`.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// `writ.toml`
+    pub agent: Agent,
+    /// `service-accounts.d/*.toml`, by name.
+    pub accounts: BTreeMap<String, Account>,
+    /// `destinations.d/*.toml` by name, `loopback` and `host-resolvers` included.
+    pub destinations: BTreeMap<String, Destination>,
+    /// `signals.d/*.toml`, by kind.
+    pub signals: BTreeMap<String, SignalKind>,
+    /// `policies.d/*.cedar`, in name order.
+    pub policies: Vec<SourceFile>,
+    /// `schema.d/*.cedarschema`, in name order.
+    pub schemas: Vec<SourceFile>,
+}
+
+/// Whether verdicts are enforced.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Mode {
+    /// A refusal refuses.
+    #[default]
+    Enforce,
+    /// A refusal is only reported.
+    Observe,
+}
+
+/// `writ.toml`
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Agent {
+    /// The mode of accounts that set none.
+    pub mode: Mode,
+    /// Who may approve, grant, offboard: user names, or `%group`.
+    pub approvers: Vec<String>,
+    /// Who may send signals and reload: user names, or `%group`.
+    pub operators: Vec<String>,
+    /// How long an escalation waits for an answer.
+    pub escalation_ttl: Duration,
+    /// The longest grant that can be made.
+    pub grant_max_ttl: Duration,
+    /// IANA zone of `hour`, `minute` and `weekday`; `UTC` unless configured.
+    pub time_zone: String,
+    /// NAT64 prefixes (/96) whose addresses are judged as IPv4.
+    pub nat64: Vec<Ipv6Net>,
+    /// Where things lie.
+    pub paths: Paths,
+    /// What is asked of the kernel.
+    pub kernel: Kernel,
+    /// How the log is kept.
+    pub log: LogSettings,
+}
+
+/// `[paths]`
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Paths {
+    /// State that outlives the daemon.
+    pub state: String,
+    /// The log directory.
+    pub log: String,
+    /// The API's socket.
+    pub socket: String,
+    /// Pinned maps and links, on a bpf file system.
+    pub pins: String,
+    /// The cgroup whose processes are judged; `None`: the root of the cgroup2 mount.
+    pub cgroup: Option<String>,
+}
+
+/// `[kernel]`
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Kernel {
+    /// Coverage without which writ refuses to run, e.g. `lsm`.
+    pub require: Vec<String>,
+    /// Bytes of the decision ring; a power of two and a multiple of the page size.
+    pub ring_size: u32,
+}
+
+/// `[log]`
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct LogSettings {
+    /// When lines are forced to the disk.
+    pub fsync: Fsync,
+    /// A segment is closed at this size in bytes.
+    pub segment_size: u64,
+    /// Closed segments older than this may be removed; `None` keeps them.
+    pub retention: Option<Duration>,
+}
+
+/// When written lines are forced to the disk.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Fsync {
+    /// With every batch of lines.
+    Always,
+    /// With every checkpoint (each second, each 1,000 records, on stop).
+    #[default]
+    Checkpoint,
+    /// Never by writ.
+    Never,
+}
+
+/// What happens to an account's connect when its record cannot be handed over.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OnRecordLoss {
+    /// The verdict stands and the loss is counted.
+    #[default]
+    Allow,
+    /// No record means no access.
+    Deny,
+}
+
+/// `[service-account.NAME]`
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Account {
+    /// Its name.
+    pub name: String,
+    /// Who answers for it.
+    pub owner: Option<String>,
+    /// Its teams.
+    pub teams: Vec<String>,
+    /// How its processes are found: any of these.
+    pub matches: Vec<Match>,
+    /// Approved executables; empty: any.
+    pub executables: Vec<String>,
+    /// Signal kinds that must be fresh.
+    pub requires_fresh: Vec<String>,
+    /// What a lost record means.
+    pub on_record_loss: OnRecordLoss,
+    /// The errno of a refusal, by number.
+    pub errno: u16,
+    /// Its own mode.
+    pub mode: Option<Mode>,
+    /// How long its baseline is learnt.
+    pub learning: Option<Duration>,
+    /// Signal kinds (with `*`) that end its grants for good.
+    pub revoke_grants_on: Vec<String>,
+    /// Free attributes for policies (`[service-account.NAME.attributes]`).
+    pub attributes: BTreeMap<String, Attribute>,
+    /// Where it is declared.
+    pub at: Location,
+}
+
+impl Account {
+    /// The mode in force for the account.
+    pub fn effective_mode(&self, global: Mode) -> Mode {
+        self.mode.unwrap_or(global)
+    }
+}
+
+/// A free attribute of an account.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Attribute {
+    /// `Bool`
+    Bool(bool),
+    /// `Long`
+    Long(i64),
+    /// `String`
+    Text(String),
+}
+
+/// One way to recognise an account's processes: all keys that are set must match.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
+pub struct Match {
+    /// User name, or a uid in digits.
+    pub user: Option<String>,
+    /// systemd system unit.
+    pub unit: Option<String>,
+    /// cgroup path below the cgroup2 mount, starting with `/`.
+    pub cgroup: Option<String>,
+    /// Absolute path of the executable.
+    pub executable: Option<String>,
+}
+
+/// `[destination.NAME]`
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Destination {
+    /// Its name.
+    pub name: String,
+    /// Prefixes, truncated to their network; IPv4-mapped ones as IPv4.
+    pub addresses: Vec<IpNet>,
+    /// Host names; refused until they are implemented.
+    pub names: Vec<String>,
+    /// Inclusive port ranges; empty: any.
+    pub ports: Vec<(u16, u16)>,
+    /// Protocols; empty: any.
+    pub protocols: Vec<Protocol>,
+    /// Parents, as declared (not flattened).
+    pub parents: Vec<String>,
+    /// Where it is declared; `None` for built-in destinations.
+    pub at: Option<Location>,
+}
+
+/// `[signal.KIND]`
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct SignalKind {
+    /// The kind.
+    pub kind: String,
+    /// Risk contribution, 0–100.
+    pub risk: u8,
+    /// Time to live where the sender gives none, and the longest it can give.
+    pub ttl: Duration,
+    /// Whether it appears in `context.signals`.
+    pub flag: bool,
+    /// Who may send it: user names, or `%group`; empty: root and operators.
+    pub from: Vec<String>,
+    /// Whether its presence is what `requires-fresh` asks for.
+    pub freshness: bool,
+    /// Where it is declared; `None` for built-in kinds.
+    pub at: Option<Location>,
+}

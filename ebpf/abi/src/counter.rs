@@ -1,0 +1,86 @@
+//! What the kernel side counts, so that everything seen is either recorded or counted as lost.
+
+/// One per-CPU counter of the kernel side. `Seen = Recorded + LostRingFull + LostBudget + Folded`, on every CPU, exactly.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[repr(u32)]
+pub enum Counter {
+    /// Attempts of managed accounts judged; also the source of sequence numbers.
+    Seen = 0,
+    /// Events handed to the ring.
+    Recorded = 1,
+    /// Events lost because the ring was full.
+    LostRingFull = 2,
+    /// Events lost because the account had used up its share of the ring.
+    LostBudget = 3,
+    /// Repeats of a datagram counted into an earlier event.
+    Folded = 4,
+    /// Process events (exec) handed to their ring.
+    ProcessRecorded = 5,
+    /// Process events lost because their ring was full.
+    ProcessLost = 6,
+    /// Attempts refused because the caller could not be identified.
+    IdentityUnknown = 7,
+    /// Attempts refused because of a missing slot, stance, class or cell.
+    MissingRow = 8,
+    /// Attempts judged by a fallback stance.
+    Expired = 9,
+    /// Attempts refused because no record could be made.
+    RecordLossDenied = 10,
+    /// Cgroups met that had not been classified when they were made.
+    CgroupUnclassified = 11,
+    /// A destination could not be remembered: the account's quota or the map was full.
+    SeenMapFull = 12,
+    /// A process's lineage could not be remembered: the map was full.
+    LineageFull = 13,
+    /// Attempts that more accounts matched than can be judged.
+    TooManyAccounts = 14,
+    /// Attempts of unmanaged processes passed without a judgement.
+    Unmanaged = 15,
+}
+
+/// How many counters there are.
+pub const COUNTERS: u32 = 16;
+
+impl Counter {
+    /// Every counter, in the order of its number.
+    pub const ALL: [Self; COUNTERS as usize] = [
+        Self::Seen,
+        Self::Recorded,
+        Self::LostRingFull,
+        Self::LostBudget,
+        Self::Folded,
+        Self::ProcessRecorded,
+        Self::ProcessLost,
+        Self::IdentityUnknown,
+        Self::MissingRow,
+        Self::Expired,
+        Self::RecordLossDenied,
+        Self::CgroupUnclassified,
+        Self::SeenMapFull,
+        Self::LineageFull,
+        Self::TooManyAccounts,
+        Self::Unmanaged,
+    ];
+
+    /// The counter's name in `status` and in metrics.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Seen => "seen",
+            Self::Recorded => "recorded",
+            Self::LostRingFull => "lost-ring-full",
+            Self::LostBudget => "lost-budget",
+            Self::Folded => "folded",
+            Self::ProcessRecorded => "process-recorded",
+            Self::ProcessLost => "process-lost",
+            Self::IdentityUnknown => "identity-unknown",
+            Self::MissingRow => "missing-row",
+            Self::Expired => "expired",
+            Self::RecordLossDenied => "record-loss-denied",
+            Self::CgroupUnclassified => "cgroup-unclassified",
+            Self::SeenMapFull => "seen-map-full",
+            Self::LineageFull => "lineage-full",
+            Self::TooManyAccounts => "too-many-accounts",
+            Self::Unmanaged => "unmanaged",
+        }
+    }
+}

@@ -1,0 +1,111 @@
+//! Socket families other than TCP and UDP over IP: what `Action::"open-socket"` decides.
+
+/// How many families a stance distinguishes.
+pub const FAMILIES: u32 = 16;
+
+/// What kind of socket is being opened, as `context.family` names it.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[repr(u8)]
+pub enum Family {
+    /// Raw IP sockets (`SOCK_RAW` over IPv4 or IPv6).
+    Raw = 0,
+    /// Ping sockets (`SOCK_DGRAM` with ICMP or ICMPv6).
+    Icmp = 1,
+    /// SCTP.
+    Sctp = 2,
+    /// UDP-Lite.
+    Udplite = 3,
+    /// DCCP.
+    Dccp = 4,
+    /// `AF_PACKET`.
+    Packet = 5,
+    /// `AF_VSOCK`.
+    Vsock = 6,
+    /// `AF_RDS`.
+    Rds = 7,
+    /// `AF_ALG`.
+    Alg = 8,
+    /// `AF_XDP`.
+    Xdp = 9,
+    /// `AF_TIPC`.
+    Tipc = 10,
+    /// `AF_BLUETOOTH`.
+    Bluetooth = 11,
+    /// `AF_UNIX`; judged only where a policy names it.
+    Unix = 12,
+    /// `AF_NETLINK`; judged only where a policy names it.
+    Netlink = 13,
+    /// Any other IP protocol.
+    OtherIp = 14,
+    /// Any other address family.
+    Other = 15,
+}
+
+impl Family {
+    /// Every family, in the order of its number.
+    pub const ALL: [Self; FAMILIES as usize] = [
+        Self::Raw,
+        Self::Icmp,
+        Self::Sctp,
+        Self::Udplite,
+        Self::Dccp,
+        Self::Packet,
+        Self::Vsock,
+        Self::Rds,
+        Self::Alg,
+        Self::Xdp,
+        Self::Tipc,
+        Self::Bluetooth,
+        Self::Unix,
+        Self::Netlink,
+        Self::OtherIp,
+        Self::Other,
+    ];
+
+    /// The value of `context.family`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Raw => "raw",
+            Self::Icmp => "icmp",
+            Self::Sctp => "sctp",
+            Self::Udplite => "udplite",
+            Self::Dccp => "dccp",
+            Self::Packet => "packet",
+            Self::Vsock => "vsock",
+            Self::Rds => "rds",
+            Self::Alg => "alg",
+            Self::Xdp => "xdp",
+            Self::Tipc => "tipc",
+            Self::Bluetooth => "bluetooth",
+            Self::Unix => "unix",
+            Self::Netlink => "netlink",
+            Self::OtherIp => "other-ip",
+            Self::Other => "other",
+        }
+    }
+
+    /// The family with this number, if there is one.
+    pub fn from_bits(bits: u8) -> Option<Self> {
+        Self::ALL.into_iter().find(|family| *family as u8 == bits)
+    }
+
+    /// What opening an IPv4 or IPv6 socket of this type and protocol means: `None` for TCP and UDP, which are decided when
+    /// they connect or send. Numbers as in `socket(2)` and IANA's protocol numbers; protocol 0 is the type's default.
+    #[inline(always)]
+    pub const fn of_inet(socket_type: u32, protocol: u32) -> Option<Self> {
+        const STREAM: u32 = 1;
+        const DGRAM: u32 = 2;
+        const RAW: u32 = 3;
+        match (socket_type, protocol) {
+            // IPPROTO_IP (default), IPPROTO_TCP, IPPROTO_MPTCP
+            (STREAM, 0 | 6 | 262) => None,
+            (DGRAM, 0 | 17) => None,
+            (RAW, _) => Some(Self::Raw),
+            (DGRAM, 1 | 58) => Some(Self::Icmp),
+            (_, 132) => Some(Self::Sctp),
+            (_, 136) => Some(Self::Udplite),
+            (_, 33) => Some(Self::Dccp),
+            _ => Some(Self::OtherIp),
+        }
+    }
+}

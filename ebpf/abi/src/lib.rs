@@ -1,0 +1,34 @@
+//! What writ's kernel programs and its agent agree on: addresses, tables, events, counters and the one decision function.
+//!
+//! Read `decide.rs` first. Everything here is `no_std`, without I/O, clock, allocation or unsafe, so that the same code
+//! runs inside the kernel program, the daemon, the replayer and the tests.
+#![no_std]
+#![forbid(unsafe_code)]
+
+mod address;
+mod clause;
+mod counter;
+mod decide;
+mod event;
+mod family;
+mod stance;
+mod verdict;
+
+pub use address::{Address, NAT64_PREFIXES, Nat64Prefix};
+pub use clause::{Clause, ClauseList, MAX_CLAUSES, MAX_SUBJECTS};
+pub use counter::{COUNTERS, Counter};
+pub use decide::{Attempt, Decision, Endpoint, Tables, decide, stricter};
+pub use event::{
+    COMM_LEN, DecisionEvent, EVENT_DECISION, EVENT_PROCESS, Hook, KernelConfig, PATH_LEN, ProcessEvent, TaskOffsets,
+    View,
+};
+pub use family::{FAMILIES, Family};
+pub use stance::{AccountFlags, Active, NEVER, STANCE_WORDS, Slot, Stance};
+pub use verdict::{Cell, PROTOCOLS, Protocol, Reason, Verdict};
+
+/// The version of everything in this crate that outlives one process: pinned maps, ring entries, table layouts.
+///
+/// Raise it whenever a type, constant or meaning here changes in a way an older program would misread; `tests/layout.rs`
+/// pins the bytes, so that a change cannot go unnoticed. An agent that finds a newer number in the pins leaves
+/// enforcement as it is and refuses to start.
+pub const ABI_VERSION: u32 = 1;

@@ -1,0 +1,59 @@
+//! The bytes on the kernel boundary: sizes and offsets that cannot change without a new `ABI_VERSION`.
+use core::mem::{offset_of, size_of};
+use writ_abi::*;
+
+#[test]
+fn events_have_no_hidden_bytes_and_keep_their_layout() {
+    assert_eq!(ABI_VERSION, 1);
+    assert_eq!(size_of::<DecisionEvent>(), 208);
+    assert_eq!(offset_of!(DecisionEvent, address), 64);
+    assert_eq!(offset_of!(DecisionEvent, cpu), 96);
+    assert_eq!(offset_of!(DecisionEvent, account), 160);
+    assert_eq!(offset_of!(DecisionEvent, comm), 192);
+    assert_eq!(size_of::<ProcessEvent>(), 320);
+    assert_eq!(size_of::<TaskOffsets>(), 96);
+    assert_eq!(size_of::<KernelConfig>(), 32 + 96 + 64);
+}
+
+#[test]
+fn table_words_survive_a_round_trip() {
+    let stance = Stance {
+        valid_until: 1,
+        observe_until: 2,
+        learning_until: 3,
+        fallback: 4,
+        cells: 5,
+        families: 6,
+        executable_base: 7,
+        address_base: 8,
+        port_base: 9,
+        addresses: 10,
+        ports: 11,
+    };
+    assert_eq!(Stance::from_words(stance.to_words()), Some(stance));
+    assert_eq!(Stance::from_words([0; STANCE_WORDS as usize]), None);
+    let cell = Cell::new(Verdict::Escalate, Verdict::Deny, Reason::Policy, 77);
+    assert_eq!(
+        (cell.verdict(), cell.would(), cell.reason(), cell.explanation()),
+        (Verdict::Escalate, Verdict::Deny, 1, 77)
+    );
+    let slot = Slot::new(3, 9);
+    assert_eq!((slot.stance(), slot.epoch()), (3, 9));
+    let clause = Clause::new(12, 0xff_ffff, 34);
+    assert_eq!((clause.account(), clause.user(), clause.executable()), (12, 0xff_ffff, 34));
+    assert_eq!(ClauseList::direct(7).account(), Some(7));
+    assert_eq!(ClauseList::NONE.account(), None);
+    assert_eq!(AccountFlags(1).with_errno(13).errno(), 13);
+}
+
+#[test]
+fn an_unspecified_or_nat64_address_is_judged_as_the_one_the_kernel_reaches() {
+    let mut nat64 = [Nat64Prefix::default(); NAT64_PREFIXES];
+    assert_eq!(Address([0; 16]).canonical(&nat64).0[15], 1);
+    assert_eq!(Address::from_v4([0, 0, 0, 0]).canonical(&nat64), Address::from_v4([127, 0, 0, 1]));
+    nat64[1] = Nat64Prefix { prefix: [0, 0x64, 0xff, 0x9b, 0, 0, 0, 0, 0, 0, 0, 0], used: 1 };
+    let embedded = Address([0, 0x64, 0xff, 0x9b, 0, 0, 0, 0, 0, 0, 0, 0, 10, 1, 2, 3]);
+    assert_eq!(embedded.canonical(&nat64), Address::from_v4([10, 1, 2, 3]));
+    let unspecified = Address([0, 0x64, 0xff, 0x9b, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+    assert_eq!(unspecified.canonical(&nat64), Address::from_v4([127, 0, 0, 1]));
+}
