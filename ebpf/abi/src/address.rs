@@ -1,8 +1,9 @@
 //! One canonical form for every address the kernel can connect to.
 
-/// An IP address as the tables know it: IPv6, with IPv4 in its mapped form `::ffff:a.b.c.d`.
+/// An IP address as the tables know it: IPv6, with IPv4 in its mapped form `::ffff:a.b.c.d`. Aligned, so that the kernel
+/// programs compare words and not bytes.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
-#[repr(transparent)]
+#[repr(C, align(8))]
 pub struct Address(pub [u8; 16]);
 
 /// How many NAT64 prefixes a host can have configured.
@@ -39,19 +40,25 @@ impl Address {
     /// or `::` reaches the local host), and an address below a NAT64 prefix is the IPv4 address it carries.
     #[inline(always)]
     pub fn canonical(self, nat64: &[Nat64Prefix; NAT64_PREFIXES]) -> Self {
-        let mut address = self;
-        for entry in nat64 {
-            if entry.used == 1 {
-                let [p @ .., a, b, c, d] = address.0;
-                if p == entry.prefix {
-                    address = Self::from_v4([a, b, c, d]);
-                }
-            }
-        }
-        match address.0 {
+        nat64.iter().fold(self, |address, entry| address.translated(entry)).reached()
+    }
+
+    /// The IPv4 address this one carries, if it lies below the prefix; otherwise itself.
+    #[inline(always)]
+    #[must_use]
+    pub fn translated(self, entry: &Nat64Prefix) -> Self {
+        let [prefix @ .., a, b, c, d] = self.0;
+        if entry.used == 1 && prefix == entry.prefix { Self::from_v4([a, b, c, d]) } else { self }
+    }
+
+    /// Loopback, if this is an unspecified address; otherwise itself.
+    #[inline(always)]
+    #[must_use]
+    pub fn reached(self) -> Self {
+        match self.0 {
             [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0] => Self([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]),
             [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 0, 0, 0, 0] => Self::from_v4([127, 0, 0, 1]),
-            _ => address,
+            _ => self,
         }
     }
 }

@@ -34,8 +34,8 @@ pub enum Counter {
     LineageFull = 13,
     /// Attempts that more accounts matched than can be judged.
     TooManyAccounts = 14,
-    /// Attempts of unmanaged processes passed without a judgement.
-    Unmanaged = 15,
+    /// A cgroup's class could not be remembered: the map was full, and every attempt in it is classified anew.
+    CgroupMapFull = 15,
 }
 
 /// How many counters there are.
@@ -59,7 +59,7 @@ impl Counter {
         Self::SeenMapFull,
         Self::LineageFull,
         Self::TooManyAccounts,
-        Self::Unmanaged,
+        Self::CgroupMapFull,
     ];
 
     /// The counter's name in `status` and in metrics.
@@ -80,7 +80,7 @@ impl Counter {
             Self::SeenMapFull => "seen-map-full",
             Self::LineageFull => "lineage-full",
             Self::TooManyAccounts => "too-many-accounts",
-            Self::Unmanaged => "unmanaged",
+            Self::CgroupMapFull => "cgroup-map-full",
         }
     }
 }

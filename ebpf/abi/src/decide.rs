@@ -121,6 +121,7 @@ pub fn decide<T: Tables>(tables: &T, account: u32, attempt: &Attempt, now: u64) 
         decision.enforced = false;
     }
     let learning = now < stance.learning_until;
+    let mut learnable = false;
     let cell = match attempt {
         Attempt::OpenSocket(family) => {
             let index = *family as u32;
@@ -130,7 +131,7 @@ pub fn decide<T: Tables>(tables: &T, account: u32, attempt: &Attempt, now: u64) 
             decision.reason = Reason::NoClass;
             let seen = tables.seen(account, &endpoint.address);
             decision.new_destination = !seen && !learning;
-            decision.learn = !seen;
+            learnable = !seen;
             let Some(address) = tables.address_class(&endpoint.address) else { return decision };
             let Some(port) = tables.port_class(endpoint.port) else { return decision };
             let Some(address) = tables.projection(stance.address_base.wrapping_add(address)) else { return decision };
@@ -172,6 +173,8 @@ pub fn decide<T: Tables>(tables: &T, account: u32, attempt: &Attempt, now: u64) 
         decision.reason = Reason::Offboarded;
         decision.enforced = true;
     }
+    // A refused attempt must not teach, nor one that only observe mode let through.
+    decision.learn = learnable && decision.verdict == Verdict::Allow && (decision.enforced || learning);
     decision
 }
 

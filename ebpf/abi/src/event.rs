@@ -263,7 +263,7 @@ pub struct TaskOffsets {
     pub signal: u32,
     /// `signal_struct.live`
     pub live: u32,
-    /// `cred.uid`
+    /// `cred.uid`; `suid` and `euid` follow it.
     pub uid: u32,
     /// `cred.user_ns`
     pub user_ns: u32,
@@ -283,12 +283,18 @@ pub struct TaskOffsets {
     pub s_dev: u32,
     /// `linux_binprm.filename`
     pub filename: u32,
-    /// `cgroup.self.parent`
-    pub cgroup_parent: u32,
+    /// `cgroup.self`
+    pub cgroup_self: u32,
+    /// `cgroup_subsys_state.parent`
+    pub css_parent: u32,
     /// `cgroup.kn`
     pub cgroup_kn: u32,
     /// `kernfs_node.id`
     pub kn_id: u32,
+    /// `cgroup.root`
+    pub cgroup_root: u32,
+    /// `cgroup_root.hierarchy_id`
+    pub hierarchy_id: u32,
 }
 
 /// What the loader tells the programs, frozen before they are verified.

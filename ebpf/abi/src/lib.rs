@@ -11,6 +11,7 @@ mod counter;
 mod decide;
 mod event;
 mod family;
+mod path;
 mod stance;
 mod verdict;
 
@@ -22,6 +23,7 @@ pub use event::{
     COMM_LEN, DecisionEvent, EVENT_DECISION, EVENT_PROCESS, Hook, KernelConfig, PATH_LEN, ProcessEvent, TaskOffsets,
     View,
 };
+pub use path::{PathHash, PathWalk, CGROUP_PATH_LEN};
 pub use family::{FAMILIES, Family};
 pub use stance::{AccountFlags, Active, NEVER, STANCE_WORDS, Slot, Stance};
 pub use verdict::{Cell, PROTOCOLS, Protocol, Reason, Verdict};

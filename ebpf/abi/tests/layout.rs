@@ -11,8 +11,8 @@ fn events_have_no_hidden_bytes_and_keep_their_layout() {
     assert_eq!(offset_of!(DecisionEvent, account), 160);
     assert_eq!(offset_of!(DecisionEvent, comm), 192);
     assert_eq!(size_of::<ProcessEvent>(), 320);
-    assert_eq!(size_of::<TaskOffsets>(), 96);
-    assert_eq!(size_of::<KernelConfig>(), 32 + 96 + 64);
+    assert_eq!(size_of::<TaskOffsets>(), 108);
+    assert_eq!(size_of::<KernelConfig>(), 32 + 108 + 4 + 64);
 }
 
 #[test]
@@ -56,4 +56,20 @@ fn an_unspecified_or_nat64_address_is_judged_as_the_one_the_kernel_reaches() {
     assert_eq!(embedded.canonical(&nat64), Address::from_v4([10, 1, 2, 3]));
     let unspecified = Address([0, 0x64, 0xff, 0x9b, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
     assert_eq!(unspecified.canonical(&nat64), Address::from_v4([127, 0, 0, 1]));
+}
+
+#[test]
+fn a_unit_counts_only_below_slices() {
+    let unit = PathHash::of(b"billing.service");
+    let at = |path: &str| {
+        let walk = PathWalk::over(path.as_bytes());
+        walk.below_slices == 1 && walk.unit == unit
+    };
+    assert!(at("/system.slice/billing.service"));
+    assert!(at("/a.slice/a-b.slice/billing.service"));
+    assert!(at("/billing.service"));
+    assert!(!at("/user.slice/user-1000.slice/user@1000.service/app.slice/billing.service"));
+    assert!(!at("/system.slice/other.service/billing.service"));
+    assert!(!at("/system.slice/billing.service/child"));
+    assert_eq!(PathWalk::over(b"/a/b").path, PathHash::of(b"/a/b"));
 }

@@ -1,1 +1,38 @@
-fn main() {}
+//! What writ enforces in the kernel. Every verdict comes from `writ_abi::decide` over the tables of one generation.
+//!
+//! | hook | what is decided there |
+//! |---|---|
+//! | cgroup/connect4, connect6 | TCP and UDP connects, TCP Fast Open, MPTCP; `::ffff:a.b.c.d` as IPv4 |
+//! | cgroup/sendmsg4, sendmsg6 | each datagram sent to an address |
+//! | cgroup/sock_create | IP sockets that are neither TCP nor UDP: `Action::"open-socket"` |
+//! | raw_tp sched_process_exec, fork, exit | who runs what, and what a process descends from |
+//! | raw_tp cgroup_mkdir, cgroup_rmdir | which account a new cgroup belongs to, before any task can enter it |
+//!
+//! Whatever cannot be read, found or recorded has a name in `writ_abi::Reason` or `writ_abi::Counter`, and denies.
+#![no_std]
+#![no_main]
+// Fetching atomics: `core::sync::atomic` withholds them from targets without compare-and-swap, which BPF has since v3.
+#![feature(core_intrinsics)]
+#![expect(internal_features, reason = "see above; the toolchain is pinned")]
+
+mod cgroup;
+mod config;
+mod connect;
+mod emit;
+mod identity;
+mod map;
+mod process;
+mod tables;
+mod task;
+
+/// The verifier proves that nothing here can panic; the language wants a handler all the same.
+#[cfg(not(test))]
+#[panic_handler]
+fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
+    loop {}
+}
+
+/// The helpers used are open to programs under a licence compatible with the GPL.
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 4] = *b"GPL\0";

@@ -52,8 +52,8 @@ pub struct Generation {
 /// Which host identities lead to which accounts, resolved by the daemon.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Identities {
-    /// By uid.
-    pub users: BTreeMap<u32, ClauseList32>,
+    /// By uid: selector number (from 1) and list.
+    pub users: BTreeMap<u32, (u32, ClauseList32)>,
     /// By system unit name.
     pub units: BTreeMap<String, ClauseList32>,
     /// By cgroup path below the cgroup2 mount.

@@ -1,0 +1,258 @@
+//! Swapping generations: a new one is written whole into the idle side of every outer map, then one word puts it in force.
+
+use std::os::fd::AsFd;
+
+use aya::maps::{Array, ArrayOfMaps, HashMap, LpmTrie, Map, MapData, MapError, lpm_trie::Key};
+use writ_abi::{Active, CGROUP_PATH_LEN, PathHash, PathWalk, Slot, Stance};
+use writ_core::table::{Generation, Identities};
+
+use super::bytes::{ExecutableKey, Plain};
+use super::host::cgroup_paths;
+use super::object::Kernel;
+use super::pins::{OpenError, chain};
+use super::syscall::write_array;
+
+/// `BPF_F_INNER_MAP`, as the templates in the object have it.
+const INNER: u32 = 0x1000;
+/// `BPF_F_NO_PREALLOC`
+const SPARSE: u32 = 1;
+/// How many cgroups a generation can tell apart by memo; beyond it each attempt is classified anew.
+const CGROUPS: u32 = 65_536;
+/// Room for stances and cells that live signals add before the next generation.
+const SPARE_STANCES: usize = 4_096;
+/// Room for cells, likewise.
+const SPARE_CELLS: usize = 65_536;
+
+/// Why a generation could not be put in force. The one before it stays.
+#[derive(Debug, thiserror::Error)]
+#[error("writing kernel table `{table}`: {error}")]
+pub struct InstallError {
+    /// The table.
+    pub table: &'static str,
+    /// Why.
+    pub error: String,
+}
+
+fn failed(table: &'static str) -> impl Fn(MapError) -> InstallError {
+    move |error| InstallError { table, error: chain(&error) }
+}
+
+fn failed_io(table: &'static str) -> impl Fn(std::io::Error) -> InstallError {
+    move |error| InstallError { table, error: error.to_string() }
+}
+
+type Words = ArrayOfMaps<MapData, Array<MapData, u64>>;
+
+/// Every outer map.
+#[derive(Debug)]
+pub(super) struct Outer {
+    user_filter: Words,
+    users: ArrayOfMaps<MapData, HashMap<MapData, u32, u64>>,
+    cgroups: ArrayOfMaps<MapData, HashMap<MapData, u64, u32>>,
+    cgroup_paths: ArrayOfMaps<MapData, HashMap<MapData, Plain<PathHash>, u32>>,
+    units: ArrayOfMaps<MapData, HashMap<MapData, Plain<PathHash>, u32>>,
+    executables: ArrayOfMaps<MapData, HashMap<MapData, Plain<ExecutableKey>, u64>>,
+    clauses: Words,
+    addresses_v4: ArrayOfMaps<MapData, LpmTrie<MapData, [u8; 4], u32>>,
+    addresses_v6: ArrayOfMaps<MapData, LpmTrie<MapData, [u8; 16], u32>>,
+    ports: Words,
+    projections: Words,
+    cells: Words,
+    stances: Words,
+    flags: Words,
+    slots: Words,
+    barrier: Words,
+}
+
+impl Outer {
+    pub(super) fn open(take: &mut impl FnMut(&'static str) -> Result<Map, OpenError>) -> Result<Self, OpenError> {
+        let map = |error: MapError| OpenError::Load { what: "opening outer maps".into(), error: chain(&error) };
+        Ok(Self {
+            user_filter: take("USER_FILTER")?.try_into().map_err(map)?,
+            users: take("USERS")?.try_into().map_err(map)?,
+            cgroups: take("CGROUPS")?.try_into().map_err(map)?,
+            cgroup_paths: take("CGROUP_PATHS")?.try_into().map_err(map)?,
+            units: take("UNITS")?.try_into().map_err(map)?,
+            executables: take("EXECUTABLES")?.try_into().map_err(map)?,
+            clauses: take("CLAUSES")?.try_into().map_err(map)?,
+            addresses_v4: take("ADDRESSES_V4")?.try_into().map_err(map)?,
+            addresses_v6: take("ADDRESSES_V6")?.try_into().map_err(map)?,
+            ports: take("PORTS")?.try_into().map_err(map)?,
+            projections: take("PROJECTIONS")?.try_into().map_err(map)?,
+            cells: take("CELLS")?.try_into().map_err(map)?,
+            stances: take("STANCES")?.try_into().map_err(map)?,
+            flags: take("FLAGS")?.try_into().map_err(map)?,
+            slots: take("SLOTS")?.try_into().map_err(map)?,
+            barrier: take("BARRIER")?.try_into().map_err(map)?,
+        })
+    }
+}
+
+/// An inner array with these values, and `spare` more elements.
+fn words(table: &'static str, values: &[u64], spare: usize) -> Result<Array<MapData, u64>, InstallError> {
+    let length = u32::try_from((values.len() + spare).max(1)).map_err(|error| InstallError { table, error: error.to_string() })?;
+    let array = Array::create(length, INNER).map_err(failed(table))?;
+    write_array(array_fd(&array).as_fd(), values).map_err(failed_io(table))?;
+    Ok(array)
+}
+
+fn array_fd<V: aya::Pod>(array: &Array<MapData, V>) -> std::os::fd::BorrowedFd<'_> {
+    use aya::maps::InnerMap;
+    array.fd().as_fd()
+}
+
+/// Four 16-bit numbers to a word.
+fn packed(values: &[u16]) -> Vec<u64> {
+    values
+        .chunks(4)
+        .map(|chunk| chunk.iter().enumerate().fold(0, |word, (index, value)| word | u64::from(*value) << (index * 16)))
+        .collect()
+}
+
+fn capacity(entries: usize) -> u32 {
+    u32::try_from(entries.max(1)).unwrap_or(u32::MAX)
+}
+
+impl Kernel {
+    /// Waits until every program that was running has returned: whatever was written before is what all see after.
+    ///
+    /// # Errors
+    /// The map cannot be written.
+    pub fn barrier(&mut self) -> Result<(), InstallError> {
+        // The update of an outer map waits for a grace period (`maybe_wait_bpf_programs` in kernel/bpf/syscall.c).
+        let nothing = words("BARRIER", &[0], 0)?;
+        self.outer.barrier.set(0, &nothing, 0).map_err(failed("BARRIER"))
+    }
+
+    /// Puts a generation in force: all of it from one moment to the next, or none of it.
+    ///
+    /// # Errors
+    /// The table that could not be written; the generation before stays in force.
+    pub fn install(&mut self, generation: &Generation, identities: &Identities) -> Result<Active, InstallError> {
+        let before = self.active().map_err(failed("ACTIVE"))?;
+        let active = Active(generation.active);
+        if active.generation() != before.generation().wrapping_add(1) {
+            return Err(InstallError {
+                table: "ACTIVE",
+                error: format!("generation {} cannot follow {}", active.generation(), before.generation()),
+            });
+        }
+        // Programs that still judge by the generation before last must be gone before its side is written over.
+        self.barrier()?;
+        let side = active.side();
+        self.write_identities(side, identities)?;
+        self.write_classes(side, generation)?;
+        let stances: Vec<u64> = generation.stances.iter().flat_map(Stance::to_words).collect();
+        let outer = &mut self.outer;
+        outer.cells.set(side, &words("CELLS", &generation.cells, SPARE_CELLS)?, 0).map_err(failed("CELLS"))?;
+        outer.stances.set(side, &words("STANCES", &stances, SPARE_STANCES * 8)?, 0).map_err(failed("STANCES"))?;
+        outer.flags.set(side, &words("FLAGS", &generation.flags, 0)?, 0).map_err(failed("FLAGS"))?;
+        outer.slots.set(side, &words("SLOTS", &generation.slots, 0)?, 0).map_err(failed("SLOTS"))?;
+        // The selectors of this side are in place: from here on `cgroup_mkdir` classifies new cgroups for it too.
+        self.classify_cgroups(side, identities)?;
+        self.active.set(0, active.0, 0).map_err(failed("ACTIVE"))?;
+        Ok(active)
+    }
+
+    fn write_identities(&mut self, side: u32, identities: &Identities) -> Result<(), InstallError> {
+        let outer = &mut self.outer;
+        let mut filter = vec![0u64; 1024];
+        let mut users = HashMap::create(capacity(identities.users.len()), SPARSE).map_err(failed("USERS"))?;
+        for (uid, (selector, list)) in &identities.users {
+            if let Some(word) = filter.get_mut((uid & 0xffff) as usize >> 6) {
+                *word |= 1 << (uid & 63);
+            }
+            users.insert(uid, u64::from(*list) | u64::from(*selector) << 32, 0).map_err(failed("USERS"))?;
+        }
+        let hashed = |table, names: &std::collections::BTreeMap<String, u32>| {
+            let mut map: HashMap<MapData, Plain<PathHash>, u32> =
+                HashMap::create(capacity(names.len()), SPARSE).map_err(failed(table))?;
+            for (name, list) in names {
+                map.insert(Plain(PathHash::of(name.as_bytes())), list, 0).map_err(failed(table))?;
+            }
+            Ok(map)
+        };
+        let mut executables = HashMap::create(capacity(identities.executables.len()), SPARSE).map_err(failed("EXECUTABLES"))?;
+        for ((device, inode), (class, list)) in &identities.executables {
+            let key = ExecutableKey { inode: *inode, device: *device, reserved: 0 };
+            executables
+                .insert(Plain(key), u64::from(*list) | u64::from(*class) << 32, 0)
+                .map_err(failed("EXECUTABLES"))?;
+        }
+        outer.clauses.set(side, &words("CLAUSES", &identities.clauses, 0)?, 0).map_err(failed("CLAUSES"))?;
+        outer.users.set(side, &users, 0).map_err(failed("USERS"))?;
+        outer.user_filter.set(side, &words("USER_FILTER", &filter, 0)?, 0).map_err(failed("USER_FILTER"))?;
+        outer.executables.set(side, &executables, 0).map_err(failed("EXECUTABLES"))?;
+        outer.cgroup_paths.set(side, &hashed("CGROUP_PATHS", &identities.cgroups)?, 0).map_err(failed("CGROUP_PATHS"))?;
+        outer.units.set(side, &hashed("UNITS", &identities.units)?, 0).map_err(failed("UNITS"))?;
+        let cgroups = HashMap::create(CGROUPS, SPARSE).map_err(failed("CGROUPS"))?;
+        outer.cgroups.set(side, &cgroups, 0).map_err(failed("CGROUPS"))
+    }
+
+    fn write_classes(&mut self, side: u32, generation: &Generation) -> Result<(), InstallError> {
+        let outer = &mut self.outer;
+        let mut v4 = LpmTrie::create(capacity(generation.v4.len()), SPARSE).map_err(failed("ADDRESSES_V4"))?;
+        for (net, class) in &generation.v4 {
+            let key = Key::new(u32::from(net.prefix_len()), net.addr().octets());
+            v4.insert(&key, class, 0).map_err(failed("ADDRESSES_V4"))?;
+        }
+        let mut v6 = LpmTrie::create(capacity(generation.v6.len()), SPARSE).map_err(failed("ADDRESSES_V6"))?;
+        for (net, class) in &generation.v6 {
+            let key = Key::new(u32::from(net.prefix_len()), net.addr().octets());
+            v6.insert(&key, class, 0).map_err(failed("ADDRESSES_V6"))?;
+        }
+        outer.addresses_v4.set(side, &v4, 0).map_err(failed("ADDRESSES_V4"))?;
+        outer.addresses_v6.set(side, &v6, 0).map_err(failed("ADDRESSES_V6"))?;
+        outer.ports.set(side, &words("PORTS", &packed(&generation.ports), 0)?, 0).map_err(failed("PORTS"))?;
+        let projections = words("PROJECTIONS", &packed(&generation.projections), 0)?;
+        outer.projections.set(side, &projections, 0).map_err(failed("PROJECTIONS"))
+    }
+
+    /// Classifies the cgroups that exist. Those made meanwhile are classified by the program, by the same rule.
+    fn classify_cgroups(&mut self, side: u32, identities: &Identities) -> Result<(), InstallError> {
+        if identities.cgroups.is_empty() && identities.units.is_empty() {
+            return Ok(());
+        }
+        let units: std::collections::BTreeMap<_, _> =
+            identities.units.iter().map(|(name, list)| (PathHash::of(name.as_bytes()), *list)).collect();
+        let mut map = self.outer.cgroups.get(&side, 0).map_err(failed("CGROUPS"))?;
+        let mut known = std::collections::BTreeMap::<String, u32>::new();
+        for (id, path) in cgroup_paths(&self.mount) {
+            let walk = PathWalk::over(path.as_bytes());
+            let unit = (walk.below_slices == 1).then(|| units.get(&walk.unit).copied()).flatten();
+            let own = identities.cgroups.get(&path).copied().or(unit).filter(|_| path.len() <= CGROUP_PATH_LEN);
+            let parent = path.rsplit_once('/').map_or("/", |(parent, _)| if parent.is_empty() { "/" } else { parent });
+            let list = own.unwrap_or_else(|| known.get(parent).copied().unwrap_or(0));
+            known.insert(path, list);
+            map.insert(id, list, 0).map_err(failed("CGROUPS"))?;
+        }
+        Ok(())
+    }
+
+    /// Appends cells and a stance to the generation in force and moves an account to it: the way a signal takes effect.
+    ///
+    /// # Errors
+    /// There is no room left or a table cannot be written; the account stays in the stance it was in.
+    pub fn set_slot(&mut self, account: u32, slot: Slot) -> Result<(), InstallError> {
+        let side = self.active().map_err(failed("ACTIVE"))?.side();
+        let mut slots = self.outer.slots.get(&side, 0).map_err(failed("SLOTS"))?;
+        slots.set(account, slot.0, 0).map_err(failed("SLOTS"))
+    }
+
+    /// Writes a stance (and the cells it names, if they are new) into the generation in force.
+    ///
+    /// # Errors
+    /// There is no room left or a table cannot be written.
+    pub fn add_stance(&mut self, index: u32, stance: &Stance, first_cell: u32, cells: &[u64]) -> Result<(), InstallError> {
+        let side = self.active().map_err(failed("ACTIVE"))?.side();
+        let mut table = self.outer.cells.get(&side, 0).map_err(failed("CELLS"))?;
+        for (at, cell) in (first_cell..).zip(cells) {
+            table.set(at, cell, 0).map_err(failed("CELLS"))?;
+        }
+        let mut table = self.outer.stances.get(&side, 0).map_err(failed("STANCES"))?;
+        for (at, word) in (index * writ_abi::STANCE_WORDS..).zip(stance.to_words()) {
+            table.set(at, word, 0).map_err(failed("STANCES"))?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,116 @@
+//! Facts of this host that the programs need: the cgroup hierarchy, the clock they count by, the initial user namespace.
+
+use std::fs;
+use std::io::{self, BufRead};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
+use nix::time::{ClockId, clock_gettime};
+
+/// The cgroup that is judged, and where it lies.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct CgroupMount {
+    /// The root of the cgroup2 mount.
+    pub root: PathBuf,
+    /// The cgroup whose processes are judged.
+    pub attached: PathBuf,
+    /// Its depth below the root.
+    pub level: u32,
+    /// Its id.
+    pub id: u64,
+}
+
+impl CgroupMount {
+    /// Finds the cgroup2 mount and the configured cgroup in it; `None` means the root.
+    ///
+    /// # Errors
+    /// No cgroup2 file system is mounted, or the cgroup is not in it.
+    pub fn find(configured: Option<&str>) -> io::Result<Self> {
+        let attached = match configured {
+            Some(path) => PathBuf::from(path),
+            None => mount_point()?,
+        };
+        let is_cgroup2 = |path: &Path| statfs(path).is_ok_and(|fs| fs.filesystem_type() == CGROUP2_SUPER_MAGIC);
+        let attached = fs::canonicalize(&attached)
+            .map_err(|error| io::Error::new(error.kind(), format!("cgroup `{}`: {error}", attached.display())))?;
+        if !is_cgroup2(&attached) {
+            return Err(io::Error::other(format!("`{}` is not on a cgroup2 file system", attached.display())));
+        }
+        let mut root = attached.clone();
+        let mut level = 0;
+        while let Some(parent) = root.parent().filter(|parent| is_cgroup2(parent)) {
+            root = parent.to_owned();
+            level += 1;
+        }
+        Ok(Self { id: cgroup_id(&attached)?, root, attached, level })
+    }
+
+    /// Whether only part of the host is judged.
+    pub fn partial(&self) -> bool {
+        self.level > 0
+    }
+
+    /// Path of a cgroup below the root of the hierarchy, as the kernel and `/proc/PID/cgroup` write it.
+    pub fn relative(&self, path: &Path) -> String {
+        match path.strip_prefix(&self.root) {
+            Ok(rest) => format!("/{}", rest.display()),
+            Err(_) => path.display().to_string(),
+        }
+    }
+}
+
+fn mount_point() -> io::Result<PathBuf> {
+    for line in io::BufReader::new(fs::File::open("/proc/self/mountinfo")?).lines() {
+        let line = line?;
+        // "36 35 98:0 /root /point options - type source super"
+        let Some((front, back)) = line.split_once(" - ") else { continue };
+        if back.starts_with("cgroup2 ") {
+            if let Some(point) = front.split(' ').nth(4) {
+                return Ok(PathBuf::from(point));
+            }
+        }
+    }
+    Err(io::Error::other("no cgroup2 file system is mounted"))
+}
+
+/// Id of a cgroup: the inode of its directory (kernfs, Linux 5.5 and later on 64-bit hosts).
+///
+/// # Errors
+/// The directory cannot be read.
+pub fn cgroup_id(path: &Path) -> io::Result<u64> {
+    Ok(fs::metadata(path)?.ino())
+}
+
+/// Every cgroup of the hierarchy, parents before their children: id and path below the root.
+pub fn cgroup_paths(mount: &CgroupMount) -> Vec<(u64, String)> {
+    let mut found = Vec::new();
+    let mut pending = vec![mount.root.clone()];
+    while let Some(path) = pending.pop() {
+        // A cgroup that goes away meanwhile needs no class.
+        let Ok(id) = cgroup_id(&path) else { continue };
+        found.push((id, mount.relative(&path)));
+        let Ok(children) = fs::read_dir(&path) else { continue };
+        pending.extend(
+            children.flatten().filter(|child| child.file_type().is_ok_and(|kind| kind.is_dir())).map(|child| child.path()),
+        );
+    }
+    found
+}
+
+/// The time the programs count by: nanoseconds since boot, suspend included.
+pub fn boot_ns() -> u64 {
+    clock_gettime(ClockId::CLOCK_BOOTTIME)
+        .map_or(0, |time| time.tv_sec().unsigned_abs() * 1_000_000_000 + time.tv_nsec().unsigned_abs())
+}
+
+/// Address of the kernel's `init_user_ns`; 0 where the kernel does not tell, which costs a read per judgement.
+pub(super) fn init_user_ns() -> u64 {
+    let Ok(symbols) = fs::File::open("/proc/kallsyms") else { return 0 };
+    for line in io::BufReader::new(symbols).lines().map_while(Result::ok) {
+        let mut words = line.split_ascii_whitespace();
+        let (Some(address), _, Some("init_user_ns")) = (words.next(), words.next(), words.next()) else { continue };
+        return u64::from_str_radix(address, 16).unwrap_or(0);
+    }
+    0
+}

@@ -1,0 +1,300 @@
+//! Loading the BPF object and attaching its programs, or adopting what an earlier daemon left, without a gap.
+
+use std::fs;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use aya::maps::{Array, HashMap, MapData, MapType, PerCpuArray, RingBuf};
+use aya::programs::links::{FdLink, PinnedLink};
+use aya::programs::{CgroupAttachMode, CgroupSock, CgroupSockAddr, RawTracePoint};
+use aya::{Ebpf, EbpfLoader};
+use writ_abi::{ABI_VERSION, Active, COUNTERS, Counter, KernelConfig, NAT64_PREFIXES, Nat64Prefix, TaskOffsets};
+
+use super::btf::Btf;
+use super::bytes::{Plain, SeenKey};
+use super::generation::Outer;
+use super::host::{CgroupMount, init_user_ns};
+use super::pins::{OpenError, Pins, chain};
+use super::ring::{self, Drained};
+use super::syscall;
+
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/writ.bpf.o"));
+
+/// The programs attached to the cgroup. An address hook that is missing would be a way around the decision: all or none.
+const ADDRESS_HOOKS: [&str; 4] = ["connect4", "connect6", "sendmsg4", "sendmsg6"];
+/// Program and tracepoint.
+const TRACEPOINTS: [(&str, &str); 5] = [
+    ("process_exec", "sched_process_exec"),
+    ("process_fork", "sched_process_fork"),
+    ("process_exit", "sched_process_exit"),
+    ("cgroup_mkdir", "cgroup_mkdir"),
+    ("cgroup_rmdir", "cgroup_rmdir"),
+];
+/// Maps that outlive the daemon: name, type, key and value size. `None`: the size is not checked.
+const PINNED: [(&str, MapType, u32, u32); 24] = [
+    ("ACTIVE", MapType::Array, 4, 8),
+    ("USER_FILTER", MapType::ArrayOfMaps, 4, 4),
+    ("USERS", MapType::ArrayOfMaps, 4, 4),
+    ("CGROUPS", MapType::ArrayOfMaps, 4, 4),
+    ("CGROUP_PATHS", MapType::ArrayOfMaps, 4, 4),
+    ("UNITS", MapType::ArrayOfMaps, 4, 4),
+    ("EXECUTABLES", MapType::ArrayOfMaps, 4, 4),
+    ("CLAUSES", MapType::ArrayOfMaps, 4, 4),
+    ("ADDRESSES_V4", MapType::ArrayOfMaps, 4, 4),
+    ("ADDRESSES_V6", MapType::ArrayOfMaps, 4, 4),
+    ("PORTS", MapType::ArrayOfMaps, 4, 4),
+    ("PROJECTIONS", MapType::ArrayOfMaps, 4, 4),
+    ("CELLS", MapType::ArrayOfMaps, 4, 4),
+    ("STANCES", MapType::ArrayOfMaps, 4, 4),
+    ("FLAGS", MapType::ArrayOfMaps, 4, 4),
+    ("SLOTS", MapType::ArrayOfMaps, 4, 4),
+    ("BARRIER", MapType::ArrayOfMaps, 4, 4),
+    ("SEEN", MapType::Hash, 20, 8),
+    ("SEEN_COUNT", MapType::Array, 4, 8),
+    ("LINEAGE", MapType::Hash, 4, 16),
+    ("DECISIONS", MapType::RingBuf, 0, 0),
+    ("PROCESSES", MapType::RingBuf, 0, 0),
+    ("COUNTS", MapType::PerCpuArray, 4, COUNTERS * 8),
+    ("PATH", MapType::PerCpuArray, 4, 560),
+];
+
+/// What the programs are loaded with.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The pin directory.
+    pub pins: PathBuf,
+    /// The cgroup to judge.
+    pub cgroup: CgroupMount,
+    /// Bytes of the decision ring; a power of two.
+    pub ring_size: u32,
+    /// NAT64 prefixes; more than the ABI holds are refused by `check`.
+    pub nat64: Vec<Nat64Prefix>,
+}
+
+/// The kernel side: programs attached and pinned, maps open.
+#[derive(Debug)]
+pub struct Kernel {
+    /// Whether an earlier daemon's enforcement was adopted.
+    pub adopted: bool,
+    /// Whether refusals carry the configured errno (`bpf_set_retval`, Linux 5.18).
+    pub chooses_errno: bool,
+    pub(super) active: Array<MapData, u64>,
+    pub(super) outer: Outer,
+    pub(super) mount: CgroupMount,
+    decisions: RingBuf<MapData>,
+    processes: RingBuf<MapData>,
+    counts: PerCpuArray<MapData, [u64; COUNTERS as usize]>,
+    seen: HashMap<MapData, Plain<SeenKey>, u64>,
+    _programs: Ebpf,
+}
+
+impl Kernel {
+    /// Loads and attaches the programs, or adopts pinned ones: their maps are kept and their links go over to the new
+    /// programs from one moment to the next.
+    ///
+    /// # Errors
+    /// Whatever failed. Hooks attached by this call are taken back; enforcement found pinned stays in force.
+    pub fn open(options: &Options) -> Result<Self, OpenError> {
+        if OBJECT.is_empty() {
+            return Err(OpenError::NoObject);
+        }
+        let pins = Pins::open(&options.pins)?;
+        let mut present = 0;
+        for (name, kind, key, value) in PINNED {
+            present += usize::from(pins.check_map(name, kind, key, value)?);
+        }
+        if present != 0 && present != PINNED.len() {
+            return Err(OpenError::Foreign {
+                path: pins.maps().display().to_string(),
+                why: format!("{present} of {} maps: an earlier start was cut short; run `writ uninstall`", PINNED.len()),
+            });
+        }
+        let adopted = present != 0;
+        let chooses_errno = chooses_errno();
+        let config = Plain(kernel_config(options, chooses_errno)?);
+        let mut loader = EbpfLoader::new();
+        loader.override_global("CONFIG", &config, true).map_max_entries("DECISIONS", options.ring_size);
+        for (name, ..) in PINNED {
+            loader.map_pin_path(name, pins.maps().join(name));
+        }
+        let mut programs = loader.load(OBJECT).map_err(OpenError::load("loading the BPF object"))?;
+        let mut made = Vec::new();
+        if let Err(error) = attach(&mut programs, &pins, options, &mut made) {
+            for path in made {
+                let _ = fs::remove_file(path);
+            }
+            if !adopted {
+                let _ = super::uninstall(&options.pins);
+            }
+            return Err(error);
+        }
+        let mut take = |name: &'static str| {
+            programs.take_map(name).ok_or_else(|| OpenError::Load { what: "opening maps".into(), error: format!("no map `{name}`") })
+        };
+        let map = |error: aya::maps::MapError| OpenError::Load { what: "opening maps".into(), error: chain(&error) };
+        Ok(Self {
+            adopted,
+            chooses_errno,
+            active: Array::try_from(take("ACTIVE")?).map_err(map)?,
+            outer: Outer::open(&mut take)?,
+            mount: options.cgroup.clone(),
+            decisions: RingBuf::try_from(take("DECISIONS")?).map_err(map)?,
+            processes: RingBuf::try_from(take("PROCESSES")?).map_err(map)?,
+            counts: PerCpuArray::try_from(take("COUNTS")?).map_err(map)?,
+            seen: HashMap::try_from(take("SEEN")?).map_err(map)?,
+            _programs: programs,
+        })
+    }
+
+    /// The generation in force.
+    ///
+    /// # Errors
+    /// The map cannot be read.
+    pub fn active(&self) -> Result<Active, aya::maps::MapError> {
+        self.active.get(&0, 0).map(Active)
+    }
+
+    /// Reads at most `limit` decisions, and the process starts that explain them.
+    pub fn drain(&mut self, limit: usize) -> Drained {
+        ring::drain(&mut self.decisions, &mut self.processes, limit)
+    }
+
+    /// A descriptor that becomes readable when decisions wait.
+    ///
+    /// # Errors
+    /// No descriptor is free.
+    pub fn readiness(&self) -> std::io::Result<OwnedFd> {
+        self.decisions.as_fd().try_clone_to_owned()
+    }
+
+    /// Every counter of every CPU.
+    ///
+    /// # Errors
+    /// The map cannot be read.
+    pub fn counters(&self) -> Result<Vec<[u64; COUNTERS as usize]>, aya::maps::MapError> {
+        Ok(self.counts.get(&0, 0)?.iter().copied().collect())
+    }
+
+    /// One counter over all CPUs.
+    ///
+    /// # Errors
+    /// The map cannot be read.
+    pub fn counter(&self, counter: Counter) -> Result<u64, aya::maps::MapError> {
+        Ok(self.counters()?.iter().filter_map(|counts| counts.get(counter as usize)).sum())
+    }
+
+    /// The destinations remembered for accounts: account index, address, boot time of the first visit.
+    pub fn seen(&self) -> Vec<(u32, [u8; 16], u64)> {
+        self.seen.iter().flatten().map(|(key, at)| (key.0.account, key.0.address, at)).collect()
+    }
+
+    /// Where it is attached.
+    pub fn cgroup(&self) -> &CgroupMount {
+        &self.mount
+    }
+}
+
+fn kernel_config(options: &Options, chooses_errno: bool) -> Result<KernelConfig, OpenError> {
+    let btf = fs::read("/sys/kernel/btf/vmlinux")
+        .map_err(OpenError::io("reading the kernel's type information (needs CONFIG_DEBUG_INFO_BTF)"))?;
+    let offsets: TaskOffsets = Btf::parse(&btf)?.task_offsets()?;
+    let mut nat64 = [Nat64Prefix::default(); NAT64_PREFIXES];
+    for (entry, prefix) in nat64.iter_mut().zip(&options.nat64) {
+        *entry = *prefix;
+    }
+    Ok(KernelConfig {
+        abi: ABI_VERSION,
+        root_level: options.cgroup.level,
+        root_cgroup: options.cgroup.id,
+        init_user_ns: init_user_ns(),
+        set_retval: u32::from(chooses_errno),
+        reserved: 0,
+        offsets,
+        nat64,
+    })
+}
+
+/// Asks the kernel whether cgroup programs may choose the errno. "Could not tell" counts as no: EPERM refuses as well.
+fn chooses_errno() -> bool {
+    use aya::programs::ProgramType;
+    use aya_obj::generated::bpf_func_id::BPF_FUNC_set_retval;
+    aya::sys::is_helper_supported(ProgramType::CgroupSockAddr, BPF_FUNC_set_retval).unwrap_or(false)
+}
+
+fn attach(programs: &mut Ebpf, pins: &Pins, options: &Options, made: &mut Vec<PathBuf>) -> Result<(), OpenError> {
+    let cgroup = fs::File::open(&options.cgroup.attached)
+        .map_err(OpenError::io(format!("opening cgroup `{}`", options.cgroup.attached.display())))?;
+    let failed = |name: &str| {
+        let what = format!("loading program `{name}`");
+        move |error: aya::programs::ProgramError| OpenError::Load { what, error: chain(&error) }
+    };
+    let missing = |name: &str| OpenError::Load { what: "loading programs".into(), error: format!("no program `{name}`") };
+    // Tracepoints first: a cgroup or process must not be missed between classification and enforcement.
+    for (name, tracepoint) in TRACEPOINTS {
+        let program: &mut RawTracePoint =
+            programs.program_mut(name).ok_or_else(|| missing(name))?.try_into().map_err(failed(name))?;
+        program.load().map_err(failed(name))?;
+        let id = program.attach(tracepoint).map_err(failed(name))?;
+        let link = program.take_link(id).map_err(failed(name))?;
+        replace_pin(link.into(), &pins.links().join(name), made)?;
+    }
+    for name in ADDRESS_HOOKS {
+        let program: &mut CgroupSockAddr =
+            programs.program_mut(name).ok_or_else(|| missing(name))?.try_into().map_err(failed(name))?;
+        program.load().map_err(failed(name))?;
+        let path = pins.links().join(name);
+        if path.exists() {
+            let fd = program.fd().map_err(failed(name))?.as_fd().try_clone_to_owned();
+            hand_over(&path, fd.map_err(OpenError::io("duplicating a descriptor"))?, options.cgroup.id)?;
+        } else {
+            let id = program.attach(&cgroup, CgroupAttachMode::Single).map_err(failed(name))?;
+            let link = program.take_link(id).map_err(failed(name))?;
+            let link = FdLink::try_from(link).map_err(|error| OpenError::Load { what: name.into(), error: error.to_string() })?;
+            pin(link, path, made)?;
+        }
+    }
+    let name = "sock_create";
+    let program: &mut CgroupSock =
+        programs.program_mut(name).ok_or_else(|| missing(name))?.try_into().map_err(failed(name))?;
+    program.load().map_err(failed(name))?;
+    let path = pins.links().join(name);
+    if path.exists() {
+        let fd = program.fd().map_err(failed(name))?.as_fd().try_clone_to_owned();
+        return hand_over(&path, fd.map_err(OpenError::io("duplicating a descriptor"))?, options.cgroup.id);
+    }
+    let id = program.attach(&cgroup, CgroupAttachMode::Single).map_err(failed(name))?;
+    let link = program.take_link(id).map_err(failed(name))?;
+    let link = FdLink::try_from(link).map_err(|error| OpenError::Load { what: name.into(), error: error.to_string() })?;
+    pin(link, path, made)
+}
+
+/// Gives a pinned cgroup link to a new program: no moment without either.
+fn hand_over(path: &Path, program: OwnedFd, cgroup: u64) -> Result<(), OpenError> {
+    let link = syscall::open_pin(path).map_err(OpenError::io(format!("opening the pin `{}`", path.display())))?;
+    let found = syscall::link_cgroup(link.as_fd())
+        .map_err(OpenError::io(format!("asking what the pin `{}` is attached to", path.display())))?;
+    if found != cgroup {
+        return Err(OpenError::OtherCgroup { found, wanted: cgroup });
+    }
+    syscall::update_link(link.as_fd(), program.as_fd())
+        .map_err(OpenError::io(format!("handing `{}` over to the new program", path.display())))
+}
+
+fn pin(link: FdLink, path: PathBuf, made: &mut Vec<PathBuf>) -> Result<(), OpenError> {
+    link.pin(&path).map_err(|error| OpenError::Load { what: format!("pinning `{}`", path.display()), error: chain(&error) })?;
+    made.push(path);
+    Ok(())
+}
+
+/// Pins a link in place of an older one: the new one runs before the old one stops, for a moment both do.
+fn replace_pin(link: FdLink, path: &Path, made: &mut Vec<PathBuf>) -> Result<(), OpenError> {
+    if !path.exists() {
+        return pin(link, path.to_owned(), made);
+    }
+    let old = PinnedLink::from_pin(path)
+        .map_err(|error| OpenError::Foreign { path: path.display().to_string(), why: chain(&error) })?;
+    old.unpin().map(drop).map_err(OpenError::io(format!("removing the old pin `{}`", path.display())))?;
+    link.pin(path)
+        .map(drop)
+        .map_err(|error| OpenError::Load { what: format!("pinning `{}`", path.display()), error: chain(&error) })
+}

@@ -1,0 +1,203 @@
+//! Where enforcement outlives the daemon: pinned maps and links on a bpf file system, by ABI version.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use aya::maps::{MapInfo, MapType};
+use nix::mount::{MsFlags, mount};
+use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
+use writ_abi::ABI_VERSION;
+
+use super::btf::BtfError;
+
+/// Why the kernel side could not be opened. Enforcement that is already pinned stays in force.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// A system call or file failed.
+    #[error("{what}: {error}")]
+    Io {
+        /// What was being attempted.
+        what: String,
+        /// Why it failed.
+        error: io::Error,
+    },
+    /// The kernel's type information is missing or unusable.
+    #[error("cannot find out where this kernel keeps its fields: {0}")]
+    Btf(#[from] BtfError),
+    /// A newer writ pinned these maps.
+    #[error(
+        "the pins at `{path}` have ABI {found}, this writ has ABI {ABI_VERSION}: a newer writ made them, and they stay in force; \
+         install that version again, or run its `writ uninstall`"
+    )]
+    NewerAbi {
+        /// The pin directory.
+        path: String,
+        /// The ABI found.
+        found: u32,
+    },
+    /// Something is pinned that writ did not make.
+    #[error("the pin `{path}` is not what writ pins there ({why}); remove it, or set another `paths.pins`")]
+    Foreign {
+        /// The pin.
+        path: String,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// The pinned hooks are attached elsewhere.
+    #[error("the pinned hooks judge cgroup {found}, the configuration names cgroup {wanted}; run `writ uninstall` first")]
+    OtherCgroup {
+        /// Id of the cgroup the links are attached to.
+        found: u64,
+        /// Id of the configured cgroup.
+        wanted: u64,
+    },
+    /// The object is not built in.
+    #[error("this binary was built without its BPF object; build it with `cargo xtask build`")]
+    NoObject,
+    /// aya's own error.
+    #[error("{what}: {error}")]
+    Load {
+        /// What was being attempted.
+        what: String,
+        /// Why it failed, the verifier's last lines included.
+        error: String,
+    },
+}
+
+impl OpenError {
+    pub(super) fn io(what: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
+        let what = what.into();
+        move |error| Self::Io { what, error }
+    }
+
+    pub(super) fn load(what: impl Into<String>) -> impl FnOnce(aya::EbpfError) -> Self {
+        let what = what.into();
+        move |error| Self::Load { what, error: chain(&error) }
+    }
+}
+
+/// An error with its causes; of a verifier log only the last lines, which say why.
+pub(super) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let message = error.to_string();
+        if !text.contains(&message) {
+            text.push_str(": ");
+            text.push_str(&message);
+        }
+        cause = error.source();
+    }
+    let lines: Vec<&str> = text.lines().collect();
+    match lines.len().checked_sub(24) {
+        Some(skip) if skip > 0 => format!("{}\n… {skip} lines left out …\n{}", lines.first().unwrap_or(&""), lines.get(skip..).unwrap_or(&[]).join("\n")),
+        _ => text,
+    }
+}
+
+/// The pin directory of one installation.
+#[derive(Clone, Debug)]
+pub(super) struct Pins {
+    root: PathBuf,
+}
+
+impl Pins {
+    /// Opens, and makes where needed, the pin directory: mounts a bpf file system at `/sys/fs/bpf` if there is none.
+    pub(super) fn open(root: &Path) -> Result<Self, OpenError> {
+        let default = Path::new("/sys/fs/bpf");
+        let on_bpffs = |path: &Path| statfs(path).is_ok_and(|fs| fs.filesystem_type() == BPF_FS_MAGIC);
+        if root.starts_with(default) && !on_bpffs(default) {
+            mount(Some("bpf"), default, Some("bpf"), MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC, Some("mode=700"))
+                .map_err(|error| OpenError::Io { what: "mounting a bpf file system at /sys/fs/bpf".into(), error: error.into() })?;
+        }
+        let pins = Self { root: root.to_owned() };
+        for directory in [root.to_owned(), pins.current(), pins.maps(), pins.links()] {
+            match fs::create_dir(&directory) {
+                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+                    return Err(OpenError::io(format!("making the pin directory `{}`", directory.display()))(error));
+                }
+                _ => {}
+            }
+        }
+        if !on_bpffs(root) {
+            return Err(OpenError::Foreign { path: root.display().to_string(), why: "not on a bpf file system".into() });
+        }
+        if let Some(found) = pins.versions()?.into_iter().find(|version| *version > ABI_VERSION) {
+            return Err(OpenError::NewerAbi { path: root.display().to_string(), found });
+        }
+        Ok(pins)
+    }
+
+    fn current(&self) -> PathBuf {
+        self.root.join(format!("v{ABI_VERSION}"))
+    }
+
+    /// Directory of this ABI's maps.
+    pub(super) fn maps(&self) -> PathBuf {
+        self.current().join("maps")
+    }
+
+    /// Directory of this ABI's links.
+    pub(super) fn links(&self) -> PathBuf {
+        self.current().join("links")
+    }
+
+    fn versions(&self) -> Result<Vec<u32>, OpenError> {
+        let entries = fs::read_dir(&self.root).map_err(OpenError::io(format!("reading `{}`", self.root.display())))?;
+        Ok(entries
+            .flatten()
+            .filter_map(|entry| entry.file_name().to_str()?.strip_prefix('v')?.parse().ok())
+            .collect())
+    }
+
+    /// Checks that a pinned map, if there is one, is what this ABI says.
+    pub(super) fn check_map(&self, name: &str, expected: MapType, key: u32, value: u32) -> Result<bool, OpenError> {
+        let path = self.maps().join(name);
+        if !path.exists() {
+            return Ok(false);
+        }
+        let foreign = |why: String| OpenError::Foreign { path: path.display().to_string(), why };
+        let info = MapInfo::from_pin(&path).map_err(|error| foreign(format!("not a map: {error}")))?;
+        let kind = info.map_type().map_err(|error| foreign(error.to_string()))?;
+        if kind != expected || info.key_size() != key || info.value_size() != value {
+            return Err(foreign(format!(
+                "{kind:?} with {} byte keys and {} byte values, expected {expected:?} with {key} and {value}",
+                info.key_size(),
+                info.value_size()
+            )));
+        }
+        Ok(true)
+    }
+}
+
+/// Removes everything pinned below `root`, links first, so that no program runs on half its maps. Returns how many pins
+/// were removed; 0 means nothing was in force.
+///
+/// # Errors
+/// The first pin that could not be removed.
+pub fn uninstall(root: &Path) -> io::Result<usize> {
+    let mut removed = 0;
+    let versions = match fs::read_dir(root) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),
+        entries => entries?,
+    };
+    for version in versions.flatten().map(|entry| entry.path()) {
+        for directory in [version.join("links"), version.join("maps")] {
+            let Ok(pins) = fs::read_dir(&directory) else { continue };
+            for pin in pins.flatten() {
+                fs::remove_file(pin.path())?;
+                removed += 1;
+            }
+            fs::remove_dir(&directory)?;
+        }
+        if version.is_dir() {
+            fs::remove_dir(&version)?;
+        } else {
+            fs::remove_file(&version)?;
+            removed += 1;
+        }
+    }
+    fs::remove_dir(root)?;
+    Ok(removed)
+}

@@ -1,0 +1,40 @@
+//! Reading the rings: whole entries of the right kind and ABI; anything else is counted and said.
+
+use aya::maps::{MapData, RingBuf};
+use writ_abi::{DecisionEvent, ProcessEvent};
+
+use super::bytes::{self, Malformed};
+
+/// What was read in one go.
+#[derive(Debug, Default)]
+pub struct Drained {
+    /// Decisions, in ring order.
+    pub decisions: Vec<DecisionEvent>,
+    /// Process starts, in ring order.
+    pub processes: Vec<ProcessEvent>,
+    /// Entries that could not be read.
+    pub malformed: Vec<Malformed>,
+    /// Whether more is waiting.
+    pub more: bool,
+}
+
+/// Reads at most `limit` decisions, and every process start that was made before them.
+pub(super) fn drain(decisions: &mut RingBuf<MapData>, processes: &mut RingBuf<MapData>, limit: usize) -> Drained {
+    let mut drained = Drained::default();
+    while drained.decisions.len() < limit {
+        let Some(entry) = decisions.next() else { break };
+        match bytes::decision(&entry) {
+            Ok(event) => drained.decisions.push(event),
+            Err(malformed) => drained.malformed.push(malformed),
+        }
+    }
+    drained.more = drained.decisions.len() == limit;
+    // After the decisions: a process that decided something started before it did.
+    while let Some(entry) = processes.next() {
+        match bytes::process(&entry) {
+            Ok(event) => drained.processes.push(event),
+            Err(malformed) => drained.malformed.push(malformed),
+        }
+    }
+    drained
+}

@@ -1,0 +1,90 @@
+//! The bpf(2) commands that aya does not offer: opening a pin, replacing a link's program, writing arrays in one call.
+
+use std::ffi::CString;
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+const BPF_OBJ_GET: i64 = 7;
+const BPF_MAP_UPDATE_BATCH: i64 = 26;
+const BPF_LINK_UPDATE: i64 = 29;
+
+/// The largest attribute used here, zeroed: the kernel refuses non-zero bytes it does not know.
+#[derive(Default)]
+#[repr(C, align(8))]
+struct Attribute {
+    words: [u64; 8],
+}
+
+fn bpf(command: i64, attribute: &Attribute, size: usize) -> io::Result<i64> {
+    // SAFETY: the attribute outlives the call, is at least `size` bytes, and every pointer in it is valid for the call.
+    let result = unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_ref(attribute), size) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}
+
+/// Opens a pinned object.
+///
+/// # Errors
+/// The kernel's errno: ENOENT if nothing is pinned there.
+pub(super) fn open_pin(path: &Path) -> io::Result<OwnedFd> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    let attribute = Attribute { words: [path.as_ptr() as u64, 0, 0, 0, 0, 0, 0, 0] };
+    let fd = bpf(BPF_OBJ_GET, &attribute, 16)?;
+    let fd = i32::try_from(fd).map_err(io::Error::other)?;
+    // SAFETY: the kernel just gave us this descriptor, and nobody else knows it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Makes a link run another program, from one moment to the next (`BPF_LINK_UPDATE`, Linux 5.7).
+///
+/// # Errors
+/// The kernel's errno: EINVAL for links that cannot be updated.
+pub(super) fn update_link(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
+    let pair = u64::from(link.as_raw_fd().cast_unsigned()) | u64::from(program.as_raw_fd().cast_unsigned()) << 32;
+    bpf(BPF_LINK_UPDATE, &Attribute { words: [pair, 0, 0, 0, 0, 0, 0, 0] }, 16).map(drop)
+}
+
+/// Writes consecutive elements of an array, from element 0 (`BPF_MAP_UPDATE_BATCH`, Linux 5.6).
+///
+/// # Errors
+/// The kernel's errno.
+pub(super) fn write_array(map: BorrowedFd<'_>, values: &[u64]) -> io::Result<()> {
+    const BATCH: usize = 65_536;
+    for (batch, values) in values.chunks(BATCH).enumerate() {
+        let first = u32::try_from(batch * BATCH).map_err(io::Error::other)?;
+        let length = u32::try_from(values.len()).map_err(io::Error::other)?;
+        let keys: Vec<u32> = (first..first + length).collect();
+        // in_batch, out_batch, keys, values, count | map_fd, elem_flags, flags
+        let attribute = Attribute {
+            words: [
+                0,
+                0,
+                keys.as_ptr() as u64,
+                values.as_ptr() as u64,
+                u64::from(length) | u64::from(map.as_raw_fd().cast_unsigned()) << 32,
+                0,
+                0,
+                0,
+            ],
+        };
+        bpf(BPF_MAP_UPDATE_BATCH, &attribute, 56)?;
+    }
+    Ok(())
+}
+
+/// Id of the cgroup that a pinned cgroup link is attached to (`BPF_OBJ_GET_INFO_BY_FD`).
+///
+/// # Errors
+/// The kernel's errno.
+pub(super) fn link_cgroup(link: BorrowedFd<'_>) -> io::Result<u64> {
+    const BPF_OBJ_GET_INFO_BY_FD: i64 = 15;
+    // struct bpf_link_info: type, id, prog_id, padding, then for cgroup links the cgroup's id.
+    let info = [0u64; 32];
+    let length = size_of_val(&info) as u64;
+    let fd = u64::from(link.as_raw_fd().cast_unsigned());
+    let attribute = Attribute { words: [fd | length << 32, info.as_ptr() as u64, 0, 0, 0, 0, 0, 0] };
+    bpf(BPF_OBJ_GET_INFO_BY_FD, &attribute, 16)?;
+    // SAFETY: the kernel filled in the array; it is read through a pointer because it was written behind Rust's back.
+    Ok(unsafe { info.as_ptr().add(2).read_volatile() })
+}

@@ -1,0 +1,141 @@
+//! New cgroups are classified as they are made, before any task can enter, so that a restarted unit has no open moment.
+
+use aya_ebpf::{helpers::generated::bpf_probe_read_kernel_str, macros::raw_tracepoint, programs::RawTracePointContext};
+use writ_abi::{CGROUP_PATH_LEN, Counter, PathHash, PathWalk};
+
+use crate::{
+    config::config,
+    emit::count,
+    map::{CGROUP_PATHS, CGROUPS, PATH, UNITS},
+    task,
+};
+
+/// Where a path is read and walked. All walking state lies in map memory: the verifier then sees the same state at every
+/// turn of the loop and does not follow each byte's history.
+#[repr(C)]
+pub(crate) struct Scratch {
+    path: [u8; CGROUP_PATH_LEN + 1],
+    walk: PathWalk,
+}
+
+/// How many ancestors are looked at for the nearest that has a class.
+const DEPTH: u32 = 32;
+
+/// A cgroup was made: `(cgroup, path)`.
+#[raw_tracepoint(tracepoint = "cgroup_mkdir")]
+pub(crate) fn cgroup_mkdir(context: RawTracePointContext) -> i32 {
+    let _ = made(context.arg::<*const u8>(0) as u64, context.arg::<*const u8>(1) as u64);
+    0
+}
+
+/// A cgroup was removed: `(cgroup, path)`.
+#[raw_tracepoint(tracepoint = "cgroup_rmdir")]
+pub(crate) fn cgroup_rmdir(context: RawTracePointContext) -> i32 {
+    let _ = removed(context.arg::<*const u8>(0) as u64);
+    0
+}
+
+/// Id of a cgroup of the unified hierarchy; `None` for one of the old hierarchies.
+#[inline(always)]
+fn unified_id(cgroup: u64) -> Option<u64> {
+    let root = task::follow(cgroup, config!(offsets.cgroup_root))?;
+    if task::read::<u32>(root, config!(offsets.hierarchy_id))? != 0 {
+        return None;
+    }
+    id(cgroup)
+}
+
+#[inline(always)]
+fn id(cgroup: u64) -> Option<u64> {
+    task::read::<u64>(task::follow(cgroup, config!(offsets.cgroup_kn))?, config!(offsets.kn_id))
+}
+
+#[inline(always)]
+fn made(cgroup: u64, path: u64) -> Option<()> {
+    let id = unified_id(cgroup)?;
+    let scratch = PATH.get_ptr_mut(0)?;
+    // SAFETY: the pointer is what the map lookup returned; tracepoint programs do not nest on a CPU.
+    let walk = unsafe {
+        let buffer = (&raw mut (*scratch).path).cast::<u8>();
+        let length = bpf_probe_read_kernel_str(buffer.cast(), (CGROUP_PATH_LEN + 1) as u32, path as *const _);
+        let walk = &raw mut (*scratch).walk;
+        core::ptr::write_volatile(walk, PathWalk::START);
+        if length <= 0 || length as usize > CGROUP_PATH_LEN {
+            count(Counter::CgroupUnclassified);
+        } else {
+            let mut index = 0usize;
+            while index < CGROUP_PATH_LEN {
+                let byte = core::ptr::read_volatile(buffer.add(index));
+                if byte == 0 {
+                    break;
+                }
+                let next = core::ptr::read_volatile(walk).step(byte);
+                core::ptr::write_volatile(walk, next);
+                index += 1;
+            }
+        }
+        core::ptr::read_volatile(walk)
+    };
+    // Both generations: the one being prepared must not miss a cgroup that is made while it is.
+    classify(0, cgroup, id, &walk);
+    classify(1, cgroup, id, &walk);
+    None
+}
+
+#[inline(always)]
+fn classify(side: u32, cgroup: u64, id: u64, walk: &PathWalk) -> Option<()> {
+    let cgroups = CGROUPS.get(side)?;
+    let list = match own(side, walk) {
+        Some(list) => list,
+        None => nearest(side, cgroup),
+    };
+    if cgroups.insert(id, list, 0).is_err() {
+        count(Counter::CgroupMapFull);
+    }
+    None
+}
+
+/// The list of a selector that names this very cgroup.
+#[inline(always)]
+fn own(side: u32, walk: &PathWalk) -> Option<u32> {
+    let path: PathHash = walk.path;
+    // SAFETY: entries of a generation's map are never changed or removed.
+    if let Some(list) = unsafe { CGROUP_PATHS.get(side)?.get(path) } {
+        return Some(*list);
+    }
+    if walk.below_slices != 1 {
+        return None;
+    }
+    // SAFETY: as above.
+    unsafe { UNITS.get(side)?.get(walk.unit) }.copied()
+}
+
+/// The list of the nearest ancestor that has one.
+#[inline(always)]
+fn nearest(side: u32, cgroup: u64) -> u32 {
+    let Some(cgroups) = CGROUPS.get(side) else { return 0 };
+    let mut current = cgroup;
+    let mut depth = 0;
+    while depth < DEPTH {
+        let Some(css) = task::read::<u64>(current, config!(offsets.cgroup_self) + config!(offsets.css_parent)) else { return 0 };
+        if css == 0 {
+            return 0;
+        }
+        current = css - u64::from(config!(offsets.cgroup_self));
+        let Some(id) = id(current) else { return 0 };
+        // SAFETY: values are only ever written whole.
+        if let Some(list) = unsafe { cgroups.get(id) } {
+            return *list;
+        }
+        depth += 1;
+    }
+    0
+}
+
+#[inline(always)]
+fn removed(cgroup: u64) -> Option<()> {
+    let id = unified_id(cgroup)?;
+    let _ = CGROUPS.get(0)?.remove(id);
+    let _ = CGROUPS.get(1)?.remove(id);
+    None
+}

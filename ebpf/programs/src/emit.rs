@@ -1,0 +1,131 @@
+//! The only writer to the rings; what it cannot write, it counts.
+
+use core::intrinsics::AtomicOrdering;
+
+use aya_ebpf::helpers::{
+    bpf_get_current_comm,
+    generated::{
+        bpf_get_current_pid_tgid, bpf_get_netns_cookie, bpf_get_smp_processor_id, bpf_get_socket_cookie,
+    },
+};
+use writ_abi::{
+    ABI_VERSION, Active, Address, Counter, Decision, DecisionEvent, EVENT_DECISION, Hook, Tables,
+};
+
+use crate::{
+    config::config,
+    identity::{Caller, NOBODY},
+    map::{COUNTS, DECISIONS},
+    tables::KernelTables,
+    task,
+};
+
+/// Adds one to a counter of this CPU and returns its new value; atomic, because another task may be judged on the same
+/// CPU in the middle of this one.
+#[inline(always)]
+pub(crate) fn count(counter: Counter) -> u64 {
+    let Some(counts) = COUNTS.get_ptr_mut(0) else { return 0 };
+    // SAFETY: the pointer is what the map lookup returned; the counter's number is below the array's length.
+    unsafe { increment(counts.cast::<u64>().add(counter as usize)) + 1 }
+}
+
+/// Adds one to a word and returns what it was. `AtomicU64` has no such method on a target without compare-and-swap.
+///
+/// # Safety
+/// `word` points into a map value and is aligned.
+#[inline(always)]
+pub(crate) unsafe fn increment(word: *mut u64) -> u64 {
+    // SAFETY: the caller's promise.
+    unsafe { core::intrinsics::atomic_xadd::<u64, u64, { AtomicOrdering::Relaxed }>(word, 1) }
+}
+
+/// What was attempted, as the hook saw it.
+pub(crate) struct Seen {
+    pub(crate) hook: Hook,
+    pub(crate) given: Address,
+    pub(crate) address: Address,
+    pub(crate) port: u16,
+    /// `Protocol`, or `Family` for `open_socket`.
+    pub(crate) protocol: u8,
+    pub(crate) open_socket: bool,
+    pub(crate) socket_family: u32,
+    pub(crate) socket_type: u32,
+    pub(crate) socket_protocol: u32,
+    /// The hook's context, for the cookies.
+    pub(crate) context: *mut core::ffi::c_void,
+}
+
+/// The outcome to be recorded.
+pub(crate) struct Outcome {
+    pub(crate) decision: Decision,
+    pub(crate) at: u64,
+    pub(crate) views: u32,
+    pub(crate) account: u16,
+    pub(crate) errno: u16,
+}
+
+/// Hands one decision to the ring; false if there was no room, which is counted.
+#[inline(never)]
+pub(crate) fn decision(tables: &KernelTables, caller: &Caller, seen: &Seen, outcome: &Outcome) -> bool {
+    let sequence = count(Counter::Seen);
+    let Some(mut entry) = DECISIONS.reserve(0) else {
+        count(Counter::LostRingFull);
+        return false;
+    };
+    let event: *mut DecisionEvent = entry.as_mut_ptr();
+    let [a, b, c, d] = caller.accounts;
+    let named = outcome.account;
+    let but_named = |account: u16| if account == named { NOBODY } else { account };
+    // The account that is named can be any of the four; the other three follow.
+    let also = if a == named { [b, c, d] } else { [a, if b == named { c } else { b }, if d == named { but_named(c) } else { d }] };
+    // SAFETY: the entry is a whole `DecisionEvent` in ring memory; the helpers have no preconditions.
+    unsafe {
+        let ids = bpf_get_current_pid_tgid();
+        (*event).kind = EVENT_DECISION;
+        (*event).abi = ABI_VERSION;
+        (*event).at = outcome.at;
+        (*event).sequence = sequence;
+        (*event).executable_inode = caller.executable.inode;
+        (*event).start_time = match task::start_time(caller.task) { Some(start) => start, None => 0 };
+        (*event).cgroup = caller.cgroup;
+        (*event).socket_cookie = if seen.open_socket { 0 } else { bpf_get_socket_cookie(seen.context) };
+        (*event).netns_cookie = bpf_get_netns_cookie(seen.context);
+        (*event).address = seen.address;
+        (*event).given = seen.given;
+        (*event).cpu = bpf_get_smp_processor_id();
+        (*event).generation = Active::generation(tables.active());
+        (*event).stance = outcome.decision.stance;
+        (*event).epoch = outcome.decision.epoch;
+        (*event).explanation = outcome.decision.explanation;
+        (*event).pid = (ids >> 32) as u32;
+        (*event).tid = ids as u32;
+        (*event).parent = match task::parent(caller.task) { Some(parent) => parent, None => 0 };
+        (*event).uid = caller.uid;
+        (*event).euid = caller.euid;
+        (*event).loginuid = match task::read::<u32>(caller.task, config!(offsets.loginuid)) { Some(id) => id, None => u32::MAX };
+        (*event).executable_device = caller.executable.device;
+        (*event).executable_class = caller.executable_class;
+        (*event).views = outcome.views;
+        (*event).count = 1;
+        (*event).socket_protocol = seen.socket_protocol;
+        (*event).account = outcome.account;
+        (*event).also = also;
+        (*event).port = seen.port;
+        (*event).hook = seen.hook as u8;
+        (*event).protocol = seen.protocol;
+        (*event).open_socket = seen.open_socket as u8;
+        (*event).verdict = outcome.decision.verdict as u8;
+        (*event).reason = outcome.decision.reason as u8;
+        (*event).enforced = outcome.decision.enforced as u8;
+        (*event).would = outcome.decision.would as u8;
+        (*event).new_destination = outcome.decision.new_destination as u8;
+        (*event).errno = outcome.errno;
+        (*event).socket_family = seen.socket_family as u16;
+        (*event).socket_type = seen.socket_type as u16;
+        (*event).reserved = [0; 4];
+        (*event).comm = match bpf_get_current_comm() { Ok(comm) => comm, Err(_) => [0; 16] };
+    }
+    entry.submit(0);
+    count(Counter::Recorded);
+    true
+}

@@ -1,0 +1,319 @@
+//! Who is calling: every view of the task leads to the accounts it belongs to, and each of them is judged.
+
+use aya_ebpf::{
+    helpers::{
+        bpf_get_current_cgroup_id,
+        generated::{bpf_get_current_ancestor_cgroup_id, bpf_get_current_pid_tgid},
+    },
+};
+use writ_abi::{Active, Clause, ClauseList, Counter, MAX_CLAUSES, Tables, View};
+
+use crate::{
+    config::config,
+    emit::count,
+    map::{CGROUPS, CLAUSES, EXECUTABLES, ExecutableKey, LINEAGE, USER_FILTER, USERS},
+    tables::{KernelTables, word},
+    task,
+};
+
+/// No account.
+pub(crate) const NOBODY: u16 = u16::MAX;
+
+/// The deepest cgroup whose ancestors are looked at when it was not classified as it was made.
+const CGROUP_DEPTH: i32 = 16;
+
+/// The accounts that some view of the caller matched, and what was read on the way.
+pub(crate) struct Caller {
+    pub(crate) task: u64,
+    pub(crate) uid: u32,
+    pub(crate) euid: u32,
+    pub(crate) cgroup: u64,
+    pub(crate) executable: ExecutableKey,
+    pub(crate) executable_class: u32,
+    pub(crate) accounts: [u16; 4],
+    pub(crate) views: [u32; 4],
+    /// More accounts matched than can be judged.
+    pub(crate) overflow: bool,
+    /// A view could not be read.
+    pub(crate) unknown: bool,
+    selectors: [u32; 4],
+}
+
+impl Caller {
+    /// Nobody yet.
+    pub(crate) const NONE: Self = Self {
+        task: 0,
+        uid: 0,
+        euid: 0,
+        cgroup: 0,
+        executable: ExecutableKey { inode: 0, device: 0, reserved: 0 },
+        executable_class: 0,
+        accounts: [NOBODY; 4],
+        views: [0; 4],
+        overflow: false,
+        unknown: false,
+        selectors: [0; 4],
+    };
+
+    /// Whether no view leads to an account.
+    #[inline(always)]
+    pub(crate) fn unmanaged(&self) -> bool {
+        self.accounts[0] == NOBODY && !self.unknown && !self.overflow
+    }
+
+    #[inline(always)]
+    fn add(&mut self, account: u16, view: u32) {
+        let [a, b, c, d] = self.accounts;
+        if a == account || a == NOBODY {
+            self.accounts[0] = account;
+            self.views[0] |= view;
+        } else if b == account || b == NOBODY {
+            self.accounts[1] = account;
+            self.views[1] |= view;
+        } else if c == account || c == NOBODY {
+            self.accounts[2] = account;
+            self.views[2] |= view;
+        } else if d == account || d == NOBODY {
+            self.accounts[3] = account;
+            self.views[3] |= view;
+        } else {
+            self.overflow = true;
+        }
+    }
+
+    #[inline(always)]
+    fn selected(&mut self, selector: u32) {
+        let [a, b, c, d] = self.selectors;
+        if a == 0 || a == selector {
+            self.selectors[0] = selector;
+        } else if b == 0 || b == selector {
+            self.selectors[1] = selector;
+        } else if c == 0 || c == selector {
+            self.selectors[2] = selector;
+        } else if d == 0 || d == selector {
+            self.selectors[3] = selector;
+        } else {
+            self.overflow = true;
+        }
+    }
+
+    #[inline(always)]
+    fn follow(&mut self, side: u32, list: u32, view: u32) {
+        if list == 0 {
+            return;
+        }
+        if let Some(account) = ClauseList(list).account() {
+            self.add(account, view);
+            return;
+        }
+        let Some(length) = word(&CLAUSES, side, list) else {
+            self.unknown = true;
+            return;
+        };
+        let mut index = 0;
+        while index < MAX_CLAUSES {
+            if u64::from(index) >= length {
+                return;
+            }
+            let Some(clause) = word(&CLAUSES, side, list + 1 + index) else {
+                self.unknown = true;
+                return;
+            };
+            let clause = Clause(clause);
+            let [a, b, c, d] = self.selectors;
+            let user = clause.user();
+            let user_matches = user == 0 || user == a || user == b || user == c || user == d;
+            let executable = clause.executable();
+            if user_matches && (executable == 0 || executable == self.executable_class) {
+                self.add(clause.account(), view);
+            }
+            index += 1;
+        }
+        if length > u64::from(MAX_CLAUSES) {
+            self.overflow = true;
+        }
+    }
+
+    #[inline(always)]
+    fn user(&mut self, side: u32, uid: u32, view: u32) {
+        let Some(filter) = word(&USER_FILTER, side, (uid & 0xffff) >> 6) else {
+            self.unknown = true;
+            return;
+        };
+        if filter >> (uid & 63) & 1 == 0 {
+            return;
+        }
+        let Some(users) = USERS.get(side) else {
+            self.unknown = true;
+            return;
+        };
+        // SAFETY: entries of a generation's map are never changed or removed while it is in force.
+        if let Some(entry) = unsafe { users.get(uid) } {
+            let entry = *entry;
+            self.selected((entry >> 32) as u32);
+            self.follow(side, entry as u32, view);
+        }
+    }
+
+    #[inline(always)]
+    fn users(&mut self, side: u32) {
+        let Some(cred) = task::follow(self.task, config!(offsets.cred)) else {
+            self.unknown = true;
+            return;
+        };
+        let Some(mine) = task::credentials(cred) else {
+            self.unknown = true;
+            return;
+        };
+        self.uid = mine.uid;
+        self.euid = mine.euid;
+        self.user(side, mine.uid, View::UID);
+        if mine.euid != mine.uid {
+            self.user(side, mine.euid, View::EUID);
+        }
+        self.namespace(side, mine.user_ns);
+        let Some(real) = task::follow(self.task, config!(offsets.real_cred)) else {
+            self.unknown = true;
+            return;
+        };
+        if real != cred {
+            self.other(side, real, View::REAL_CRED);
+        }
+        let Some(leader) = task::follow(self.task, config!(offsets.group_leader)) else {
+            self.unknown = true;
+            return;
+        };
+        if leader != self.task {
+            match task::follow(leader, config!(offsets.real_cred)) {
+                Some(theirs) if theirs == cred || theirs == real => {}
+                Some(theirs) => self.other(side, theirs, View::LEADER),
+                None => self.unknown = true,
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn other(&mut self, side: u32, cred: u64, view: u32) {
+        let Some(theirs) = task::credentials(cred) else {
+            self.unknown = true;
+            return;
+        };
+        if theirs.uid != self.uid {
+            self.user(side, theirs.uid, view);
+        }
+        if theirs.euid != theirs.uid && theirs.euid != self.euid {
+            self.user(side, theirs.euid, view);
+        }
+        self.namespace(side, theirs.user_ns);
+    }
+
+    #[inline(always)]
+    fn namespace(&mut self, side: u32, namespace: u64) {
+        if namespace == config!(init_user_ns) {
+            return;
+        }
+        let reached = task::namespace_owners(namespace, |owner| {
+            self.user(side, owner, View::USER_NAMESPACE);
+            true
+        });
+        if !reached {
+            self.unknown = true;
+        }
+    }
+
+    #[inline(always)]
+    fn cgroup(&mut self, side: u32) {
+        let Some(cgroups) = CGROUPS.get(side) else {
+            self.unknown = true;
+            return;
+        };
+        // SAFETY: values are only ever written whole, and a cgroup's class never changes within a generation.
+        if let Some(list) = unsafe { cgroups.get(self.cgroup) } {
+            let list = *list;
+            self.follow(side, list, View::CGROUP);
+            return;
+        }
+        count(Counter::CgroupUnclassified);
+        let mut nearest = 0;
+        let mut level = 0;
+        while level < CGROUP_DEPTH {
+            // SAFETY: the helper has no preconditions.
+            let ancestor = unsafe { bpf_get_current_ancestor_cgroup_id(level) };
+            if ancestor == 0 {
+                break;
+            }
+            // SAFETY: as above.
+            if let Some(list) = unsafe { cgroups.get(ancestor) } {
+                nearest = *list;
+            }
+            level += 1;
+        }
+        if cgroups.insert(self.cgroup, nearest, 0).is_err() {
+            count(Counter::CgroupMapFull);
+        }
+        self.follow(side, nearest, View::CGROUP);
+    }
+
+    #[inline(always)]
+    fn executable_entry(&self, side: u32, key: &ExecutableKey) -> u64 {
+        let Some(executables) = EXECUTABLES.get(side) else { return 0 };
+        // SAFETY: entries of a generation's map are never removed while it is in force.
+        match unsafe { executables.get(key) } {
+            Some(entry) => *entry,
+            None => 0,
+        }
+    }
+}
+
+/// Finds out who is calling. `Caller::unmanaged` callers leave here. A function of its own in the object too, so that its
+/// stack is given back.
+#[inline(never)]
+pub(crate) fn find(tables: &KernelTables, caller: &mut Caller) {
+    let side = tables.side();
+    let active = tables.active();
+    caller.task = task::current();
+    // SAFETY: the helper has no preconditions.
+    caller.cgroup = unsafe { bpf_get_current_cgroup_id() };
+    caller.unknown = !task::resolved();
+    caller.users(side);
+    let by_executable = active.has(Active::MATCHES_EXECUTABLES | Active::CLASSES_EXECUTABLES);
+    let mut entry = 0;
+    if by_executable {
+        match task::executable(caller.task) {
+            Some(key) => {
+                caller.executable = key;
+                entry = caller.executable_entry(side, &key);
+                caller.executable_class = (entry >> 32) as u32;
+            }
+            // A kernel thread has none, and none can be pretended to.
+            None => caller.unknown |= task::follow(caller.task, config!(offsets.mm)).is_some(),
+        }
+    }
+    if active.has(Active::MATCHES_CGROUPS) {
+        caller.cgroup(side);
+    }
+    if active.has(Active::MATCHES_EXECUTABLES) {
+        caller.follow(side, entry as u32, View::EXECUTABLE);
+        // SAFETY: the helper has no preconditions.
+        let pid = (unsafe { bpf_get_current_pid_tgid() } >> 32) as u32;
+        // SAFETY: an entry is inserted whole and replaced only by this process's own exec.
+        if let Some(origin) = unsafe { LINEAGE.get(pid) } {
+            let origin = *origin;
+            let entry = caller.executable_entry(side, &origin);
+            caller.follow(side, entry as u32, View::LINEAGE);
+        }
+    }
+    if !by_executable && caller.accounts[0] != NOBODY {
+        if let Some(key) = task::executable(caller.task) {
+            caller.executable = key;
+        }
+    }
+}
+
+/// Whether the task lies below the cgroup that writ is confined to. The cgroup hooks run only there; tracepoints run for
+/// the whole host and ask.
+#[inline(always)]
+pub(crate) fn confined() -> bool {
+    // SAFETY: the helper has no preconditions.
+    unsafe { bpf_get_current_ancestor_cgroup_id(config!(root_level) as i32) == config!(root_cgroup) }
+}

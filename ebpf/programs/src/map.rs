@@ -1,0 +1,109 @@
+//! The maps, and nothing else. Sizes of inner maps here are only templates: each generation brings its own.
+
+use aya_ebpf::{
+    btf_maps::{Array, ArrayOfMaps, HashMap, LpmTrie, PerCpuArray, RingBuf},
+    macros::btf_map,
+};
+use writ_abi::{COUNTERS, DecisionEvent, PathHash, ProcessEvent};
+
+/// `BPF_F_INNER_MAP`: arrays of different length may take each other's place.
+const INNER: usize = 0x1000;
+/// `BPF_F_NO_PREALLOC`
+const SPARSE: usize = 1;
+
+/// An executable, as the kernel knows it.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub(crate) struct ExecutableKey {
+    pub(crate) inode: u64,
+    pub(crate) device: u32,
+    pub(crate) reserved: u32,
+}
+
+/// An address an account has been to.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub(crate) struct SeenKey {
+    pub(crate) account: u32,
+    pub(crate) address: [u8; 16],
+}
+
+type Words = Array<u64, 1, INNER>;
+
+/// Which generation is in force (`writ_abi::Active`); the one word that swaps everything.
+#[btf_map]
+pub(crate) static ACTIVE: Array<u64, 1> = Array::new();
+
+/// One bit per uid modulo 65,536: clear means no account is matched by that user.
+#[btf_map]
+pub(crate) static USER_FILTER: ArrayOfMaps<Words, 2> = ArrayOfMaps::new();
+/// uid → clause list (low half) and selector number (high half).
+#[btf_map]
+pub(crate) static USERS: ArrayOfMaps<HashMap<u32, u64, 1, SPARSE>, 2> = ArrayOfMaps::new();
+/// cgroup id → clause list. Filled by the loader, by `cgroup_mkdir`, and as a memo by connects.
+#[btf_map]
+pub(crate) static CGROUPS: ArrayOfMaps<HashMap<u64, u32, 65536, SPARSE>, 2> = ArrayOfMaps::new();
+/// Hash of a cgroup path → clause list.
+#[btf_map]
+pub(crate) static CGROUP_PATHS: ArrayOfMaps<HashMap<PathHash, u32, 1, SPARSE>, 2> = ArrayOfMaps::new();
+/// Hash of a system unit's name → clause list.
+#[btf_map]
+pub(crate) static UNITS: ArrayOfMaps<HashMap<PathHash, u32, 1, SPARSE>, 2> = ArrayOfMaps::new();
+/// Executable → clause list (low half) and class (high half).
+#[btf_map]
+pub(crate) static EXECUTABLES: ArrayOfMaps<HashMap<ExecutableKey, u64, 1, SPARSE>, 2> = ArrayOfMaps::new();
+/// Clause lists: a count, then that many `writ_abi::Clause`.
+#[btf_map]
+pub(crate) static CLAUSES: ArrayOfMaps<Words, 2> = ArrayOfMaps::new();
+/// IPv4 prefix → address class.
+#[btf_map]
+pub(crate) static ADDRESSES_V4: ArrayOfMaps<LpmTrie<[u8; 4], u32, 1>, 2> = ArrayOfMaps::new();
+/// IPv6 prefix → address class.
+#[btf_map]
+pub(crate) static ADDRESSES_V6: ArrayOfMaps<LpmTrie<[u8; 16], u32, 1>, 2> = ArrayOfMaps::new();
+/// Port classes, four to a word.
+#[btf_map]
+pub(crate) static PORTS: ArrayOfMaps<Words, 2> = ArrayOfMaps::new();
+/// Projections of classes onto accounts, four to a word.
+#[btf_map]
+pub(crate) static PROJECTIONS: ArrayOfMaps<Words, 2> = ArrayOfMaps::new();
+/// Cells of all rows.
+#[btf_map]
+pub(crate) static CELLS: ArrayOfMaps<Words, 2> = ArrayOfMaps::new();
+/// Stances, `writ_abi::STANCE_WORDS` words each.
+#[btf_map]
+pub(crate) static STANCES: ArrayOfMaps<Words, 2> = ArrayOfMaps::new();
+/// Account flags by account.
+#[btf_map]
+pub(crate) static FLAGS: ArrayOfMaps<Words, 2> = ArrayOfMaps::new();
+/// Slots by account.
+#[btf_map]
+pub(crate) static SLOTS: ArrayOfMaps<Words, 2> = ArrayOfMaps::new();
+
+/// Holds nothing: updating it makes the loader wait until every program that was running has returned.
+#[btf_map]
+pub(crate) static BARRIER: ArrayOfMaps<Words, 1> = ArrayOfMaps::new();
+
+/// Where each account has been; never evicts. Outlives generations.
+#[btf_map]
+pub(crate) static SEEN: HashMap<SeenKey, u64, 262144, SPARSE> = HashMap::new();
+/// How many entries of [`SEEN`] each account has, so that none fills it alone.
+#[btf_map]
+pub(crate) static SEEN_COUNT: Array<u64, 4096> = Array::new();
+/// Process → the first executable of its lineage that belongs to an account.
+#[btf_map]
+pub(crate) static LINEAGE: HashMap<u32, ExecutableKey, 65536, SPARSE> = HashMap::new();
+
+/// Decisions on their way to the daemon.
+#[btf_map]
+pub(crate) static DECISIONS: RingBuf<DecisionEvent, 16777216> = RingBuf::new();
+/// Process starts on their way to the daemon.
+#[btf_map]
+pub(crate) static PROCESSES: RingBuf<ProcessEvent, 1048576> = RingBuf::new();
+/// `writ_abi::Counter`, one set per CPU.
+#[btf_map]
+pub(crate) static COUNTS: PerCpuArray<[u64; COUNTERS as usize], 1> = PerCpuArray::new();
+
+/// Where `cgroup_mkdir` reads a path into: too long for the stack.
+#[btf_map]
+pub(crate) static PATH: PerCpuArray<crate::cgroup::Scratch, 1> = PerCpuArray::new();

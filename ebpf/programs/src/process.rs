@@ -1,0 +1,132 @@
+//! Process life: which executables a process descends from, and the exec events that name short-lived processes.
+
+use aya_ebpf::{
+    helpers::{
+        bpf_get_current_cgroup_id,
+        generated::{bpf_get_current_pid_tgid, bpf_ktime_get_boot_ns, bpf_probe_read_kernel_str},
+    },
+    macros::raw_tracepoint,
+    programs::RawTracePointContext,
+};
+use writ_abi::{ABI_VERSION, Active, Counter, EVENT_PROCESS, PATH_LEN, ProcessEvent, Tables};
+
+use crate::{
+    config::config,
+    emit::count,
+    identity::{self, Caller},
+    map::{EXECUTABLES, LINEAGE, PROCESSES},
+    tables::KernelTables,
+    task,
+};
+
+/// `BPF_NOEXIST`
+const IF_ABSENT: u64 = 1;
+
+/// A process replaced its program: `(task, old_pid, bprm)`.
+#[raw_tracepoint(tracepoint = "sched_process_exec")]
+pub(crate) fn process_exec(context: RawTracePointContext) -> i32 {
+    let _ = exec(context.arg::<*const u8>(2) as u64);
+    0
+}
+
+#[inline(always)]
+fn exec(bprm: u64) -> Option<()> {
+    if !identity::confined() {
+        return None;
+    }
+    let tables = KernelTables::current()?;
+    let mut caller = Caller::NONE;
+    identity::find(&tables, &mut caller);
+    if caller.executable.inode == 0 {
+        if let Some(key) = task::executable(caller.task) {
+            caller.executable = key;
+        }
+    }
+    // SAFETY: the helper has no preconditions.
+    let pid = (unsafe { bpf_get_current_pid_tgid() } >> 32) as u32;
+    if tables.active().has(Active::MATCHES_EXECUTABLES) {
+        let executables = EXECUTABLES.get(tables.side())?;
+        // SAFETY: entries of a generation's map are never removed while it is in force.
+        let belongs = match unsafe { executables.get(caller.executable) } {
+            Some(entry) => *entry as u32 != 0,
+            None => false,
+        };
+        // The first one stays: a process cannot shed its origin by running something else.
+        if belongs && LINEAGE.get_ptr(pid).is_none() && LINEAGE.insert(pid, caller.executable, IF_ABSENT).is_err() {
+            count(Counter::LineageFull);
+        }
+    }
+    if caller.unmanaged() {
+        return None;
+    }
+    let Some(mut entry) = PROCESSES.reserve(0) else {
+        count(Counter::ProcessLost);
+        return None;
+    };
+    let event: *mut ProcessEvent = entry.as_mut_ptr();
+    // SAFETY: the entry is a whole `ProcessEvent` in ring memory; the string helper writes at most `PATH_LEN` bytes.
+    unsafe {
+        (*event).kind = EVENT_PROCESS;
+        (*event).abi = ABI_VERSION;
+        (*event).at = bpf_ktime_get_boot_ns();
+        (*event).executable_inode = caller.executable.inode;
+        (*event).start_time = match task::start_time(caller.task) { Some(start) => start, None => 0 };
+        (*event).cgroup = bpf_get_current_cgroup_id();
+        (*event).pid = pid;
+        (*event).parent = match task::parent(caller.task) { Some(parent) => parent, None => 0 };
+        (*event).uid = caller.uid;
+        (*event).executable_device = caller.executable.device;
+        (*event).loginuid = match task::read::<u32>(caller.task, config!(offsets.loginuid)) { Some(id) => id, None => u32::MAX };
+        let path = &raw mut (*event).path;
+        core::ptr::write_bytes(path.cast::<u64>(), 0, PATH_LEN / 8);
+        let length = match task::follow(bprm, config!(offsets.filename)) {
+            Some(filename) => bpf_probe_read_kernel_str(path.cast(), PATH_LEN as u32, filename as *const _),
+            None => 0,
+        };
+        // The helper counts the terminating zero, and returns the whole length when it had to cut.
+        (*event).path_len = if length <= 0 { 0 } else { (length - 1) as u32 };
+    }
+    entry.submit(0);
+    count(Counter::ProcessRecorded);
+    None
+}
+
+/// A process was forked, and does not run yet: `(parent, child)`.
+#[raw_tracepoint(tracepoint = "sched_process_fork")]
+pub(crate) fn process_fork(context: RawTracePointContext) -> i32 {
+    let _ = fork(context.arg::<*const u8>(0) as u64, context.arg::<*const u8>(1) as u64);
+    0
+}
+
+#[inline(always)]
+fn fork(parent: u64, child: u64) -> Option<()> {
+    let parent = task::read::<u32>(parent, config!(offsets.tgid))?;
+    let child = task::read::<u32>(child, config!(offsets.tgid))?;
+    if parent == child {
+        return None; // A thread: the process already has its origin.
+    }
+    // SAFETY: an entry is inserted whole and never changed.
+    let origin = *unsafe { LINEAGE.get(parent) }?;
+    if LINEAGE.insert(child, origin, 0).is_err() {
+        count(Counter::LineageFull);
+    }
+    None
+}
+
+/// A thread ended: `(task)`.
+#[raw_tracepoint(tracepoint = "sched_process_exit")]
+pub(crate) fn process_exit(context: RawTracePointContext) -> i32 {
+    let _ = exit(context.arg::<*const u8>(0) as u64);
+    0
+}
+
+#[inline(always)]
+fn exit(task: u64) -> Option<()> {
+    let signal = task::follow(task, config!(offsets.signal))?;
+    if task::read::<i32>(signal, config!(offsets.live))? > 0 {
+        return None; // Other threads live on.
+    }
+    let pid = task::read::<u32>(task, config!(offsets.tgid))?;
+    let _ = LINEAGE.remove(pid);
+    None
+}

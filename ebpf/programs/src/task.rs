@@ -1,0 +1,109 @@
+//! What is read from the kernel's own structures, at the offsets of the running kernel.
+
+use aya_ebpf::helpers::{bpf_probe_read_kernel, generated::bpf_get_current_task};
+use writ_abi::TaskOffsets;
+
+use crate::{config::config, map::ExecutableKey};
+
+/// Credentials: the uids of the initial user namespace.
+#[derive(Clone, Copy)]
+pub(crate) struct Credentials {
+    pub(crate) uid: u32,
+    pub(crate) euid: u32,
+    pub(crate) user_ns: u64,
+}
+
+/// How many user namespaces are followed to the initial one; the kernel nests at most 32, of which each needs its own.
+const NAMESPACE_DEPTH: u32 = 8;
+
+/// Reads a value at `base + offset`; `None` if the kernel refuses the address.
+#[inline(always)]
+pub(crate) fn read<T>(base: u64, offset: u32) -> Option<T> {
+    // SAFETY: the helper checks the address and copies; it fails rather than faults.
+    unsafe { bpf_probe_read_kernel((base + u64::from(offset)) as *const T).ok() }
+}
+
+/// Reads a pointer that must not be null.
+#[inline(always)]
+pub(crate) fn follow(base: u64, offset: u32) -> Option<u64> {
+    match read::<u64>(base, offset)? {
+        0 => None,
+        pointer => Some(pointer),
+    }
+}
+
+/// The calling task.
+#[inline(always)]
+pub(crate) fn current() -> u64 {
+    // SAFETY: the helper has no preconditions.
+    unsafe { bpf_get_current_task() }
+}
+
+/// Reads one `struct cred`.
+#[inline(always)]
+pub(crate) fn credentials(cred: u64) -> Option<Credentials> {
+    // uid, gid, suid, sgid, euid follow each other since Linux 2.6.
+    let ids = read::<[u32; 5]>(cred, config!(offsets.uid))?;
+    let [uid, _, _, _, euid] = ids;
+    Some(Credentials { uid, euid, user_ns: read::<u64>(cred, config!(offsets.user_ns))? })
+}
+
+/// Calls `visit` with the owner of each user namespace from `namespace` up to, not including, the initial one; false if
+/// the way there could not be read.
+#[inline(always)]
+pub(crate) fn namespace_owners(mut namespace: u64, mut visit: impl FnMut(u32) -> bool) -> bool {
+    let initial = config!(init_user_ns);
+    let mut depth = 0;
+    while depth < NAMESPACE_DEPTH {
+        if namespace == initial {
+            return true;
+        }
+        let Some(parent) = read::<u64>(namespace, config!(offsets.ns_parent)) else { return false };
+        if parent == 0 {
+            return true; // Only the initial namespace has no parent.
+        }
+        let Some(owner) = read::<u32>(namespace, config!(offsets.ns_owner)) else { return false };
+        if !visit(owner) {
+            return false;
+        }
+        namespace = parent;
+        depth += 1;
+    }
+    false
+}
+
+/// The executable a task runs; `None` for kernel threads and where it could not be read.
+#[inline(always)]
+pub(crate) fn executable(task: u64) -> Option<ExecutableKey> {
+    let mm = follow(task, config!(offsets.mm))?;
+    let file = follow(mm, config!(offsets.exe_file))?;
+    let inode = follow(file, config!(offsets.f_inode))?;
+    let superblock = follow(inode, config!(offsets.i_sb))?;
+    Some(ExecutableKey {
+        inode: read::<u64>(inode, config!(offsets.i_ino))?,
+        device: read::<u32>(superblock, config!(offsets.s_dev))?,
+        reserved: 0,
+    })
+}
+
+/// Process id of a task's parent.
+#[inline(always)]
+pub(crate) fn parent(task: u64) -> Option<u32> {
+    read::<u32>(follow(task, config!(offsets.real_parent))?, config!(offsets.tgid))
+}
+
+/// When the process of a task started, in boot-time nanoseconds. A thread's own start is later than its process's.
+#[inline(always)]
+pub(crate) fn start_time(task: u64) -> Option<u64> {
+    let leader = follow(task, config!(offsets.group_leader))?;
+    read::<u64>(leader, config!(offsets.start_boottime))
+}
+
+/// Whether the offsets were resolved for this kernel.
+#[inline(always)]
+pub(crate) fn resolved() -> bool {
+    config!(offsets.resolved) == 1
+}
+
+/// Ties the offsets' layout to this file: what is read here is what the loader resolves.
+const _: () = assert!(size_of::<TaskOffsets>() == 108);
