@@ -1,1 +1,65 @@
-fn main() {}
+//! `cargo xtask`: one door to everything that builds, runs, tests and shows writ.
+
+mod bench;
+mod build;
+mod demo;
+mod lint;
+mod process;
+mod run;
+mod setup;
+mod tally;
+mod test;
+mod tidy;
+mod vm;
+mod workspace;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", about = "Builds, runs, tests and shows writ.", max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Get what building and testing need; without a scope, all of it
+    Setup(setup::Options),
+    /// Build the BPF object, and `writ` with the object inside
+    Build(build::Options),
+    /// Build, then run `writ` with the arguments given
+    Run(run::Options),
+    /// Formatting, clippy for both targets, and the house rules
+    Lint,
+    /// Everything CI runs: lint, unit tests, the whole-system suite here and in virtual machines
+    Test(test::Options),
+    /// The whole-system suite in a virtual machine, writ attached at the root cgroup
+    Vm(vm::Options),
+    /// Measure what a connect costs (never a test)
+    Bench(bench::Options),
+    /// See writ work: a service account, its policy, real connects, the records; cleans up after itself
+    Demo(demo::Options),
+}
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Setup(options) => setup::setup(&options),
+        Command::Build(options) => build::build(&options),
+        Command::Run(options) => run::run(&options),
+        Command::Lint => lint::lint(),
+        Command::Test(options) => test::test(&options),
+        Command::Vm(options) => vm::vm(&options),
+        Command::Bench(options) => bench::bench(&options),
+        Command::Demo(options) => demo::demo(&options),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
