@@ -1,7 +1,8 @@
 //! The decision: written once, pure and total; run by the kernel program, the daemon, the replayer and the tests.
 
 use crate::{
-    AccountFlags, Active, Address, Cell, FAMILIES, Family, PROTOCOLS, Protocol, Reason, Slot, Stance, Verdict,
+    AccountFlags, Active, Address, Cell, FAMILIES, Family, PROTOCOLS, Protocol, Reason, Slot, StanceWord, Verdict,
+    stance::halves,
 };
 
 /// Where one attempt wants to go.
@@ -70,8 +71,8 @@ pub trait Tables {
     fn flags(&self, account: u32) -> Option<AccountFlags>;
     /// The account's slot.
     fn slot(&self, account: u32) -> Option<Slot>;
-    /// The stance with this index.
-    fn stance(&self, index: u32) -> Option<Stance>;
+    /// One word of the stance with this index (see [`crate::Stance::to_words`]).
+    fn stance(&self, index: u32, word: StanceWord) -> Option<u64>;
     /// The class of an address: the longest matching prefix.
     fn address_class(&self, address: &Address) -> Option<u32>;
     /// The class of a port.
@@ -110,43 +111,52 @@ pub fn decide<T: Tables>(tables: &T, account: u32, attempt: &Attempt, now: u64) 
     decision.epoch = slot.epoch();
     decision.stance = slot.stance();
     decision.reason = Reason::NoStance;
-    let Some(mut stance) = tables.stance(decision.stance) else { return decision };
-    let expired = now >= stance.valid_until;
+    let Some(valid_until) = tables.stance(decision.stance, StanceWord::ValidUntil) else { return decision };
+    let expired = now >= valid_until;
     if expired {
-        decision.stance = stance.fallback;
-        let Some(fallback) = tables.stance(decision.stance) else { return decision };
-        stance = fallback;
+        let Some(word) = tables.stance(decision.stance, StanceWord::FallbackCells) else { return decision };
+        decision.stance = halves(word).0;
     }
-    if now < stance.observe_until {
+    if tables.stance(decision.stance, StanceWord::Present) != Some(1) {
+        return decision;
+    }
+    let Some(observe_until) = tables.stance(decision.stance, StanceWord::ObserveUntil) else { return decision };
+    if now < observe_until {
         decision.enforced = false;
     }
-    let learning = now < stance.learning_until;
+    let Some(learning_until) = tables.stance(decision.stance, StanceWord::LearningUntil) else { return decision };
+    let learning = now < learning_until;
     let mut learnable = false;
     let cell = match attempt {
         Attempt::OpenSocket(family) => {
             let index = *family as u32;
-            if index < FAMILIES { tables.cell(stance.families.wrapping_add(index)) } else { None }
+            let Some(word) = tables.stance(decision.stance, StanceWord::FamiliesExecutables) else { return decision };
+            if index < FAMILIES { tables.cell(halves(word).0.wrapping_add(index)) } else { None }
         }
         Attempt::Connect { endpoint, executable } => {
             decision.reason = Reason::NoClass;
             let seen = tables.seen(account, &endpoint.address);
             decision.new_destination = !seen && !learning;
             learnable = !seen;
-            let Some(address) = tables.address_class(&endpoint.address) else { return decision };
-            let Some(port) = tables.port_class(endpoint.port) else { return decision };
-            let Some(address) = tables.projection(stance.address_base.wrapping_add(address)) else { return decision };
-            let Some(port) = tables.projection(stance.port_base.wrapping_add(port)) else { return decision };
-            let Some(executable) = tables.projection(stance.executable_base.wrapping_add(*executable)) else {
-                return decision;
-            };
-            if address >= stance.addresses || port >= stance.ports {
+            let Some(word) = tables.stance(decision.stance, StanceWord::FamiliesExecutables) else { return decision };
+            let Some(index) = tables.projection(halves(word).1.wrapping_add(*executable)) else { return decision };
+            let Some(class) = tables.address_class(&endpoint.address) else { return decision };
+            let Some(word) = tables.stance(decision.stance, StanceWord::Bases) else { return decision };
+            let (address_base, port_base) = halves(word);
+            let Some(address) = tables.projection(address_base.wrapping_add(class)) else { return decision };
+            let Some(class) = tables.port_class(endpoint.port) else { return decision };
+            let Some(port) = tables.projection(port_base.wrapping_add(class)) else { return decision };
+            let Some(word) = tables.stance(decision.stance, StanceWord::Counts) else { return decision };
+            let (addresses, ports) = halves(word);
+            if address >= addresses || port >= ports {
                 return decision;
             }
-            let index = executable.wrapping_mul(stance.addresses).wrapping_add(address);
-            let index = index.wrapping_mul(stance.ports).wrapping_add(port);
+            let index = index.wrapping_mul(addresses).wrapping_add(address);
+            let index = index.wrapping_mul(ports).wrapping_add(port);
             let index = index.wrapping_mul(PROTOCOLS).wrapping_add(endpoint.protocol as u32);
             let index = index.wrapping_mul(2).wrapping_add(decision.new_destination as u32);
-            tables.cell(stance.cells.wrapping_add(index))
+            let Some(word) = tables.stance(decision.stance, StanceWord::FallbackCells) else { return decision };
+            tables.cell(halves(word).1.wrapping_add(index))
         }
     };
     let Some(cell) = cell else {

@@ -295,6 +295,8 @@ pub struct TaskOffsets {
     pub cgroup_root: u32,
     /// `cgroup_root.hierarchy_id`
     pub hierarchy_id: u32,
+    /// Keeps the layout free of hidden bytes.
+    pub reserved: u32,
 }
 
 /// What the loader tells the programs, frozen before they are verified.

@@ -85,8 +85,27 @@ impl Family {
     }
 
     /// The family with this number, if there is one.
-    pub fn from_bits(bits: u8) -> Option<Self> {
-        Self::ALL.into_iter().find(|family| *family as u8 == bits)
+    #[inline(always)]
+    pub const fn from_bits(bits: u8) -> Option<Self> {
+        Some(match bits {
+            0 => Self::Raw,
+            1 => Self::Icmp,
+            2 => Self::Sctp,
+            3 => Self::Udplite,
+            4 => Self::Dccp,
+            5 => Self::Packet,
+            6 => Self::Vsock,
+            7 => Self::Rds,
+            8 => Self::Alg,
+            9 => Self::Xdp,
+            10 => Self::Tipc,
+            11 => Self::Bluetooth,
+            12 => Self::Unix,
+            13 => Self::Netlink,
+            14 => Self::OtherIp,
+            15 => Self::Other,
+            _ => return None,
+        })
     }
 
     /// What opening an IPv4 or IPv6 socket of this type and protocol means: `None` for TCP and UDP, which are decided when

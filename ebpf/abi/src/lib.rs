@@ -23,9 +23,9 @@ pub use event::{
     COMM_LEN, DecisionEvent, EVENT_DECISION, EVENT_PROCESS, Hook, KernelConfig, PATH_LEN, ProcessEvent, TaskOffsets,
     View,
 };
-pub use path::{PathHash, PathWalk, CGROUP_PATH_LEN};
 pub use family::{FAMILIES, Family};
-pub use stance::{AccountFlags, Active, NEVER, STANCE_WORDS, Slot, Stance};
+pub use path::{CGROUP_PATH_LEN, PathHash, PathWalk};
+pub use stance::{AccountFlags, Active, NEVER, STANCE_WORDS, Slot, Stance, StanceWord};
 pub use verdict::{Cell, PROTOCOLS, Protocol, Reason, Verdict};
 
 /// The version of everything in this crate that outlives one process: pinned maps, ring entries, table layouts.

@@ -67,7 +67,12 @@ impl PathWalk {
             let below_slices = if finished && self.tail != Self::SLICE { 0 } else { self.below_slices };
             return Self { path, unit: PathHash::START, tail: 0, below_slices };
         }
-        Self { path, unit: self.unit.step(byte), tail: (self.tail << 8 | byte as u64) & 0xffff_ffff_ffff, below_slices: self.below_slices }
+        Self {
+            path,
+            unit: self.unit.step(byte),
+            tail: (self.tail << 8 | byte as u64) & 0xffff_ffff_ffff,
+            below_slices: self.below_slices,
+        }
     }
 
     /// The walk over a whole path.

@@ -130,6 +130,34 @@ pub struct Stance {
     pub ports: u32,
 }
 
+/// Names of a stance's words, for the decision, which fetches each only when it needs it (a BPF program's stack is small).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u32)]
+pub enum StanceWord {
+    /// `valid_until`
+    ValidUntil = 0,
+    /// `observe_until`
+    ObserveUntil = 1,
+    /// `learning_until`
+    LearningUntil = 2,
+    /// `fallback` (low half) and `cells`
+    FallbackCells = 3,
+    /// `families` and `executable_base`
+    FamiliesExecutables = 4,
+    /// `address_base` and `port_base`
+    Bases = 5,
+    /// `addresses` and `ports`
+    Counts = 6,
+    /// 1 where a stance was written
+    Present = 7,
+}
+
+/// The two halves of a word, low one first.
+#[inline(always)]
+pub(crate) const fn halves(word: u64) -> (u32, u32) {
+    (word as u32, (word >> 32) as u32)
+}
+
 impl Stance {
     /// The stance as table words.
     pub const fn to_words(self) -> [u64; STANCE_WORDS as usize] {

@@ -11,8 +11,8 @@ fn events_have_no_hidden_bytes_and_keep_their_layout() {
     assert_eq!(offset_of!(DecisionEvent, account), 160);
     assert_eq!(offset_of!(DecisionEvent, comm), 192);
     assert_eq!(size_of::<ProcessEvent>(), 320);
-    assert_eq!(size_of::<TaskOffsets>(), 108);
-    assert_eq!(size_of::<KernelConfig>(), 32 + 108 + 4 + 64);
+    assert_eq!(size_of::<TaskOffsets>(), 112);
+    assert_eq!(size_of::<KernelConfig>(), 32 + 112 + 96);
 }
 
 #[test]
@@ -49,13 +49,16 @@ fn table_words_survive_a_round_trip() {
 #[test]
 fn an_unspecified_or_nat64_address_is_judged_as_the_one_the_kernel_reaches() {
     let mut nat64 = [Nat64Prefix::default(); NAT64_PREFIXES];
-    assert_eq!(Address([0; 16]).canonical(&nat64).0[15], 1);
+    assert_eq!(Address::NONE.canonical(&nat64).octets()[15], 1);
     assert_eq!(Address::from_v4([0, 0, 0, 0]).canonical(&nat64), Address::from_v4([127, 0, 0, 1]));
-    nat64[1] = Nat64Prefix { prefix: [0, 0x64, 0xff, 0x9b, 0, 0, 0, 0, 0, 0, 0, 0], used: 1 };
-    let embedded = Address([0, 0x64, 0xff, 0x9b, 0, 0, 0, 0, 0, 0, 0, 0, 10, 1, 2, 3]);
-    assert_eq!(embedded.canonical(&nat64), Address::from_v4([10, 1, 2, 3]));
-    let unspecified = Address([0, 0x64, 0xff, 0x9b, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
-    assert_eq!(unspecified.canonical(&nat64), Address::from_v4([127, 0, 0, 1]));
+    let well_known = [0, 0x64, 0xff, 0x9b, 0, 0, 0, 0, 0, 0, 0, 0];
+    let below = |v4: [u8; 4]| Address::from_octets([&well_known[..], &v4[..]].concat().try_into().unwrap());
+    assert_eq!(below([10, 1, 2, 3]).canonical(&nat64), below([10, 1, 2, 3]));
+    nat64[1] = Nat64Prefix { prefix: below([0, 0, 0, 0]), used: 1 };
+    assert_eq!(below([10, 1, 2, 3]).canonical(&nat64), Address::from_v4([10, 1, 2, 3]));
+    assert_eq!(below([0, 0, 0, 0]).canonical(&nat64), Address::from_v4([127, 0, 0, 1]));
+    assert_eq!(Address::from_v4([10, 1, 2, 3]).v4(), Some([10, 1, 2, 3]));
+    assert_eq!(below([10, 1, 2, 3]).v4(), None);
 }
 
 #[test]

@@ -117,7 +117,9 @@ fn nearest(side: u32, cgroup: u64) -> u32 {
     let mut current = cgroup;
     let mut depth = 0;
     while depth < DEPTH {
-        let Some(css) = task::read::<u64>(current, config!(offsets.cgroup_self) + config!(offsets.css_parent)) else { return 0 };
+        let Some(css) = task::read::<u64>(current, config!(offsets.cgroup_self) + config!(offsets.css_parent)) else {
+            return 0;
+        };
         if css == 0 {
             return 0;
         }

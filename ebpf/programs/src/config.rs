@@ -1,6 +1,6 @@
 //! What the loader tells the programs before they are verified; frozen, so that the verifier prunes what is switched off.
 
-use writ_abi::{KernelConfig, NAT64_PREFIXES, Nat64Prefix, TaskOffsets};
+use writ_abi::{Address, KernelConfig, NAT64_PREFIXES, Nat64Prefix, TaskOffsets};
 
 /// Set by the loader (`EbpfLoader::override_global`).
 #[unsafe(no_mangle)]
@@ -39,8 +39,9 @@ static CONFIG: KernelConfig = KernelConfig {
         kn_id: 0,
         cgroup_root: 0,
         hierarchy_id: 0,
+        reserved: 0,
     },
-    nat64: [Nat64Prefix { prefix: [0; 12], used: 0 }; NAT64_PREFIXES],
+    nat64: [Nat64Prefix { prefix: Address::NONE, used: 0 }; NAT64_PREFIXES],
 };
 
 /// Reads one member of [`CONFIG`].

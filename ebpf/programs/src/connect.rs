@@ -1,5 +1,7 @@
 //! The connect path: what is attempted, who attempts it, the verdict, the record, and the answer to the kernel.
 
+use core::ffi::c_void;
+
 use aya_ebpf::{
     EbpfContext,
     helpers::generated::{bpf_ktime_get_boot_ns, bpf_set_retval},
@@ -7,8 +9,8 @@ use aya_ebpf::{
     programs::{SockAddrContext, SockContext},
 };
 use writ_abi::{
-    AccountFlags, Address, Attempt, Counter, Decision, Endpoint, Family, Hook, NAT64_PREFIXES, Protocol, Reason, Verdict, decide,
-    stricter,
+    AccountFlags, Active, Address, Attempt, Counter, Decision, Endpoint, Family, Hook, NAT64_PREFIXES, Protocol,
+    Reason, Tables, Verdict, decide, stricter,
 };
 
 use crate::{
@@ -56,21 +58,24 @@ pub(crate) fn sendmsg6(context: SockAddrContext) -> i32 {
 #[cgroup_sock(sock_create)]
 pub(crate) fn sock_create(context: SockContext) -> i32 {
     // SAFETY: the kernel hands the program a valid `bpf_sock`; each member is read once.
-    let (family, kind, protocol) =
-        unsafe { ((*context.sock).family, (*context.sock).type_, (*context.sock).protocol) };
+    let (family, kind, protocol) = unsafe { ((*context.sock).family, (*context.sock).type_, (*context.sock).protocol) };
     let Some(opened) = Family::of_inet(kind, protocol) else { return PASS };
-    judge(&mut Attempt::OpenSocket(opened), &Seen {
-        hook: Hook::SockCreate,
-        given: Address([0; 16]),
-        address: Address([0; 16]),
-        port: 0,
-        protocol: opened as u8,
-        open_socket: true,
-        socket_family: family,
-        socket_type: kind,
-        socket_protocol: protocol,
-        context: context.as_ptr(),
-    })
+    judge(
+        Seen {
+            hook: Hook::SockCreate as u8,
+            given: Address::NONE,
+            address: Address::NONE,
+            port: 0,
+            protocol: Protocol::Tcp as u8,
+            family: opened as u8,
+            open_socket: 1,
+            executable: 0,
+            socket_family: family as u16,
+            socket_type: kind as u16,
+            socket_protocol: protocol as u16,
+        },
+        context.as_ptr(),
+    )
 }
 
 #[inline(always)]
@@ -83,25 +88,18 @@ fn judge_v4(context: &SockAddrContext, hook: Hook) -> i32 {
 #[inline(always)]
 fn judge_v6(context: &SockAddrContext, hook: Hook) -> i32 {
     // SAFETY: as above; the four words of `user_ip6` are in network byte order, and may be read only word by word.
-    let words = unsafe {
-        let words = &raw const (*context.sock_addr).user_ip6;
-        let words = words.cast::<u32>();
-        [
-            core::ptr::read_volatile(words),
-            core::ptr::read_volatile(words.add(1)),
-            core::ptr::read_volatile(words.add(2)),
-            core::ptr::read_volatile(words.add(3)),
-        ]
+    let [a, b, c, d] = unsafe {
+        let words = (&raw const (*context.sock_addr).user_ip6).cast::<u32>();
+        [words, words.add(1), words.add(2), words.add(3)].map(|word| u64::from(core::ptr::read_volatile(word)))
     };
-    let [[a, b, c, d], [e, f, g, h], [i, j, k, l], [m, n, o, p]] =
-        [words[0].to_ne_bytes(), words[1].to_ne_bytes(), words[2].to_ne_bytes(), words[3].to_ne_bytes()];
-    judge_address(context, hook, Address([a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p]))
+    // The octets lie in memory as the two words do; BPF is little-endian here (`bpfel`).
+    judge_address(context, hook, Address::from_words([a | b << 32, c | d << 32]))
 }
 
 #[inline(always)]
 fn judge_address(context: &SockAddrContext, hook: Hook, given: Address) -> i32 {
     // SAFETY: the kernel hands the program a valid `bpf_sock_addr`; each member is read once.
-    let (port, family, kind, number) = unsafe {
+    let (port, socket_family, kind, number) = unsafe {
         let address = context.sock_addr;
         ((*address).user_port, (*address).family, (*address).type_, (*address).protocol)
     };
@@ -120,75 +118,63 @@ fn judge_address(context: &SockAddrContext, hook: Hook, given: Address) -> i32 {
         17 => Some(Protocol::Udp),
         _ => None,
     };
-    let mut attempt = match protocol {
-        Some(protocol) => Attempt::Connect { endpoint: Endpoint { address, port, protocol }, executable: 0 },
-        None => Attempt::OpenSocket(match Family::of_inet(kind, number) {
-            Some(family) => family,
-            None => Family::OtherIp,
-        }),
+    let family = match Family::of_inet(kind, number) {
+        Some(family) => family,
+        None => Family::OtherIp,
     };
-    let open_socket = matches!(attempt, Attempt::OpenSocket(_));
     let seen = Seen {
-        hook,
+        hook: hook as u8,
         given,
         address,
         port,
-        protocol: match attempt {
-            Attempt::Connect { endpoint, .. } => endpoint.protocol as u8,
-            Attempt::OpenSocket(family) => family as u8,
+        protocol: match protocol {
+            Some(protocol) => protocol as u8,
+            None => Protocol::Tcp as u8,
         },
-        open_socket,
-        socket_family: family,
-        socket_type: kind,
-        socket_protocol: number,
-        context: context.as_ptr(),
+        family: family as u8,
+        open_socket: u8::from(protocol.is_none()),
+        executable: 0,
+        socket_family: socket_family as u16,
+        socket_type: kind as u16,
+        socket_protocol: number as u16,
     };
-    judge(&mut attempt, &seen)
+    judge(seen, context.as_ptr())
 }
 
-/// Judges one attempt for every account the caller belongs to; the strictest outcome is the answer. A function of its own
-/// in the object too: the stack of a program is 512 bytes.
-#[inline(never)]
-fn judge(attempt: &mut Attempt, seen: &Seen) -> i32 {
+/// Judges one attempt for every account the caller belongs to; the strictest outcome is the answer.
+#[inline(always)]
+fn judge(mut seen: Seen, context: *mut c_void) -> i32 {
     let Some(tables) = KernelTables::current() else { return PASS };
     let mut caller = Caller::NONE;
     identity::find(&tables, &mut caller);
     if caller.unmanaged() {
         return PASS;
     }
-    if let Attempt::Connect { executable, .. } = attempt {
-        *executable = caller.executable_class;
-    }
-    let mut outcome = Outcome { decision: nobody(Reason::IdentityUnknown), at: now(), views: caller.views[0], account: caller.accounts[0], errno: 0 };
-    if outcome.account != NOBODY {
-        judge_account(&tables, outcome.account, attempt, outcome.at, &mut outcome.decision);
-    }
-    if caller.accounts[1] != NOBODY {
+    seen.executable = caller.executable_class;
+    let active = tables.active().0;
+    let mut outcome = Outcome { decision: nobody(), at: now(), views: 0, account: NOBODY, errno: 0 };
+    let [a, b, c, d] = caller.accounts;
+    judge_account(active, a, &seen, &mut outcome);
+    if b != NOBODY {
         // Rare: several accounts match one caller.
-        let mut other = nobody(Reason::IdentityUnknown);
-        let mut index = 1;
-        while index < 4 {
-            let (account, views) = match index {
-                1 => (caller.accounts[1], caller.views[1]),
-                2 => (caller.accounts[2], caller.views[2]),
-                _ => (caller.accounts[3], caller.views[3]),
-            };
-            if account != NOBODY {
-                judge_account(&tables, account, attempt, outcome.at, &mut other);
-                if stricter(&outcome.decision, &other) {
-                    outcome.decision = other;
-                    outcome.account = account;
-                    outcome.views = views;
-                }
-            }
-            index += 1;
-        }
+        judge_account(active, b, &seen, &mut outcome);
+        judge_account(active, c, &seen, &mut outcome);
+        judge_account(active, d, &seen, &mut outcome);
     }
-    if caller.unknown || caller.overflow {
+    outcome.views = if outcome.account == a {
+        caller.views[0]
+    } else if outcome.account == b {
+        caller.views[1]
+    } else if outcome.account == c {
+        caller.views[2]
+    } else {
+        caller.views[3]
+    };
+    if caller.unknown != 0 || caller.overflow != 0 {
         // Whoever it is, it is refused; the account named keeps its errno.
         outcome.decision.verdict = Verdict::Deny;
         outcome.decision.would = Verdict::Deny;
-        outcome.decision.reason = if caller.unknown { Reason::IdentityUnknown } else { Reason::TooManyAccounts };
+        outcome.decision.reason = if caller.unknown != 0 { Reason::IdentityUnknown } else { Reason::TooManyAccounts };
         outcome.decision.enforced = true;
         outcome.decision.learn = false;
     }
@@ -198,7 +184,7 @@ fn judge(attempt: &mut Attempt, seen: &Seen) -> i32 {
         outcome.errno = refusal(&outcome.decision);
         answer = REFUSE;
     }
-    let recorded = emit::decision(&tables, &caller, seen, &outcome);
+    let recorded = emit::decision(tables.active(), &caller, &seen, &outcome, context);
     if !recorded && outcome.decision.enforced && outcome.decision.flags.has(AccountFlags::RECORD_LOSS_DENIES) {
         count(Counter::RecordLossDenied);
         outcome.errno = refusal(&outcome.decision);
@@ -214,10 +200,55 @@ fn judge(attempt: &mut Attempt, seen: &Seen) -> i32 {
     answer
 }
 
-/// The decision of one account. A function of its own in the object too, so that its stack is given back.
+/// Judges for one account; the outcome is its own if it is the first or the stricter one.
+#[inline(always)]
+fn judge_account(active: u64, account: u16, seen: &Seen, outcome: &mut Outcome) {
+    if account == NOBODY {
+        return;
+    }
+    if seen.open_socket == 1 {
+        judge_family(active, account, u32::from(seen.family), outcome);
+    } else {
+        judge_endpoint(active, account, seen, outcome);
+    }
+}
+
+/// Judges a destination for one account.
+///
+/// A global function of the object (hence the C ABI and the fixed name): the verifier checks it once, for any attempt,
+/// where it would otherwise follow every way each of its callers can get there and give up.
+#[unsafe(no_mangle)]
 #[inline(never)]
-fn judge_account(tables: &KernelTables, account: u16, attempt: &Attempt, now: u64, decision: &mut Decision) {
-    *decision = decide(tables, u32::from(account), attempt, now);
+pub(crate) extern "C" fn judge_endpoint(active: u64, account: u16, seen: *const Seen, outcome: *mut Outcome) -> u32 {
+    // SAFETY: the verifier holds every caller to passing null or a whole value.
+    let (Some(seen), Some(outcome)) = (unsafe { seen.as_ref() }, unsafe { outcome.as_mut() }) else { return 0 };
+    let protocol = if seen.protocol == Protocol::Udp as u8 { Protocol::Udp } else { Protocol::Tcp };
+    let endpoint = Endpoint { address: seen.address, port: seen.port, protocol };
+    let attempt = Attempt::Connect { endpoint, executable: seen.executable };
+    let decision = decide(&KernelTables::of(Active(active)), u32::from(account), &attempt, outcome.at);
+    prefer(outcome, decision, account);
+    0
+}
+
+/// Judges a socket family for one account. Global for the same reason as [`judge_endpoint`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn judge_family(active: u64, account: u16, family: u32, outcome: *mut Outcome) -> u32 {
+    // SAFETY: the verifier holds every caller to passing null or a whole value.
+    let Some(outcome) = (unsafe { outcome.as_mut() }) else { return 0 };
+    let Some(family) = Family::from_bits(family as u8) else { return 0 };
+    let attempt = Attempt::OpenSocket(family);
+    let decision = decide(&KernelTables::of(Active(active)), u32::from(account), &attempt, outcome.at);
+    prefer(outcome, decision, account);
+    0
+}
+
+#[inline(always)]
+fn prefer(outcome: &mut Outcome, decision: Decision, account: u16) {
+    if outcome.account == NOBODY || stricter(&outcome.decision, &decision) {
+        outcome.decision = decision;
+        outcome.account = account;
+    }
 }
 
 #[inline(always)]
@@ -226,12 +257,12 @@ fn now() -> u64 {
     unsafe { bpf_ktime_get_boot_ns() }
 }
 
-/// A refusal that no account's tables led to.
+/// The refusal of whoever cannot be identified.
 #[inline(always)]
-fn nobody(reason: Reason) -> Decision {
+fn nobody() -> Decision {
     Decision {
         verdict: Verdict::Deny,
-        reason,
+        reason: Reason::IdentityUnknown,
         enforced: true,
         would: Verdict::Deny,
         stance: 0,
@@ -271,7 +302,7 @@ fn learn(account: u32, address: &Address, now: u64) {
         count(Counter::SeenMapFull);
         return;
     }
-    match SEEN.insert(SeenKey { account, address: address.0 }, now, IF_ABSENT) {
+    match SEEN.insert(SeenKey { account, address: address.quads() }, now, IF_ABSENT) {
         Ok(()) => {
             // SAFETY: as above.
             unsafe { emit::increment(used) };

@@ -1,22 +1,18 @@
 //! The only writer to the rings; what it cannot write, it counts.
 
+use core::ffi::c_void;
 use core::intrinsics::AtomicOrdering;
 
 use aya_ebpf::helpers::{
-    bpf_get_current_comm,
-    generated::{
-        bpf_get_current_pid_tgid, bpf_get_netns_cookie, bpf_get_smp_processor_id, bpf_get_socket_cookie,
-    },
+    bpf_get_current_cgroup_id, bpf_get_current_comm,
+    generated::{bpf_get_current_pid_tgid, bpf_get_netns_cookie, bpf_get_smp_processor_id, bpf_get_socket_cookie},
 };
-use writ_abi::{
-    ABI_VERSION, Active, Address, Counter, Decision, DecisionEvent, EVENT_DECISION, Hook, Tables,
-};
+use writ_abi::{ABI_VERSION, Active, Address, Counter, Decision, DecisionEvent, EVENT_DECISION};
 
 use crate::{
     config::config,
     identity::{Caller, NOBODY},
     map::{COUNTS, DECISIONS},
-    tables::KernelTables,
     task,
 };
 
@@ -39,34 +35,38 @@ pub(crate) unsafe fn increment(word: *mut u64) -> u64 {
     unsafe { core::intrinsics::atomic_xadd::<u64, u64, { AtomicOrdering::Relaxed }>(word, 1) }
 }
 
-/// What was attempted, as the hook saw it.
+/// What was attempted, as the hook saw it; in a C layout, because the verifier is shown it.
+#[repr(C)]
 pub(crate) struct Seen {
-    pub(crate) hook: Hook,
     pub(crate) given: Address,
     pub(crate) address: Address,
+    /// Class of the caller's executable.
+    pub(crate) executable: u32,
     pub(crate) port: u16,
-    /// `Protocol`, or `Family` for `open_socket`.
+    pub(crate) socket_family: u16,
+    pub(crate) socket_type: u16,
+    pub(crate) socket_protocol: u16,
+    /// `Hook`, `Protocol`, `Family` as numbers: the verifier knows no enumerations.
+    pub(crate) hook: u8,
     pub(crate) protocol: u8,
-    pub(crate) open_socket: bool,
-    pub(crate) socket_family: u32,
-    pub(crate) socket_type: u32,
-    pub(crate) socket_protocol: u32,
-    /// The hook's context, for the cookies.
-    pub(crate) context: *mut core::ffi::c_void,
+    pub(crate) family: u8,
+    /// 1 for `open-socket`.
+    pub(crate) open_socket: u8,
 }
 
 /// The outcome to be recorded.
+#[repr(C)]
 pub(crate) struct Outcome {
     pub(crate) decision: Decision,
     pub(crate) at: u64,
-    pub(crate) views: u32,
     pub(crate) account: u16,
+    pub(crate) views: u16,
     pub(crate) errno: u16,
 }
 
-/// Hands one decision to the ring; false if there was no room, which is counted.
+/// Hands one decision to the ring; false if there was no room, which is counted. `context` is the hook's own, for cookies.
 #[inline(never)]
-pub(crate) fn decision(tables: &KernelTables, caller: &Caller, seen: &Seen, outcome: &Outcome) -> bool {
+pub(crate) fn decision(active: Active, caller: &Caller, seen: &Seen, outcome: &Outcome, context: *mut c_void) -> bool {
     let sequence = count(Counter::Seen);
     let Some(mut entry) = DECISIONS.reserve(0) else {
         count(Counter::LostRingFull);
@@ -77,7 +77,11 @@ pub(crate) fn decision(tables: &KernelTables, caller: &Caller, seen: &Seen, outc
     let named = outcome.account;
     let but_named = |account: u16| if account == named { NOBODY } else { account };
     // The account that is named can be any of the four; the other three follow.
-    let also = if a == named { [b, c, d] } else { [a, if b == named { c } else { b }, if d == named { but_named(c) } else { d }] };
+    let also = if a == named {
+        [b, c, d]
+    } else {
+        [a, if b == named { c } else { b }, if d == named { but_named(c) } else { d }]
+    };
     // SAFETY: the entry is a whole `DecisionEvent` in ring memory; the helpers have no preconditions.
     unsafe {
         let ids = bpf_get_current_pid_tgid();
@@ -86,44 +90,56 @@ pub(crate) fn decision(tables: &KernelTables, caller: &Caller, seen: &Seen, outc
         (*event).at = outcome.at;
         (*event).sequence = sequence;
         (*event).executable_inode = caller.executable.inode;
-        (*event).start_time = match task::start_time(caller.task) { Some(start) => start, None => 0 };
-        (*event).cgroup = caller.cgroup;
-        (*event).socket_cookie = if seen.open_socket { 0 } else { bpf_get_socket_cookie(seen.context) };
-        (*event).netns_cookie = bpf_get_netns_cookie(seen.context);
+        (*event).start_time = match task::start_time(caller.task) {
+            Some(start) => start,
+            None => 0,
+        };
+        (*event).cgroup = bpf_get_current_cgroup_id();
+        (*event).socket_cookie = if seen.open_socket == 1 { 0 } else { bpf_get_socket_cookie(context) };
+        (*event).netns_cookie = bpf_get_netns_cookie(context);
         (*event).address = seen.address;
         (*event).given = seen.given;
         (*event).cpu = bpf_get_smp_processor_id();
-        (*event).generation = Active::generation(tables.active());
+        (*event).generation = active.generation();
         (*event).stance = outcome.decision.stance;
         (*event).epoch = outcome.decision.epoch;
         (*event).explanation = outcome.decision.explanation;
         (*event).pid = (ids >> 32) as u32;
         (*event).tid = ids as u32;
-        (*event).parent = match task::parent(caller.task) { Some(parent) => parent, None => 0 };
+        (*event).parent = match task::parent(caller.task) {
+            Some(parent) => parent,
+            None => 0,
+        };
         (*event).uid = caller.uid;
         (*event).euid = caller.euid;
-        (*event).loginuid = match task::read::<u32>(caller.task, config!(offsets.loginuid)) { Some(id) => id, None => u32::MAX };
+        (*event).loginuid = match task::read::<u32>(caller.task, config!(offsets.loginuid)) {
+            Some(id) => id,
+            None => u32::MAX,
+        };
         (*event).executable_device = caller.executable.device;
         (*event).executable_class = caller.executable_class;
-        (*event).views = outcome.views;
+        (*event).views = u32::from(outcome.views);
         (*event).count = 1;
-        (*event).socket_protocol = seen.socket_protocol;
+        (*event).socket_protocol = u32::from(seen.socket_protocol);
         (*event).account = outcome.account;
         (*event).also = also;
         (*event).port = seen.port;
-        (*event).hook = seen.hook as u8;
-        (*event).protocol = seen.protocol;
-        (*event).open_socket = seen.open_socket as u8;
+        (*event).hook = seen.hook;
+        (*event).protocol = if seen.open_socket == 1 { seen.family } else { seen.protocol };
+        (*event).open_socket = seen.open_socket;
         (*event).verdict = outcome.decision.verdict as u8;
         (*event).reason = outcome.decision.reason as u8;
         (*event).enforced = outcome.decision.enforced as u8;
         (*event).would = outcome.decision.would as u8;
         (*event).new_destination = outcome.decision.new_destination as u8;
         (*event).errno = outcome.errno;
-        (*event).socket_family = seen.socket_family as u16;
-        (*event).socket_type = seen.socket_type as u16;
+        (*event).socket_family = seen.socket_family;
+        (*event).socket_type = seen.socket_type;
         (*event).reserved = [0; 4];
-        (*event).comm = match bpf_get_current_comm() { Ok(comm) => comm, Err(_) => [0; 16] };
+        (*event).comm = match bpf_get_current_comm() {
+            Ok(comm) => comm,
+            Err(_) => [0; 16],
+        };
     }
     entry.submit(0);
     count(Counter::Recorded);

@@ -1,10 +1,8 @@
 //! Who is calling: every view of the task leads to the accounts it belongs to, and each of them is judged.
 
-use aya_ebpf::{
-    helpers::{
-        bpf_get_current_cgroup_id,
-        generated::{bpf_get_current_ancestor_cgroup_id, bpf_get_current_pid_tgid},
-    },
+use aya_ebpf::helpers::{
+    bpf_get_current_cgroup_id,
+    generated::{bpf_get_current_ancestor_cgroup_id, bpf_get_current_pid_tgid},
 };
 use writ_abi::{Active, Clause, ClauseList, Counter, MAX_CLAUSES, Tables, View};
 
@@ -23,19 +21,19 @@ pub(crate) const NOBODY: u16 = u16::MAX;
 const CGROUP_DEPTH: i32 = 16;
 
 /// The accounts that some view of the caller matched, and what was read on the way.
+#[repr(C)]
 pub(crate) struct Caller {
     pub(crate) task: u64,
     pub(crate) uid: u32,
     pub(crate) euid: u32,
-    pub(crate) cgroup: u64,
     pub(crate) executable: ExecutableKey,
     pub(crate) executable_class: u32,
     pub(crate) accounts: [u16; 4],
-    pub(crate) views: [u32; 4],
+    pub(crate) views: [u16; 4],
     /// More accounts matched than can be judged.
-    pub(crate) overflow: bool,
+    pub(crate) overflow: u8,
     /// A view could not be read.
-    pub(crate) unknown: bool,
+    pub(crate) unknown: u8,
     selectors: [u32; 4],
 }
 
@@ -45,24 +43,24 @@ impl Caller {
         task: 0,
         uid: 0,
         euid: 0,
-        cgroup: 0,
         executable: ExecutableKey { inode: 0, device: 0, reserved: 0 },
         executable_class: 0,
         accounts: [NOBODY; 4],
         views: [0; 4],
-        overflow: false,
-        unknown: false,
+        overflow: 0,
+        unknown: 0,
         selectors: [0; 4],
     };
 
     /// Whether no view leads to an account.
     #[inline(always)]
     pub(crate) fn unmanaged(&self) -> bool {
-        self.accounts[0] == NOBODY && !self.unknown && !self.overflow
+        self.accounts[0] == NOBODY && self.unknown == 0 && self.overflow == 0
     }
 
     #[inline(always)]
     fn add(&mut self, account: u16, view: u32) {
+        let view = view as u16;
         let [a, b, c, d] = self.accounts;
         if a == account || a == NOBODY {
             self.accounts[0] = account;
@@ -77,7 +75,7 @@ impl Caller {
             self.accounts[3] = account;
             self.views[3] |= view;
         } else {
-            self.overflow = true;
+            self.overflow = 1;
         }
     }
 
@@ -93,76 +91,37 @@ impl Caller {
         } else if d == 0 || d == selector {
             self.selectors[3] = selector;
         } else {
-            self.overflow = true;
+            self.overflow = 1;
         }
     }
 
     #[inline(always)]
     fn follow(&mut self, side: u32, list: u32, view: u32) {
-        if list == 0 {
-            return;
-        }
-        if let Some(account) = ClauseList(list).account() {
-            self.add(account, view);
-            return;
-        }
-        let Some(length) = word(&CLAUSES, side, list) else {
-            self.unknown = true;
-            return;
-        };
-        let mut index = 0;
-        while index < MAX_CLAUSES {
-            if u64::from(index) >= length {
-                return;
-            }
-            let Some(clause) = word(&CLAUSES, side, list + 1 + index) else {
-                self.unknown = true;
-                return;
-            };
-            let clause = Clause(clause);
-            let [a, b, c, d] = self.selectors;
-            let user = clause.user();
-            let user_matches = user == 0 || user == a || user == b || user == c || user == d;
-            let executable = clause.executable();
-            if user_matches && (executable == 0 || executable == self.executable_class) {
-                self.add(clause.account(), view);
-            }
-            index += 1;
-        }
-        if length > u64::from(MAX_CLAUSES) {
-            self.overflow = true;
+        if list != 0 {
+            follow_list(self, side, list, view);
         }
     }
 
     #[inline(always)]
     fn user(&mut self, side: u32, uid: u32, view: u32) {
         let Some(filter) = word(&USER_FILTER, side, (uid & 0xffff) >> 6) else {
-            self.unknown = true;
+            self.unknown = 1;
             return;
         };
         if filter >> (uid & 63) & 1 == 0 {
             return;
         }
-        let Some(users) = USERS.get(side) else {
-            self.unknown = true;
-            return;
-        };
-        // SAFETY: entries of a generation's map are never changed or removed while it is in force.
-        if let Some(entry) = unsafe { users.get(uid) } {
-            let entry = *entry;
-            self.selected((entry >> 32) as u32);
-            self.follow(side, entry as u32, view);
-        }
+        follow_user(self, side, uid, view);
     }
 
     #[inline(always)]
     fn users(&mut self, side: u32) {
         let Some(cred) = task::follow(self.task, config!(offsets.cred)) else {
-            self.unknown = true;
+            self.unknown = 1;
             return;
         };
         let Some(mine) = task::credentials(cred) else {
-            self.unknown = true;
+            self.unknown = 1;
             return;
         };
         self.uid = mine.uid;
@@ -173,21 +132,21 @@ impl Caller {
         }
         self.namespace(side, mine.user_ns);
         let Some(real) = task::follow(self.task, config!(offsets.real_cred)) else {
-            self.unknown = true;
+            self.unknown = 1;
             return;
         };
         if real != cred {
             self.other(side, real, View::REAL_CRED);
         }
         let Some(leader) = task::follow(self.task, config!(offsets.group_leader)) else {
-            self.unknown = true;
+            self.unknown = 1;
             return;
         };
         if leader != self.task {
             match task::follow(leader, config!(offsets.real_cred)) {
                 Some(theirs) if theirs == cred || theirs == real => {}
                 Some(theirs) => self.other(side, theirs, View::LEADER),
-                None => self.unknown = true,
+                None => self.unknown = 1,
             }
         }
     }
@@ -195,7 +154,7 @@ impl Caller {
     #[inline(always)]
     fn other(&mut self, side: u32, cred: u64, view: u32) {
         let Some(theirs) = task::credentials(cred) else {
-            self.unknown = true;
+            self.unknown = 1;
             return;
         };
         if theirs.uid != self.uid {
@@ -217,18 +176,20 @@ impl Caller {
             true
         });
         if !reached {
-            self.unknown = true;
+            self.unknown = 1;
         }
     }
 
     #[inline(always)]
     fn cgroup(&mut self, side: u32) {
+        // SAFETY: the helper has no preconditions.
+        let cgroup = unsafe { bpf_get_current_cgroup_id() };
         let Some(cgroups) = CGROUPS.get(side) else {
-            self.unknown = true;
+            self.unknown = 1;
             return;
         };
         // SAFETY: values are only ever written whole, and a cgroup's class never changes within a generation.
-        if let Some(list) = unsafe { cgroups.get(self.cgroup) } {
+        if let Some(list) = unsafe { cgroups.get(cgroup) } {
             let list = *list;
             self.follow(side, list, View::CGROUP);
             return;
@@ -248,7 +209,7 @@ impl Caller {
             }
             level += 1;
         }
-        if cgroups.insert(self.cgroup, nearest, 0).is_err() {
+        if cgroups.insert(cgroup, nearest, 0).is_err() {
             count(Counter::CgroupMapFull);
         }
         self.follow(side, nearest, View::CGROUP);
@@ -265,6 +226,67 @@ impl Caller {
     }
 }
 
+/// Adds the accounts that a clause list leads to.
+///
+/// A global function of the object (hence the C ABI and the fixed name): the verifier checks it once, for any contents of
+/// `caller`, where it would otherwise follow every history of accounts found so far and give up.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn follow_list(caller: *mut Caller, side: u32, list: u32, view: u32) -> u32 {
+    // SAFETY: the verifier holds every caller to passing null or a whole `Caller`.
+    let Some(caller) = (unsafe { caller.as_mut() }) else { return 0 };
+    if let Some(account) = ClauseList(list).account() {
+        caller.add(account, view);
+        return 0;
+    }
+    let Some(length) = word(&CLAUSES, side, list) else {
+        caller.unknown = 1;
+        return 0;
+    };
+    let mut index = 0;
+    while index < MAX_CLAUSES {
+        if u64::from(index) >= length {
+            return 0;
+        }
+        let Some(clause) = word(&CLAUSES, side, list + 1 + index) else {
+            caller.unknown = 1;
+            return 0;
+        };
+        let clause = Clause(clause);
+        let [a, b, c, d] = caller.selectors;
+        let user = clause.user();
+        let user_matches = user == 0 || user == a || user == b || user == c || user == d;
+        let executable = clause.executable();
+        if user_matches && (executable == 0 || executable == caller.executable_class) {
+            caller.add(clause.account(), view);
+        }
+        index += 1;
+    }
+    if length > u64::from(MAX_CLAUSES) {
+        caller.overflow = 1;
+    }
+    0
+}
+
+/// Adds the accounts that a uid leads to. Global for the same reason as [`follow_list`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn follow_user(caller: *mut Caller, side: u32, uid: u32, view: u32) -> u32 {
+    // SAFETY: the verifier holds every caller to passing null or a whole `Caller`.
+    let Some(caller) = (unsafe { caller.as_mut() }) else { return 0 };
+    let Some(users) = USERS.get(side) else {
+        caller.unknown = 1;
+        return 0;
+    };
+    // SAFETY: entries of a generation's map are never changed or removed while it is in force.
+    if let Some(entry) = unsafe { users.get(uid) } {
+        let entry = *entry;
+        caller.selected((entry >> 32) as u32);
+        caller.follow(side, entry as u32, view);
+    }
+    0
+}
+
 /// Finds out who is calling. `Caller::unmanaged` callers leave here. A function of its own in the object too, so that its
 /// stack is given back.
 #[inline(never)]
@@ -272,9 +294,7 @@ pub(crate) fn find(tables: &KernelTables, caller: &mut Caller) {
     let side = tables.side();
     let active = tables.active();
     caller.task = task::current();
-    // SAFETY: the helper has no preconditions.
-    caller.cgroup = unsafe { bpf_get_current_cgroup_id() };
-    caller.unknown = !task::resolved();
+    caller.unknown = u8::from(!task::resolved());
     caller.users(side);
     let by_executable = active.has(Active::MATCHES_EXECUTABLES | Active::CLASSES_EXECUTABLES);
     let mut entry = 0;
@@ -286,7 +306,8 @@ pub(crate) fn find(tables: &KernelTables, caller: &mut Caller) {
                 caller.executable_class = (entry >> 32) as u32;
             }
             // A kernel thread has none, and none can be pretended to.
-            None => caller.unknown |= task::follow(caller.task, config!(offsets.mm)).is_some(),
+            None if task::follow(caller.task, config!(offsets.mm)).is_some() => caller.unknown = 1,
+            None => {}
         }
     }
     if active.has(Active::MATCHES_CGROUPS) {

@@ -25,7 +25,8 @@ pub(crate) struct ExecutableKey {
 #[repr(C)]
 pub(crate) struct SeenKey {
     pub(crate) account: u32,
-    pub(crate) address: [u8; 16],
+    /// `Address::quads`
+    pub(crate) address: [u32; 4],
 }
 
 type Words = Array<u64, 1, INNER>;
@@ -57,10 +58,10 @@ pub(crate) static EXECUTABLES: ArrayOfMaps<HashMap<ExecutableKey, u64, 1, SPARSE
 pub(crate) static CLAUSES: ArrayOfMaps<Words, 2> = ArrayOfMaps::new();
 /// IPv4 prefix → address class.
 #[btf_map]
-pub(crate) static ADDRESSES_V4: ArrayOfMaps<LpmTrie<[u8; 4], u32, 1>, 2> = ArrayOfMaps::new();
+pub(crate) static ADDRESSES_V4: ArrayOfMaps<LpmTrie<u32, u32, 1>, 2> = ArrayOfMaps::new();
 /// IPv6 prefix → address class.
 #[btf_map]
-pub(crate) static ADDRESSES_V6: ArrayOfMaps<LpmTrie<[u8; 16], u32, 1>, 2> = ArrayOfMaps::new();
+pub(crate) static ADDRESSES_V6: ArrayOfMaps<LpmTrie<[u32; 4], u32, 1>, 2> = ArrayOfMaps::new();
 /// Port classes, four to a word.
 #[btf_map]
 pub(crate) static PORTS: ArrayOfMaps<Words, 2> = ArrayOfMaps::new();

@@ -1,11 +1,9 @@
 //! The tables of one generation as they lie in kernel maps.
 
 use aya_ebpf::btf_maps::{Array, ArrayOfMaps, lpm_trie::Key};
-use writ_abi::{AccountFlags, Active, Address, Cell, STANCE_WORDS, Slot, Stance, Tables};
+use writ_abi::{AccountFlags, Active, Address, Cell, STANCE_WORDS, Slot, StanceWord, Tables};
 
-use crate::map::{
-    ACTIVE, ADDRESSES_V4, ADDRESSES_V6, CELLS, FLAGS, PORTS, PROJECTIONS, SEEN, SLOTS, STANCES, SeenKey,
-};
+use crate::map::{ACTIVE, ADDRESSES_V4, ADDRESSES_V6, CELLS, FLAGS, PORTS, PROJECTIONS, SEEN, SLOTS, STANCES, SeenKey};
 
 /// One generation, chosen once per program run.
 #[derive(Clone, Copy)]
@@ -19,6 +17,12 @@ impl KernelTables {
     pub(crate) fn current() -> Option<Self> {
         let active = Active(*ACTIVE.get(0)?);
         if active.generation() == 0 { None } else { Some(Self { active }) }
+    }
+
+    /// A generation that was read before.
+    #[inline(always)]
+    pub(crate) fn of(active: Active) -> Self {
+        Self { active }
     }
 
     /// Which inner maps belong to it.
@@ -60,18 +64,17 @@ impl Tables for KernelTables {
     }
 
     #[inline(always)]
-    fn stance(&self, index: u32) -> Option<Stance> {
-        let side = self.side();
-        let first = index.wrapping_mul(STANCE_WORDS);
-        let at = |offset: u32| word(&STANCES, side, first.wrapping_add(offset));
-        Stance::from_words([at(0)?, at(1)?, at(2)?, at(3)?, at(4)?, at(5)?, at(6)?, at(7)?])
+    fn stance(&self, index: u32, of: StanceWord) -> Option<u64> {
+        word(&STANCES, self.side(), index.wrapping_mul(STANCE_WORDS).wrapping_add(of as u32))
     }
 
     #[inline(always)]
     fn address_class(&self, address: &Address) -> Option<u32> {
-        match address.v4() {
-            Some(octets) => ADDRESSES_V4.get(self.side())?.get(&Key::new(32, octets)).copied(),
-            None => ADDRESSES_V6.get(self.side())?.get(&Key::new(128, address.0)).copied(),
+        let [a, b, c, d] = address.quads();
+        if address.is_v4() {
+            ADDRESSES_V4.get(self.side())?.get(&Key::new(32, d)).copied()
+        } else {
+            ADDRESSES_V6.get(self.side())?.get(&Key::new(128, [a, b, c, d])).copied()
         }
     }
 
@@ -92,6 +95,6 @@ impl Tables for KernelTables {
 
     #[inline(always)]
     fn seen(&self, account: u32, address: &Address) -> bool {
-        SEEN.get_ptr(SeenKey { account, address: address.0 }).is_some()
+        SEEN.get_ptr(SeenKey { account, address: address.quads() }).is_some()
     }
 }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use ipnet::{Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize};
-use writ_abi::{AccountFlags, Active, Address, Cell, Clause, ClauseList, Slot, Stance, Tables};
+use writ_abi::{AccountFlags, Active, Address, Cell, Clause, ClauseList, Slot, Stance, StanceWord, Tables};
 
 /// Why a cell says what it says; cells name it by index. Index 0 is "nothing permits".
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize, Deserialize)]
@@ -83,8 +83,8 @@ impl Tables for Generation {
         self.slots.get(account as usize).copied().map(Slot)
     }
 
-    fn stance(&self, index: u32) -> Option<Stance> {
-        self.stances.get(index as usize).copied()
+    fn stance(&self, index: u32, word: StanceWord) -> Option<u64> {
+        self.stances.get(index as usize)?.to_words().get(word as usize).copied()
     }
 
     fn address_class(&self, address: &Address) -> Option<u32> {
@@ -94,7 +94,7 @@ impl Tables for Generation {
                 (0..=32u8).rev().find_map(|len| self.v4.get(&Ipv4Net::new(host, len).ok()?.trunc()).copied())
             }
             None => {
-                let host = std::net::Ipv6Addr::from(address.0);
+                let host = std::net::Ipv6Addr::from(address.octets());
                 (0..=128u8).rev().find_map(|len| self.v6.get(&Ipv6Net::new(host, len).ok()?.trunc()).copied())
             }
         }
@@ -113,7 +113,7 @@ impl Tables for Generation {
     }
 
     fn seen(&self, account: u32, address: &Address) -> bool {
-        self.seen.contains(&(account, address.0))
+        self.seen.contains(&(account, address.octets()))
     }
 }
 

@@ -50,13 +50,14 @@ impl<'a> Btf<'a> {
                 let name = btf.string(word(at)?)?;
                 btf.structs.entry(name).or_insert(at);
             }
-            at += 12 + match kind {
-                1 | 14 | 17 => 4,              // int, var, declaration tag
-                3 => 12,                       // array
-                STRUCT | UNION | 15 | 19 => 12 * members, // and data section, 64-bit enum
-                6 | 13 => 8 * members,         // enum, function prototype
-                _ => 0,
-            };
+            at += 12
+                + match kind {
+                    1 | 14 | 17 => 4,                         // int, var, declaration tag
+                    3 => 12,                                  // array
+                    STRUCT | UNION | 15 | 19 => 12 * members, // and data section, 64-bit enum
+                    6 | 13 => 8 * members,                    // enum, function prototype
+                    _ => 0,
+                };
         }
         Ok(btf)
     }
@@ -139,6 +140,7 @@ impl<'a> Btf<'a> {
             kn_id: self.offset("kernfs_node", "id")?,
             cgroup_root: self.offset("cgroup", "root")?,
             hierarchy_id: self.offset("cgroup_root", "hierarchy_id")?,
+            reserved: 0,
         })
     }
 }

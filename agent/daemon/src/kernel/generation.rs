@@ -44,7 +44,6 @@ fn failed_io(table: &'static str) -> impl Fn(std::io::Error) -> InstallError {
 type Words = ArrayOfMaps<MapData, Array<MapData, u64>>;
 
 /// Every outer map.
-#[derive(Debug)]
 pub(super) struct Outer {
     user_filter: Words,
     users: ArrayOfMaps<MapData, HashMap<MapData, u32, u64>>,
@@ -90,15 +89,14 @@ impl Outer {
 
 /// An inner array with these values, and `spare` more elements.
 fn words(table: &'static str, values: &[u64], spare: usize) -> Result<Array<MapData, u64>, InstallError> {
-    let length = u32::try_from((values.len() + spare).max(1)).map_err(|error| InstallError { table, error: error.to_string() })?;
-    let array = Array::create(length, INNER).map_err(failed(table))?;
-    write_array(array_fd(&array).as_fd(), values).map_err(failed_io(table))?;
-    Ok(array)
-}
-
-fn array_fd<V: aya::Pod>(array: &Array<MapData, V>) -> std::os::fd::BorrowedFd<'_> {
-    use aya::maps::InnerMap;
-    array.fd().as_fd()
+    let length = u32::try_from((values.len() + spare).max(1))
+        .map_err(|error| InstallError { table, error: error.to_string() })?;
+    // Made by hand, because aya's arrays do not lend their descriptor.
+    let kind = aya_obj::generated::bpf_map_type::BPF_MAP_TYPE_ARRAY as u32;
+    let definition = aya_obj::Map::new_from_params(kind, 4, 8, length, INNER);
+    let data = MapData::create(definition, "words", None).map_err(failed(table))?;
+    write_array(data.fd().as_fd(), values).map_err(failed_io(table))?;
+    Array::try_from(Map::Array(data)).map_err(failed(table))
 }
 
 /// Four 16-bit numbers to a word.
@@ -142,7 +140,7 @@ impl Kernel {
         let side = active.side();
         self.write_identities(side, identities)?;
         self.write_classes(side, generation)?;
-        let stances: Vec<u64> = generation.stances.iter().flat_map(Stance::to_words).collect();
+        let stances: Vec<u64> = generation.stances.iter().flat_map(|stance| stance.to_words()).collect();
         let outer = &mut self.outer;
         outer.cells.set(side, &words("CELLS", &generation.cells, SPARE_CELLS)?, 0).map_err(failed("CELLS"))?;
         outer.stances.set(side, &words("STANCES", &stances, SPARE_STANCES * 8)?, 0).map_err(failed("STANCES"))?;
@@ -172,7 +170,8 @@ impl Kernel {
             }
             Ok(map)
         };
-        let mut executables = HashMap::create(capacity(identities.executables.len()), SPARSE).map_err(failed("EXECUTABLES"))?;
+        let mut executables =
+            HashMap::create(capacity(identities.executables.len()), SPARSE).map_err(failed("EXECUTABLES"))?;
         for ((device, inode), (class, list)) in &identities.executables {
             let key = ExecutableKey { inode: *inode, device: *device, reserved: 0 };
             executables
@@ -183,7 +182,10 @@ impl Kernel {
         outer.users.set(side, &users, 0).map_err(failed("USERS"))?;
         outer.user_filter.set(side, &words("USER_FILTER", &filter, 0)?, 0).map_err(failed("USER_FILTER"))?;
         outer.executables.set(side, &executables, 0).map_err(failed("EXECUTABLES"))?;
-        outer.cgroup_paths.set(side, &hashed("CGROUP_PATHS", &identities.cgroups)?, 0).map_err(failed("CGROUP_PATHS"))?;
+        outer
+            .cgroup_paths
+            .set(side, &hashed("CGROUP_PATHS", &identities.cgroups)?, 0)
+            .map_err(failed("CGROUP_PATHS"))?;
         outer.units.set(side, &hashed("UNITS", &identities.units)?, 0).map_err(failed("UNITS"))?;
         let cgroups = HashMap::create(CGROUPS, SPARSE).map_err(failed("CGROUPS"))?;
         outer.cgroups.set(side, &cgroups, 0).map_err(failed("CGROUPS"))
@@ -243,7 +245,13 @@ impl Kernel {
     ///
     /// # Errors
     /// There is no room left or a table cannot be written.
-    pub fn add_stance(&mut self, index: u32, stance: &Stance, first_cell: u32, cells: &[u64]) -> Result<(), InstallError> {
+    pub fn add_stance(
+        &mut self,
+        index: u32,
+        stance: &Stance,
+        first_cell: u32,
+        cells: &[u64],
+    ) -> Result<(), InstallError> {
         let side = self.active().map_err(failed("ACTIVE"))?.side();
         let mut table = self.outer.cells.get(&side, 0).map_err(failed("CELLS"))?;
         for (at, cell) in (first_cell..).zip(cells) {

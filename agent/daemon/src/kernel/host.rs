@@ -92,7 +92,10 @@ pub fn cgroup_paths(mount: &CgroupMount) -> Vec<(u64, String)> {
         found.push((id, mount.relative(&path)));
         let Ok(children) = fs::read_dir(&path) else { continue };
         pending.extend(
-            children.flatten().filter(|child| child.file_type().is_ok_and(|kind| kind.is_dir())).map(|child| child.path()),
+            children
+                .flatten()
+                .filter(|child| child.file_type().is_ok_and(|kind| kind.is_dir()))
+                .map(|child| child.path()),
         );
     }
     found

@@ -13,6 +13,6 @@ mod ring;
 mod syscall;
 
 pub use generation::InstallError;
-pub use host::{CgroupMount, boot_ns, cgroup_paths, cgroup_id};
+pub use host::{CgroupMount, boot_ns, cgroup_id, cgroup_paths};
 pub use object::{Kernel, Options};
 pub use pins::{OpenError, uninstall};

@@ -72,7 +72,6 @@ pub struct Options {
 }
 
 /// The kernel side: programs attached and pinned, maps open.
-#[derive(Debug)]
 pub struct Kernel {
     /// Whether an earlier daemon's enforcement was adopted.
     pub adopted: bool,
@@ -106,7 +105,10 @@ impl Kernel {
         if present != 0 && present != PINNED.len() {
             return Err(OpenError::Foreign {
                 path: pins.maps().display().to_string(),
-                why: format!("{present} of {} maps: an earlier start was cut short; run `writ uninstall`", PINNED.len()),
+                why: format!(
+                    "{present} of {} maps: an earlier start was cut short; run `writ uninstall`",
+                    PINNED.len()
+                ),
             });
         }
         let adopted = present != 0;
@@ -129,7 +131,9 @@ impl Kernel {
             return Err(error);
         }
         let mut take = |name: &'static str| {
-            programs.take_map(name).ok_or_else(|| OpenError::Load { what: "opening maps".into(), error: format!("no map `{name}`") })
+            programs
+                .take_map(name)
+                .ok_or_else(|| OpenError::Load { what: "opening maps".into(), error: format!("no map `{name}`") })
         };
         let map = |error: aya::maps::MapError| OpenError::Load { what: "opening maps".into(), error: chain(&error) };
         Ok(Self {
@@ -228,7 +232,8 @@ fn attach(programs: &mut Ebpf, pins: &Pins, options: &Options, made: &mut Vec<Pa
         let what = format!("loading program `{name}`");
         move |error: aya::programs::ProgramError| OpenError::Load { what, error: chain(&error) }
     };
-    let missing = |name: &str| OpenError::Load { what: "loading programs".into(), error: format!("no program `{name}`") };
+    let missing =
+        |name: &str| OpenError::Load { what: "loading programs".into(), error: format!("no program `{name}`") };
     // Tracepoints first: a cgroup or process must not be missed between classification and enforcement.
     for (name, tracepoint) in TRACEPOINTS {
         let program: &mut RawTracePoint =
@@ -249,7 +254,8 @@ fn attach(programs: &mut Ebpf, pins: &Pins, options: &Options, made: &mut Vec<Pa
         } else {
             let id = program.attach(&cgroup, CgroupAttachMode::Single).map_err(failed(name))?;
             let link = program.take_link(id).map_err(failed(name))?;
-            let link = FdLink::try_from(link).map_err(|error| OpenError::Load { what: name.into(), error: error.to_string() })?;
+            let link = FdLink::try_from(link)
+                .map_err(|error| OpenError::Load { what: name.into(), error: error.to_string() })?;
             pin(link, path, made)?;
         }
     }
@@ -264,7 +270,8 @@ fn attach(programs: &mut Ebpf, pins: &Pins, options: &Options, made: &mut Vec<Pa
     }
     let id = program.attach(&cgroup, CgroupAttachMode::Single).map_err(failed(name))?;
     let link = program.take_link(id).map_err(failed(name))?;
-    let link = FdLink::try_from(link).map_err(|error| OpenError::Load { what: name.into(), error: error.to_string() })?;
+    let link =
+        FdLink::try_from(link).map_err(|error| OpenError::Load { what: name.into(), error: error.to_string() })?;
     pin(link, path, made)
 }
 
@@ -281,7 +288,8 @@ fn hand_over(path: &Path, program: OwnedFd, cgroup: u64) -> Result<(), OpenError
 }
 
 fn pin(link: FdLink, path: PathBuf, made: &mut Vec<PathBuf>) -> Result<(), OpenError> {
-    link.pin(&path).map_err(|error| OpenError::Load { what: format!("pinning `{}`", path.display()), error: chain(&error) })?;
+    link.pin(&path)
+        .map_err(|error| OpenError::Load { what: format!("pinning `{}`", path.display()), error: chain(&error) })?;
     made.push(path);
     Ok(())
 }

@@ -45,7 +45,9 @@ pub enum OpenError {
         why: String,
     },
     /// The pinned hooks are attached elsewhere.
-    #[error("the pinned hooks judge cgroup {found}, the configuration names cgroup {wanted}; run `writ uninstall` first")]
+    #[error(
+        "the pinned hooks judge cgroup {found}, the configuration names cgroup {wanted}; run `writ uninstall` first"
+    )]
     OtherCgroup {
         /// Id of the cgroup the links are attached to.
         found: u64,
@@ -91,7 +93,11 @@ pub(super) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
     }
     let lines: Vec<&str> = text.lines().collect();
     match lines.len().checked_sub(24) {
-        Some(skip) if skip > 0 => format!("{}\n… {skip} lines left out …\n{}", lines.first().unwrap_or(&""), lines.get(skip..).unwrap_or(&[]).join("\n")),
+        Some(skip) if skip > 0 => format!(
+            "{}\n… {skip} lines left out …\n{}",
+            lines.first().unwrap_or(&""),
+            lines.get(skip..).unwrap_or(&[]).join("\n")
+        ),
         _ => text,
     }
 }
@@ -108,8 +114,17 @@ impl Pins {
         let default = Path::new("/sys/fs/bpf");
         let on_bpffs = |path: &Path| statfs(path).is_ok_and(|fs| fs.filesystem_type() == BPF_FS_MAGIC);
         if root.starts_with(default) && !on_bpffs(default) {
-            mount(Some("bpf"), default, Some("bpf"), MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC, Some("mode=700"))
-                .map_err(|error| OpenError::Io { what: "mounting a bpf file system at /sys/fs/bpf".into(), error: error.into() })?;
+            mount(
+                Some("bpf"),
+                default,
+                Some("bpf"),
+                MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC,
+                Some("mode=700"),
+            )
+            .map_err(|error| OpenError::Io {
+                what: "mounting a bpf file system at /sys/fs/bpf".into(),
+                error: error.into(),
+            })?;
         }
         let pins = Self { root: root.to_owned() };
         for directory in [root.to_owned(), pins.current(), pins.maps(), pins.links()] {
@@ -121,7 +136,10 @@ impl Pins {
             }
         }
         if !on_bpffs(root) {
-            return Err(OpenError::Foreign { path: root.display().to_string(), why: "not on a bpf file system".into() });
+            return Err(OpenError::Foreign {
+                path: root.display().to_string(),
+                why: "not on a bpf file system".into(),
+            });
         }
         if let Some(found) = pins.versions()?.into_iter().find(|version| *version > ABI_VERSION) {
             return Err(OpenError::NewerAbi { path: root.display().to_string(), found });
@@ -145,10 +163,7 @@ impl Pins {
 
     fn versions(&self) -> Result<Vec<u32>, OpenError> {
         let entries = fs::read_dir(&self.root).map_err(OpenError::io(format!("reading `{}`", self.root.display())))?;
-        Ok(entries
-            .flatten()
-            .filter_map(|entry| entry.file_name().to_str()?.strip_prefix('v')?.parse().ok())
-            .collect())
+        Ok(entries.flatten().filter_map(|entry| entry.file_name().to_str()?.strip_prefix('v')?.parse().ok()).collect())
     }
 
     /// Checks that a pinned map, if there is one, is what this ABI says.
