@@ -1,0 +1,154 @@
+//! The agent's own life: what `type` lifecycle records say, by `event`.
+
+use serde::{Deserialize, Serialize};
+
+use super::{Caller, Time};
+
+/// One event of the agent's life.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(tag = "event", rename_all = "kebab-case")]
+pub enum Lifecycle {
+    /// Enforcement was put in force by this process.
+    Start {
+        /// Digest of the policy set in force.
+        policy_digest: String,
+        /// Requested mode.
+        mode: super::EffectiveMode,
+        /// What the kernel covers, by hook, e.g. `cgroup/connect4`.
+        coverage: Vec<String>,
+        /// What is weaker than configured, in words.
+        degraded: Vec<String>,
+        /// The running kernel.
+        kernel_release: String,
+    },
+    /// A running enforcement was taken over from an earlier process.
+    Adopt {
+        /// Digest of the policy set in force.
+        policy_digest: String,
+        /// Generation found.
+        generation: u32,
+        /// What is weaker than configured, in words.
+        degraded: Vec<String>,
+        /// The running kernel.
+        kernel_release: String,
+    },
+    /// The daemon ended; enforcement stays in force.
+    Stop {
+        /// Why: `signal`, `uninstall`, or in words.
+        reason: String,
+    },
+    /// Another policy set was put in force.
+    Reload {
+        /// Digest before.
+        before: String,
+        /// Digest after.
+        after: String,
+        /// Who asked; absent for SIGHUP.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        by: Option<Caller>,
+        /// Generation in force.
+        generation: u32,
+    },
+    /// A configuration was refused; the last good one stays.
+    ReloadRefused {
+        /// Digest in force.
+        policy_digest: String,
+        /// Who asked; absent for SIGHUP.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        by: Option<Caller>,
+        /// What is wrong, as `check` says it.
+        problems: Vec<String>,
+    },
+    /// Totals of this boot, every five minutes: `seen = recorded + lost`, once nothing is in flight.
+    Heartbeat {
+        /// Attempts of managed accounts judged.
+        seen: u64,
+        /// Attempts recorded, those counted into another record included.
+        recorded: u64,
+        /// Attempts lost and counted.
+        lost: u64,
+        /// Attempts still in the ring.
+        #[serde(default, skip_serializing_if = "is_zero")]
+        in_flight: u64,
+    },
+    /// A refusal that had to happen was tried.
+    SelfTest {
+        /// Whether it happened, everywhere it had to.
+        passed: bool,
+        /// Each hook with its result.
+        results: Vec<String>,
+    },
+    /// The log was repaired when it was opened.
+    LogRepair {
+        /// What was done, in words.
+        repairs: Vec<String>,
+        /// Bytes of a torn last line that were cut off.
+        cut_bytes: u64,
+        /// Whole lines that no checkpoint covered and that were kept.
+        unsigned_tail: u64,
+        /// Where the damaged log was moved to, if it could not be continued.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        set_aside: Option<String>,
+    },
+    /// Writing failed for a while; the losses have records of their own.
+    WriteFailed {
+        /// What the system said.
+        error: String,
+        /// When it began.
+        since: Time,
+        /// Records lost meanwhile.
+        lost: u64,
+    },
+    /// Old segments were removed.
+    Pruned {
+        /// Index of the first record that is still there.
+        first_index: u64,
+        /// The files removed.
+        files: Vec<String>,
+    },
+    /// Someone asked for what they may not do.
+    Refused {
+        /// The operation.
+        operation: String,
+        /// Who asked.
+        by: Caller,
+        /// The account it was about.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        account: Option<String>,
+        /// Why it was refused.
+        reason: String,
+    },
+    /// Observe mode by an approver's order; the kernel ends it.
+    BreakGlass {
+        /// The account; absent: all.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        account: Option<String>,
+        /// When it ends.
+        expires: Time,
+        /// Who ordered it.
+        by: super::Approver,
+        /// Why.
+        reason: String,
+    },
+    /// Programs, maps and pins are being removed.
+    Uninstall {
+        /// Who asked.
+        by: Caller,
+    },
+}
+
+impl Lifecycle {
+    /// The account it is about, if it is about one.
+    pub fn account(&self) -> Option<&str> {
+        match self {
+            Self::Refused { account, .. } | Self::BreakGlass { account, .. } => account.as_deref(),
+            _ => None,
+        }
+    }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
+}

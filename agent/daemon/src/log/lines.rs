@@ -1,0 +1,79 @@
+//! The lines of one segment, one after the other, with their place in the file.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
+
+use writ_core::record::MAX_LINE;
+
+use super::LogError;
+
+/// Why a segment does not go on.
+#[derive(Debug, thiserror::Error)]
+pub enum LineError {
+    /// It cannot be read.
+    #[error(transparent)]
+    Log(#[from] LogError),
+    /// The file ends within a line, or a line is longer than any record.
+    #[error("{}: torn line at byte {offset}", path.display())]
+    Torn {
+        /// Which segment.
+        path: PathBuf,
+        /// Where the torn line begins.
+        offset: u64,
+    },
+}
+
+/// A segment being read.
+pub struct SegmentLines {
+    reader: BufReader<File>,
+    path: PathBuf,
+    offset: u64,
+    line: Vec<u8>,
+}
+
+impl SegmentLines {
+    /// Opens a segment at its beginning.
+    pub fn open(path: &Path) -> Result<Self, LogError> {
+        let file = File::open(path).map_err(LogError::io("open", path))?;
+        Ok(Self {
+            reader: BufReader::with_capacity(256 * 1024, file),
+            path: path.to_owned(),
+            offset: 0,
+            line: Vec::new(),
+        })
+    }
+
+    /// Where the next line begins.
+    pub const fn offset(&self) -> u64 {
+        self.offset
+    }
+
+    /// Goes to a place where a line begins.
+    pub fn seek(&mut self, offset: u64) -> Result<(), LogError> {
+        self.reader.seek(SeekFrom::Start(offset)).map_err(LogError::io("seek in", &self.path))?;
+        self.offset = offset;
+        Ok(())
+    }
+
+    /// The next line without its newline; `None` at the end of the file. After a torn line, the place is where that line
+    /// begins: it may be complete when it is asked for again.
+    pub fn next_line(&mut self) -> Result<Option<&[u8]>, LineError> {
+        self.line.clear();
+        let limit = MAX_LINE as u64 + 2;
+        let read = (&mut self.reader)
+            .take(limit)
+            .read_until(b'\n', &mut self.line)
+            .map_err(LogError::io("read", &self.path))?;
+        if read == 0 {
+            return Ok(None);
+        }
+        if self.line.pop() != Some(b'\n') {
+            let offset = self.offset;
+            self.seek(offset)?;
+            return Err(LineError::Torn { path: self.path.clone(), offset });
+        }
+        self.offset += read as u64;
+        Ok(Some(&self.line))
+    }
+}

@@ -1,0 +1,423 @@
+//! Opening a log after whatever happened: what is whole is kept, what can be made again is, and all of it is said.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use writ_core::log::{Checkpoint, Edge, Hash, NoteSigner, TILE_WIDTH, TileKind, TilePath, encode_entry, hash_leaf};
+use writ_core::record::Head;
+
+use super::file::{make_dir, open_for_writing, read_if_there, replace, sync_dir_of};
+use super::key::load_or_make;
+use super::tiles::{self, TileWriter, ensure_tile, partials_at, read_entries, read_hashes};
+use super::{Layout, LineError, LogError, SegmentLines};
+
+/// What opening a log found and did. Where [`Recovery::is_clean`] says no, the daemon writes a `log-repair` record.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Recovery {
+    /// Lines in the log now.
+    pub records: u64,
+    /// Whole lines after the last checkpoint; they are kept, and the next checkpoint signs them.
+    pub unsigned_tail: u64,
+    /// Bytes cut off the end of the last segment.
+    pub cut_bytes: u64,
+    /// Signed lines that were missing and were restored from entry bundles.
+    pub restored: u64,
+    /// What was repaired, in words.
+    pub repairs: Vec<String>,
+    /// Where an earlier log was moved to, if it could not be continued.
+    pub set_aside: Option<String>,
+    /// The highest kernel sequence in the last segments, by boot id and CPU.
+    pub positions: BTreeMap<(String, u32), u64>,
+}
+
+impl Recovery {
+    /// Whether the log was as a clean stop leaves it.
+    pub const fn is_clean(&self) -> bool {
+        self.unsigned_tail == 0
+            && self.cut_bytes == 0
+            && self.restored == 0
+            && self.repairs.is_empty()
+            && self.set_aside.is_none()
+    }
+}
+
+/// What the writer continues from.
+pub(super) struct State {
+    pub(super) edge: Edge,
+    pub(super) tiles: TileWriter,
+    /// First index and length of the last segment.
+    pub(super) segment: Option<(u64, u64)>,
+    pub(super) signed: Option<u64>,
+}
+
+/// Why a log cannot be continued from what was tried.
+enum Damage {
+    /// The system refused; nothing is said about the log.
+    System(LogError),
+    /// The log is not what its checkpoint signed.
+    Log(String),
+}
+
+impl From<LogError> for Damage {
+    fn from(error: LogError) -> Self {
+        match error {
+            LogError::Invalid { .. } => Self::Log(error.to_string()),
+            other => Self::System(other),
+        }
+    }
+}
+
+pub(super) fn recover(
+    layout: &Layout,
+    key_path: &Path,
+    origin: &str,
+) -> Result<(NoteSigner, State, Recovery), LogError> {
+    let mut recovery = Recovery::default();
+    let signer = load_or_make(key_path, origin)?;
+    let vkey = signer.vkey().to_string();
+    if let Some(found) = read_if_there(&layout.vkey())? {
+        let found = String::from_utf8_lossy(&found).trim_end().to_owned();
+        if found != vkey {
+            let name = found.split('+').next().unwrap_or("unknown");
+            let prefix = if name == origin { "old-key" } else { "old" };
+            set_aside(layout, &format!("{prefix}-{}", file_name(name)), &mut recovery)?;
+            recovery.repairs.push(format!("the log in place was written by {found}: a new log was begun"));
+        }
+    }
+    let state = match continue_log(layout, &signer, &mut recovery) {
+        Ok(state) => state,
+        Err(Damage::System(error)) => return Err(error),
+        Err(Damage::Log(reason)) => {
+            set_aside(layout, "damaged", &mut recovery)?;
+            recovery.repairs.push(format!("the log in place could not be continued ({reason}): a new log was begun"));
+            (recovery.unsigned_tail, recovery.cut_bytes, recovery.restored) = (0, 0, 0);
+            State { edge: Edge::default(), tiles: TileWriter::default(), segment: None, signed: None }
+        }
+    };
+    replace(&layout.vkey(), format!("{vkey}\n").as_bytes(), true)?;
+    make_dir(&layout.records())?;
+    make_dir(&layout.archive())?;
+    recovery.records = state.edge.size();
+    Ok((signer, state, recovery))
+}
+
+fn continue_log(layout: &Layout, signer: &NoteSigner, recovery: &mut Recovery) -> Result<State, Damage> {
+    let checkpoint = read_checkpoint(layout, signer, recovery)?;
+    let segments = layout.segments()?;
+    let signed = checkpoint.as_ref().map_or(0, |head| head.size);
+    let last = match segments.last() {
+        Some((first, path)) => Some((*first, mend_last_segment(layout, *first, path, signed, recovery)?)),
+        None if signed > 0 => Some((0, mend_last_segment(layout, 0, &layout.segment(0), signed, recovery)?)),
+        None => None,
+    };
+    let Some((last_first, (last_len, total))) = last else {
+        return Ok(State { edge: Edge::default(), tiles: TileWriter::default(), segment: None, signed: None });
+    };
+    if let Some((_, path)) = segments.len().checked_sub(2).and_then(|place| segments.get(place)) {
+        note_positions(path, recovery)?;
+    }
+    recovery.unsigned_tail = total - signed.min(total);
+    let replay = Replay { layout, checkpoint: checkpoint.as_ref(), total };
+    // From the last segment's beginning where a checkpoint can confirm it; from the log's beginning otherwise.
+    let near = last_first / TILE_WIDTH * TILE_WIDTH;
+    let attempt = if checkpoint.is_some() && signed >= near { replay.run(near) } else { replay.run(0) };
+    let outcome = match attempt {
+        Err(Damage::Log(_)) if near > 0 => replay.run(0)?,
+        other => other?,
+    };
+    if outcome.tiles_made > 0 && recovery.restored == 0 && signed > 0 {
+        recovery.repairs.push(format!("{} tiles were missing or wrong and were made again", outcome.tiles_made));
+    }
+    let tiles = TileWriter::resume(outcome.bundle, outcome.partials);
+    Ok(State {
+        edge: outcome.edge,
+        tiles,
+        segment: Some((last_first, last_len)),
+        signed: checkpoint.map(|head| head.size),
+    })
+}
+
+fn read_checkpoint(
+    layout: &Layout,
+    signer: &NoteSigner,
+    recovery: &mut Recovery,
+) -> Result<Option<Checkpoint>, LogError> {
+    let Some(bytes) = read_if_there(&layout.checkpoint())? else {
+        if !layout.segments()?.is_empty() {
+            recovery.repairs.push("the checkpoint was missing: the lines were taken as they are".to_owned());
+        }
+        return Ok(None);
+    };
+    match Checkpoint::open(&String::from_utf8_lossy(&bytes), &signer.vkey()) {
+        Ok(checkpoint) => Ok(Some(checkpoint)),
+        Err(error) => {
+            recovery.repairs.push(format!("the checkpoint was unreadable ({error}): the lines were taken as they are"));
+            Ok(None)
+        }
+    }
+}
+
+/// Makes the last segment end with a whole record and hold at least what was signed; returns its length and the log's
+/// size.
+fn mend_last_segment(
+    layout: &Layout,
+    first: u64,
+    path: &Path,
+    signed: u64,
+    recovery: &mut Recovery,
+) -> Result<(u64, u64), LogError> {
+    make_dir(&layout.records())?;
+    let file = open_for_writing(path, true)?;
+    let length = file.metadata().map_err(LogError::io("look at", path))?.len();
+    let mut lines = SegmentLines::open(path)?;
+    let mut total = first;
+    let mut good = 0;
+    loop {
+        match lines.next_line() {
+            Ok(Some(line)) => {
+                // What was signed stays, whatever it is; what was not must at least be a record.
+                match Head::of(line) {
+                    Ok(head) => remember(&head, &mut recovery.positions),
+                    Err(_) if total >= signed => break,
+                    Err(_) => {}
+                }
+                total += 1;
+                good = lines.offset();
+            }
+            Ok(None) | Err(LineError::Torn { .. }) => break,
+            Err(LineError::Log(error)) => return Err(error),
+        }
+    }
+    if good < length {
+        recovery.cut_bytes = length - good;
+        recovery.repairs.push(format!("{} bytes after the last whole record were cut off", length - good));
+        file.set_len(good).map_err(LogError::io("truncate", path))?;
+    }
+    let mut restored = Vec::new();
+    while total < signed {
+        let entries = read_entries(layout, total / TILE_WIDTH)?;
+        let Some(found) = entries.get((total % TILE_WIDTH) as usize..).filter(|found| !found.is_empty()) else { break };
+        for entry in found.iter().take((signed - total) as usize) {
+            restored.extend_from_slice(entry);
+            restored.push(b'\n');
+            total += 1;
+            recovery.restored += 1;
+        }
+    }
+    if !restored.is_empty() {
+        use std::os::unix::fs::FileExt;
+        file.write_all_at(&restored, good).map_err(LogError::io("write", path))?;
+        file.sync_data().map_err(LogError::io("sync", path))?;
+        sync_dir_of(path)?;
+        good += restored.len() as u64;
+        recovery.repairs.push(format!("{} signed lines were restored from entry bundles", recovery.restored));
+    }
+    if total < signed {
+        return Err(LogError::invalid(path, format!("the log has {total} lines, its checkpoint signs {signed}")));
+    }
+    Ok((good, total))
+}
+
+/// Keeps the highest sequence of each CPU, whether recorded or counted as lost.
+fn remember(head: &Head<'_>, positions: &mut BTreeMap<(String, u32), u64>) {
+    let (cpu, sequence) = match (head.kernel, head.cpu, head.to_sequence) {
+        (Some(kernel), _, _) => (kernel.cpu, kernel.sequence),
+        (None, Some(cpu), Some(to)) => (cpu, to),
+        _ => return,
+    };
+    let highest = positions.entry((head.host.boot_id.clone().into_owned(), cpu)).or_default();
+    *highest = sequence.max(*highest);
+}
+
+/// Looks for positions in an earlier segment too: right after a rotation the last one has hardly any.
+fn note_positions(path: &Path, recovery: &mut Recovery) -> Result<(), LogError> {
+    let mut lines = SegmentLines::open(path)?;
+    while let Ok(Some(line)) = lines.next_line() {
+        if let Ok(head) = Head::of(line) {
+            remember(&head, &mut recovery.positions);
+        }
+    }
+    Ok(())
+}
+
+/// Growing the tree again from what is on disk.
+struct Replay<'a> {
+    layout: &'a Layout,
+    checkpoint: Option<&'a Checkpoint>,
+    total: u64,
+}
+
+struct Outcome {
+    edge: Edge,
+    /// Entries of the last, incomplete bundle.
+    bundle: Vec<u8>,
+    /// Partial tiles on disk.
+    partials: Vec<TilePath>,
+    tiles_made: u64,
+}
+
+impl Replay<'_> {
+    /// From leaf `start`, a multiple of 256, to the end; fails if the checkpoint does not confirm it.
+    fn run(&self, start: u64) -> Result<Outcome, Damage> {
+        let mut outcome = Outcome {
+            edge: Edge::load(start, |tile| read_hashes(self.layout, tile))?,
+            bundle: Vec::new(),
+            partials: Vec::new(),
+            tiles_made: 0,
+        };
+        self.confirm(&mut outcome)?;
+        let segments = self.layout.segments()?;
+        let kept = segments.first().map_or(self.total, |(first, _)| *first);
+        // Lines that were pruned: their hashes, and near the end their entries, are in tiles.
+        while outcome.edge.size() < kept.min(self.total) {
+            self.push_pruned(&mut outcome, kept)?;
+        }
+        let from = outcome.edge.size();
+        let begin = segments.partition_point(|(first, _)| *first <= from).saturating_sub(1);
+        for (place, (first, path)) in segments.iter().enumerate().skip(begin) {
+            let mut index = *first;
+            let mut lines = SegmentLines::open(path)?;
+            loop {
+                match lines.next_line() {
+                    Ok(Some(line)) => {
+                        if index >= from {
+                            self.push(&mut outcome, line)?;
+                        }
+                        index += 1;
+                    }
+                    Ok(None) => break,
+                    Err(LineError::Log(error)) => return Err(error.into()),
+                    Err(torn) => return Err(Damage::Log(torn.to_string())),
+                }
+            }
+            if segments.get(place + 1).is_some_and(|(next, _)| *next != index) {
+                return Err(Damage::Log(format!("{}: the next segment does not begin where it ends", path.display())));
+            }
+        }
+        let end = outcome.edge.size();
+        if end != self.total {
+            return Err(Damage::Log(format!("{end} lines were found where {} had been counted", self.total)));
+        }
+        outcome.partials = self.partials(start, end);
+        Ok(outcome)
+    }
+
+    fn push(&self, outcome: &mut Outcome, line: &[u8]) -> Result<(), Damage> {
+        if !encode_entry(&mut outcome.bundle, line) {
+            return Err(Damage::Log(format!("line {} is longer than any record", outcome.edge.size())));
+        }
+        self.push_hash(outcome, hash_leaf(line))?;
+        if outcome.edge.size().is_multiple_of(TILE_WIDTH) {
+            let bundle = std::mem::take(&mut outcome.bundle);
+            self.ensure(outcome, TilePath::full(TileKind::Entries, outcome.edge.size() / TILE_WIDTH - 1), &bundle)?;
+        }
+        self.confirm(outcome)
+    }
+
+    fn push_hash(&self, outcome: &mut Outcome, hash: Hash) -> Result<(), Damage> {
+        let mut full = Vec::new();
+        outcome.edge.push(hash, |tile| full.push(tile));
+        for tile in full {
+            let path = TilePath::full(TileKind::Hashes(tile.level), tile.index);
+            self.ensure(outcome, path, tile.hashes.as_flattened())?;
+        }
+        Ok(())
+    }
+
+    /// Pushes pruned leaves up to the end of their tile.
+    fn push_pruned(&self, outcome: &mut Outcome, kept: u64) -> Result<(), Damage> {
+        let index = outcome.edge.size() / TILE_WIDTH;
+        if (index + 1) * TILE_WIDTH <= kept {
+            for hash in read_hashes(self.layout, TilePath::full(TileKind::Hashes(0), index))? {
+                self.push_hash(outcome, hash)?;
+            }
+            return self.confirm(outcome);
+        }
+        let entries = read_entries(self.layout, index)?;
+        let wanted = (kept - index * TILE_WIDTH) as usize;
+        let Some(entries) = entries.get(..wanted) else {
+            return Err(Damage::Log(format!("lines {} to {kept} are missing", index * TILE_WIDTH)));
+        };
+        entries.iter().try_for_each(|entry| self.push(outcome, entry))
+    }
+
+    /// At the size of the checkpoint, compares roots and makes the partial tiles it needs.
+    fn confirm(&self, outcome: &mut Outcome) -> Result<(), Damage> {
+        let Some(checkpoint) = self.checkpoint.filter(|checkpoint| checkpoint.size == outcome.edge.size()) else {
+            return Ok(());
+        };
+        if checkpoint.root != outcome.edge.root() {
+            return Err(Damage::Log("the lines are not those that the checkpoint signs".to_owned()));
+        }
+        let hashes: Vec<_> =
+            outcome.edge.partial().map(|(tile, hashes)| (tile, hashes.as_flattened().to_vec())).collect();
+        for (tile, content) in hashes {
+            self.ensure(outcome, tile, &content)?;
+        }
+        if let Some(tile) = tiles::partial_bundle(checkpoint.size) {
+            let bundle = outcome.bundle.clone();
+            self.ensure(outcome, tile, &bundle)?;
+        }
+        Ok(())
+    }
+
+    fn ensure(&self, outcome: &mut Outcome, tile: TilePath, content: &[u8]) -> Result<(), Damage> {
+        outcome.tiles_made += u64::from(ensure_tile(self.layout, tile, content)?);
+        Ok(())
+    }
+
+    /// The partial tiles on disk between two sizes of the tree.
+    fn partials(&self, start: u64, end: u64) -> Vec<TilePath> {
+        let mut found = Vec::new();
+        for level in 0u8..7 {
+            let shift = (u32::from(level) + 1) * 8;
+            for index in (start.saturating_sub(1) >> shift)..=(end >> shift) {
+                found.extend(partials_at(self.layout, TileKind::Hashes(level), index));
+                if level == 0 {
+                    found.extend(partials_at(self.layout, TileKind::Entries, index));
+                }
+            }
+        }
+        found
+    }
+}
+
+/// Moves a log out of the way, its key's name last: an interrupted move is found by it and continued.
+fn set_aside(layout: &Layout, name: &str, recovery: &mut Recovery) -> Result<(), LogError> {
+    let target = (0u32..)
+        .map(|attempt| if attempt == 0 { name.to_owned() } else { format!("{name}.{attempt}") })
+        .find(|name| !layout.dir().join(name).join("writ.vkey").exists())
+        .unwrap_or_else(|| name.to_owned());
+    let target_dir = layout.dir().join(&target);
+    make_dir(&target_dir)?;
+    for part in ["records", "tile", "archive", "pruned", "checkpoint", "writ.vkey"] {
+        let from = layout.dir().join(part);
+        if from.exists() {
+            std::fs::rename(&from, target_dir.join(part)).map_err(LogError::io("move aside", &from))?;
+        }
+    }
+    sync_dir_of(&layout.dir().join("records"))?;
+    recovery.set_aside = Some(target);
+    Ok(())
+}
+
+/// An origin as a file name.
+fn file_name(origin: &str) -> String {
+    origin.chars().map(|c| if c.is_ascii_alphanumeric() || "-._".contains(c) { c } else { '_' }).collect()
+}
+
+/// Whether a directory beside the records is a log that had to be set aside as damaged.
+pub(crate) fn is_damaged_log(name: &str) -> bool {
+    name == "damaged" || name.strip_prefix("damaged.").is_some_and(|rest| rest.parse::<u32>().is_ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn origins_become_harmless_file_names() {
+        assert_eq!(file_name("writ.example/host-1"), "writ.example_host-1");
+        assert_eq!(file_name("../x"), ".._x");
+    }
+}

@@ -1,0 +1,351 @@
+//! The one writer: lines first, then their tiles, then the signed head.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use nix::fcntl::{FallocateFlags, Flock, FlockArg, fallocate};
+use writ_core::config::{Fsync, LogSettings};
+use writ_core::log::{Checkpoint, Edge, Hash, NoteSigner, Vkey, hash_leaf};
+use writ_core::record::MAX_LINE;
+
+use super::file::{make_dir, open_for_writing, replace, sync_dir_of};
+use super::tiles::TileWriter;
+use super::{AppendError, Layout, LogError, Recovery, recovery};
+
+/// A checkpoint is due after so many lines, whatever the time.
+const LINES_PER_CHECKPOINT: u64 = 1000;
+/// No more lines are taken while so many wait for tiles that cannot be written.
+const MOST_WAITING: u64 = 16 * 1024;
+/// Space is taken this far ahead, so that a full disk is met before a line is begun.
+const AHEAD: u64 = 1024 * 1024;
+
+/// The log, open for writing. Only one process can have it.
+pub struct LogWriter {
+    layout: Layout,
+    signer: NoteSigner,
+    settings: LogSettings,
+    edge: Edge,
+    tiles: TileWriter,
+    segment: Segment,
+    /// Size at the last checkpoint; `None` before the first.
+    signed: Option<u64>,
+    /// Why the last checkpoint made by the way (not by [`Self::checkpoint`]) failed.
+    failure: Option<LogError>,
+    _lock: Flock<File>,
+}
+
+/// The segment being written.
+pub(super) struct Segment {
+    file: File,
+    path: PathBuf,
+    first: u64,
+    /// Bytes of whole lines: what counts as written.
+    len: u64,
+    /// Bytes the file system has promised.
+    allocated: u64,
+    /// Whether there may be something after `len`.
+    dirty: bool,
+    /// Whether there are lines that were not forced to the disk.
+    unsynced: bool,
+    opened: Instant,
+}
+
+impl LogWriter {
+    /// Opens the log, makes it if there is none, repairs what a crash left. `origin` names the log, and with it the host:
+    /// a log of another origin is moved to `old-ORIGIN` and a new one begun. What was done is in [`Recovery`], for a record
+    /// of it.
+    pub fn open(
+        dir: &Path,
+        key_path: &Path,
+        settings: LogSettings,
+        origin: &str,
+    ) -> Result<(Self, Recovery), LogError> {
+        make_dir(dir)?;
+        let lock_path = dir.join("lock");
+        let lock = Flock::lock(open_for_writing(&lock_path, true)?, FlockArg::LockExclusiveNonblock)
+            .map_err(|_| LogError::Locked { path: dir.to_owned() })?;
+        let layout = Layout::new(dir);
+        let (signer, state, recovery) = recovery::recover(&layout, key_path, origin)?;
+        let segment = match state.segment {
+            Some((first, len)) => Segment::open(&layout, first, len)?,
+            None => Segment::create(&layout, state.edge.size())?,
+        };
+        let writer = Self {
+            layout,
+            signer,
+            settings,
+            edge: state.edge,
+            tiles: state.tiles,
+            segment,
+            signed: state.signed,
+            failure: None,
+            _lock: lock,
+        };
+        Ok((writer, recovery))
+    }
+
+    /// Appends lines (without newlines) and returns the index of the first. On an error, the lines that are in the log are
+    /// counted in it; the others are not there, not even in part, and can be appended again.
+    pub fn append(&mut self, lines: &[Vec<u8>]) -> Result<u64, AppendError> {
+        let first = self.edge.size();
+        let mut rest = lines;
+        let mut written = 0;
+        for (place, line) in lines.iter().enumerate() {
+            if let Some(reason) = unfit(line) {
+                return Err(AppendError { written, source: LogError::Line { place, reason } });
+            }
+        }
+        while !rest.is_empty() {
+            if self.tiles.waiting() >= MOST_WAITING
+                && let Err(source) = self.checkpoint()
+            {
+                let source = LogError::Backlog { waiting: self.tiles.waiting(), source: Box::new(source) };
+                return Err(AppendError { written, source });
+            }
+            let since = self.edge.size() - self.signed.unwrap_or(0);
+            let until_checkpoint = LINES_PER_CHECKPOINT.saturating_sub(since).max(1);
+            let (batch, after) = rest.split_at(rest.len().min(until_checkpoint as usize));
+            self.write_lines(batch).map_err(|error| AppendError { written: written + error.written, ..error })?;
+            written += batch.len();
+            rest = after;
+            self.upkeep();
+        }
+        Ok(first)
+    }
+
+    /// Signs the tree's head, if there is something new under it; returns its size. Call it every second, and to be sure
+    /// that what was appended survives (with `fsync` other than `never`).
+    pub fn checkpoint(&mut self) -> Result<u64, LogError> {
+        let size = self.edge.size();
+        if self.signed == Some(size) {
+            return Ok(size);
+        }
+        let sync = self.settings.fsync != Fsync::Never;
+        if sync {
+            self.segment.sync()?;
+        }
+        self.tiles.write(&self.layout, &self.edge)?;
+        let head = Checkpoint { origin: self.origin().to_owned(), size, root: self.edge.root() };
+        replace(&self.layout.checkpoint(), head.sign(&self.signer).as_bytes(), sync)?;
+        self.signed = Some(size);
+        self.failure = None;
+        self.tiles.remove_outdated(&self.layout, &self.edge)?;
+        Ok(size)
+    }
+
+    /// The last checkpoint, everything forced to the disk.
+    pub fn close(mut self) -> Result<(), LogError> {
+        self.checkpoint()?;
+        if self.settings.fsync != Fsync::Never {
+            self.sync_everything()?;
+        }
+        self.segment.give_back_space();
+        Ok(())
+    }
+
+    /// Closes the segment and begins the next. Done by [`Self::append`] when the segment is full.
+    pub fn rotate(&mut self) -> Result<(), LogError> {
+        if self.segment.first == self.edge.size() {
+            return Ok(());
+        }
+        self.checkpoint()?;
+        if self.settings.fsync != Fsync::Never {
+            // What recovery relies on: tiles of closed segments are on the disk, only those of the last are made again.
+            self.sync_everything()?;
+        }
+        let next = Segment::create(&self.layout, self.edge.size())?;
+        self.segment.give_back_space();
+        self.segment = next;
+        Ok(())
+    }
+
+    /// How many lines the log has, the removed ones included.
+    pub const fn size(&self) -> u64 {
+        self.edge.size()
+    }
+
+    /// The size that the last checkpoint signs; `None` before the first.
+    pub const fn signed(&self) -> Option<u64> {
+        self.signed
+    }
+
+    /// The root of all lines, signed or not.
+    pub fn root(&self) -> Hash {
+        self.edge.root()
+    }
+
+    /// Which log it is.
+    pub fn origin(&self) -> &str {
+        self.signer.name()
+    }
+
+    /// The public key.
+    pub fn vkey(&self) -> Vkey {
+        self.signer.vkey()
+    }
+
+    /// Where everything lies.
+    pub const fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    /// Why the last checkpoint or rotation that [`Self::append`] made by the way failed, if it did. The lines are written
+    /// all the same, and it is tried again.
+    pub const fn failure(&self) -> Option<&LogError> {
+        self.failure.as_ref()
+    }
+
+    pub(super) const fn signer(&self) -> &NoteSigner {
+        &self.signer
+    }
+
+    pub(super) const fn settings(&self) -> &LogSettings {
+        &self.settings
+    }
+
+    /// Index of the first line of the segment being written, and how long ago it was opened.
+    pub(super) fn current_segment(&self) -> (u64, std::time::Duration) {
+        (self.segment.first, self.segment.opened.elapsed())
+    }
+
+    fn write_lines(&mut self, batch: &[Vec<u8>]) -> Result<(), AppendError> {
+        let (written, result) = self.segment.write(batch);
+        for line in batch.iter().take(written) {
+            let tiles = &mut self.tiles;
+            self.edge.push(hash_leaf(line), |tile| tiles.push_tile(tile));
+            self.tiles.push_entry(line, self.edge.size());
+        }
+        let synced = if self.settings.fsync == Fsync::Always { self.segment.sync() } else { Ok(()) };
+        result.and(synced).map_err(|source| AppendError { written, source })
+    }
+
+    /// What is due by count or size. Its failure does not undo the lines: it is kept for the daemon to see.
+    fn upkeep(&mut self) {
+        let due = self.edge.size() - self.signed.unwrap_or(0) >= LINES_PER_CHECKPOINT;
+        let full = self.segment.len >= self.settings.segment_size;
+        let done = match (full, due) {
+            (true, _) => self.rotate(),
+            (false, true) => self.checkpoint().map(drop),
+            _ => return,
+        };
+        self.failure = done.err();
+    }
+
+    fn sync_everything(&self) -> Result<(), LogError> {
+        nix::unistd::syncfs(&self.segment.file)
+            .map_err(|error| LogError::io("sync the file system of", self.layout.dir())(error.into()))
+    }
+}
+
+impl Segment {
+    fn create(layout: &Layout, first: u64) -> Result<Self, LogError> {
+        let path = layout.segment(first);
+        make_dir(&layout.records())?;
+        let segment = Self::open(layout, first, 0)?;
+        sync_dir_of(&path)?;
+        Ok(segment)
+    }
+
+    fn open(layout: &Layout, first: u64, len: u64) -> Result<Self, LogError> {
+        let path = layout.segment(first);
+        let file = open_for_writing(&path, true)?;
+        Ok(Self { file, path, first, len, allocated: len, dirty: true, unsynced: true, opened: Instant::now() })
+    }
+
+    /// Writes whole lines; returns how many are in the file, and why the next one is not.
+    fn write(&mut self, lines: &[Vec<u8>]) -> (usize, Result<(), LogError>) {
+        let mut buffer = Vec::with_capacity(lines.iter().map(|line| line.len() + 1).sum());
+        for line in lines {
+            buffer.extend_from_slice(line);
+            buffer.push(b'\n');
+        }
+        if let Err(error) = self.clean().and_then(|()| self.allocate(buffer.len() as u64)) {
+            return (0, Err(error));
+        }
+        self.unsynced = true;
+        let (bytes, result) = write_at(&self.file, &buffer, self.len);
+        let mut written = 0;
+        let mut end = 0;
+        for line in lines {
+            let next = end + line.len() + 1;
+            if next > bytes {
+                break;
+            }
+            end = next;
+            written += 1;
+        }
+        self.len += end as u64;
+        self.dirty = bytes != end;
+        if self.dirty {
+            // A reader must not see half a line for longer than needed; if this fails, the next write begins with it.
+            let _retried = self.clean();
+        }
+        (written, result.map_err(LogError::io("write", &self.path)))
+    }
+
+    /// Cuts off whatever is after the last whole line.
+    fn clean(&mut self) -> Result<(), LogError> {
+        if self.dirty {
+            self.file.set_len(self.len).map_err(LogError::io("truncate", &self.path))?;
+            self.dirty = false;
+            self.allocated = self.len;
+        }
+        Ok(())
+    }
+
+    /// Takes space for what is to be written, and some ahead. A file system that cannot is no obstacle.
+    fn allocate(&mut self, bytes: u64) -> Result<(), LogError> {
+        let end = self.len + bytes;
+        if end <= self.allocated {
+            return Ok(());
+        }
+        let keep = FallocateFlags::FALLOC_FL_KEEP_SIZE;
+        let take = |bytes: u64| fallocate(&self.file, keep, self.len as i64, bytes as i64);
+        let taken = take(bytes + AHEAD).map(|()| end + AHEAD).or_else(|_| take(bytes).map(|()| end));
+        match taken {
+            Ok(allocated) => self.allocated = allocated,
+            Err(nix::errno::Errno::EOPNOTSUPP | nix::errno::Errno::ENOSYS) => self.allocated = end,
+            Err(error) => return Err(LogError::io("take space for", &self.path)(error.into())),
+        }
+        Ok(())
+    }
+
+    fn sync(&mut self) -> Result<(), LogError> {
+        if self.unsynced {
+            self.file.sync_data().map_err(LogError::io("sync", &self.path))?;
+            self.unsynced = false;
+        }
+        Ok(())
+    }
+
+    /// Gives back space that was taken ahead; if it cannot, it is only space.
+    fn give_back_space(&self) {
+        let _unused = self.file.set_len(self.len);
+    }
+}
+
+/// Writes as much as it can; returns how many bytes that was.
+fn write_at(file: &File, buffer: &[u8], offset: u64) -> (usize, std::io::Result<()>) {
+    let mut written = 0;
+    while let Some(rest) = buffer.get(written..).filter(|rest| !rest.is_empty()) {
+        match file.write_at(rest, offset + written as u64) {
+            Ok(0) => return (written, Err(std::io::ErrorKind::WriteZero.into())),
+            Ok(bytes) => written += bytes,
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(error) => return (written, Err(error)),
+        }
+    }
+    (written, Ok(()))
+}
+
+/// Why a line cannot be a log entry.
+fn unfit(line: &[u8]) -> Option<&'static str> {
+    match line {
+        [] => Some("it is empty"),
+        long if long.len() > MAX_LINE => Some("it is longer than 65,535 bytes"),
+        text if text.contains(&b'\n') => Some("it has a newline in it"),
+        _ => None,
+    }
+}
