@@ -10,7 +10,7 @@ use super::errno::{EACCES, errno};
 use super::fault::Fault;
 use super::model::{Account, Attribute, Match, OnRecordLoss};
 use super::section::Section;
-use super::value::{duration, file, name, path, pattern, text};
+use super::value::{file, name, path, pattern, text};
 use crate::diagnostic::Location;
 
 const KEYS: [&str; 11] = [
@@ -53,10 +53,10 @@ pub(super) fn read_account(
         on_record_loss: section.choice("on-record-loss", &losses).unwrap_or_default(),
         errno: section.parsed("errno", errno).unwrap_or(EACCES),
         mode: section.choice("mode", &MODES),
-        learning: section.parsed("learning", duration),
+        learning: section.duration("learning"),
         revoke_grants_on: plain(section.list("revoke-grants-on", pattern))
             .unwrap_or_else(|| vec!["workload.*".to_owned()]),
-        attributes: attributes(&mut section),
+        attributes: attributes(&mut section, &own_name),
         name: own_name,
         at,
     }
@@ -94,7 +94,8 @@ fn matches(section: &mut Section<'_, '_>, account: &str, at: &Location, referenc
     let mut matches = Vec::with_capacity(tables.len());
     for value in tables {
         let Some(table) = section.table_of("match", value) else { continue };
-        let mut below = section.below(table, "`match`".to_owned(), &MATCH_KEYS);
+        let mut below = section.below(table, "`match`".to_owned());
+        below.know(&MATCH_KEYS);
         if table.is_empty() {
             below.refuse(value.span(), empty_match());
             continue;
@@ -190,32 +191,24 @@ fn cgroup(text: &str) -> Result<String, Fault> {
 }
 
 /// Free attributes for policies.
-fn attributes(section: &mut Section<'_, '_>) -> BTreeMap<String, Attribute> {
+fn attributes(section: &mut Section<'_, '_>, account: &str) -> BTreeMap<String, Attribute> {
     let mut attributes = BTreeMap::new();
     let Some(value) = section.value("attributes") else { return attributes };
     let Some(table) = section.table_of("attributes", value) else { return attributes };
+    let mut below = section.below(table, format!("`[service-account.{account}.attributes]`"));
     for (key, value) in table {
         let key_name = match name(key.get_ref()) {
             Ok(name) => name,
             Err(fault) => {
-                section.refuse(key.span(), fault);
+                below.refuse(key.span(), fault);
                 continue;
             }
         };
         let attribute = match value.get_ref() {
             DeValue::String(text) => Some(Attribute::Text(text.to_string())),
             DeValue::Boolean(boolean) => Some(Attribute::Bool(*boolean)),
-            DeValue::Integer(integer) => {
-                let number = i64::from_str_radix(integer.as_str(), integer.radix()).ok().map(Attribute::Long);
-                if number.is_none() {
-                    section.refuse(
-                        value.span(),
-                        Fault::new("bad-number", format!("`{key_name}`: `{integer}` is too large")),
-                    );
-                }
-                number
-            }
-            _ => section.wrong_type(&key_name, value, "a string, an integer or a boolean"),
+            DeValue::Integer(_) => below.integer(&key_name, value).map(Attribute::Long),
+            _ => below.wrong_type(&key_name, value, "a string, an integer or a boolean"),
         };
         if let Some(attribute) = attribute {
             attributes.insert(key_name, attribute);

@@ -7,7 +7,7 @@ use super::fault::{Fault, suggest};
 use super::model::{Agent, Fsync, Kernel, LogSettings, Mode, Paths};
 use super::network::nat64;
 use super::section::{Scalar, Section};
-use super::value::{duration, path, person, size};
+use super::value::{path, person, size};
 
 /// The keys of `writ.toml`.
 pub(super) const AGENT_KEYS: [&str; 10] = [
@@ -96,8 +96,8 @@ pub(super) fn read_agent(mut section: Section<'_, '_>, facts: &HostFacts) -> Age
         mode: section.choice("mode", &MODES).unwrap_or(default.mode),
         approvers: people(&mut section, "approvers").unwrap_or(default.approvers),
         operators: people(&mut section, "operators").unwrap_or(default.operators),
-        escalation_ttl: section.parsed("escalation-ttl", duration).unwrap_or(default.escalation_ttl),
-        grant_max_ttl: section.parsed("grant-max-ttl", duration).unwrap_or(default.grant_max_ttl),
+        escalation_ttl: section.duration("escalation-ttl").unwrap_or(default.escalation_ttl),
+        grant_max_ttl: section.duration("grant-max-ttl").unwrap_or(default.grant_max_ttl),
         time_zone: section.parsed("time-zone", |name| time_zone(name, facts)).unwrap_or(default.time_zone),
         nat64: read_nat64(&mut section),
         paths: section
@@ -198,7 +198,7 @@ fn read_log(mut section: Section<'_, '_>) -> LogSettings {
     LogSettings {
         fsync: section.choice("fsync", &policies).unwrap_or(default.fsync),
         segment_size: section.scalar("segment-size", "a size", segment_size).unwrap_or(default.segment_size),
-        retention: section.parsed("retention", duration),
+        retention: section.duration("retention"),
     }
 }
 
@@ -223,7 +223,8 @@ fn bytes(value: &Scalar<'_>) -> Result<u64, Fault> {
 
 fn in_units(bytes: u64) -> String {
     match bytes {
-        0..1_048_576 => format!("{}KiB", bytes >> 10),
-        _ => format!("{}MiB", bytes >> 20),
+        0..0x10_0000 => format!("{}KiB", bytes >> 10),
+        0x10_0000..0x4000_0000 => format!("{}MiB", bytes >> 20),
+        _ => format!("{}GiB", bytes >> 30),
     }
 }

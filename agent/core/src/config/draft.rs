@@ -2,13 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use toml::de::DeTable;
+use toml::de::{DeTable, DeValue};
 
 use super::HostFacts;
 use super::account::read_account;
 use super::agent::{AGENT_KEYS, read_agent};
 use super::destination::read_destination;
-use super::fault::{Fault, suggest};
+use super::fault::{Fault, nearest};
 use super::model::{Account, Agent, Destination, Match, SignalKind, SourceFile};
 use super::role::{DIRECTORIES, Role, role};
 use super::section::{Section, Source};
@@ -18,6 +18,9 @@ use crate::diagnostic::{Diagnostic, Location};
 
 /// More syntax errors than this in one file are counted instead of listed: they are echoes of the first.
 const MAX_SYNTAX_ERRORS: usize = 20;
+
+/// The keys below `[kind.NAME]` that are tables.
+const TABLES: [&str; 2] = ["match", "attributes"];
 
 /// Everything read so far.
 #[derive(Default)]
@@ -109,7 +112,7 @@ impl Draft {
             for (key, value) in names {
                 let title = format!("`[{kind}.{}]`", key.get_ref());
                 let mut all = Section::open(source, names, format!("`[{kind}]`"), &mut draft.diagnostics);
-                let toml::de::DeValue::Table(table) = value.get_ref() else {
+                let DeValue::Table(table) = value.get_ref() else {
                     let fault = Fault::new("wrong-type", format!("`{}` must be a table", key.get_ref()));
                     all.refuse(
                         key.span(),
@@ -117,6 +120,19 @@ impl Draft {
                     );
                     continue;
                 };
+                // `[signal.edr.malware]` is a table in a table to TOML.
+                let mut inner = table.iter().filter(|(_, value)| value.get_ref().is_table());
+                if let Some((rest, _)) = inner.next().filter(|(rest, _)| !TABLES.contains(&rest.get_ref().as_ref()))
+                    && table.len() == 1
+                {
+                    let whole = format!("{}.{}", key.get_ref(), rest.get_ref());
+                    let fault = Fault::new("unquoted-name", format!("`[{kind}.{whole}]` is a table within a table"));
+                    all.refuse(
+                        rest.span(),
+                        fault.help(format!("write a name with a dot in quotes: `[{kind}.\"{whole}\"]`")),
+                    );
+                    continue;
+                }
                 let declared = match name(key.get_ref()) {
                     Ok(name) => name,
                     Err(fault) => {
@@ -143,25 +159,29 @@ impl Draft {
             Role::Destinations => self.destinations.get(&name).and_then(|destination| destination.at.as_ref()),
             _ => self.signals.get(&name).and_then(|signal| signal.at.as_ref()),
         };
+        // The second of two is read for its findings alone: what it refers to is no part of the configuration.
+        let mut dropped = References::default();
+        let mut references = &mut self.references;
         if let Some(first) = first {
             let message =
                 format!("{title} is declared twice: here and at {}:{}:{}", first.file, first.line, first.column);
-            self.diagnostics.push(Diagnostic::error("duplicate", message).at(at).help("remove one, or rename it"));
-            return;
+            let finding = Diagnostic::error("duplicate", message).help("remove one, or rename it");
+            self.diagnostics.push(finding.at(at.clone()));
+            references = &mut dropped;
         }
         let section = Section::open(source, table, title, &mut self.diagnostics);
         match role {
             Role::Accounts => {
-                let account = read_account(section, name.clone(), at, &mut self.references);
-                self.accounts.insert(name, account);
+                let account = read_account(section, name.clone(), at, references);
+                self.accounts.entry(name).or_insert(account);
             }
             Role::Destinations => {
-                let destination = read_destination(section, name.clone(), at, &mut self.references);
-                self.destinations.insert(name, destination);
+                let destination = read_destination(section, name.clone(), at, references);
+                self.destinations.entry(name).or_insert(destination);
             }
             _ => {
                 let signal = read_signal(section, name.clone(), at);
-                self.signals.insert(name, signal);
+                self.signals.entry(name).or_insert(signal);
             }
         }
     }
@@ -174,7 +194,10 @@ fn belongs(key: &str, kind: &str) -> String {
         "destination" => "destinations.d",
         "signal" => "signals.d",
         _ if AGENT_KEYS.contains(&key) => return "it belongs in `writ.toml`".to_owned(),
-        _ => return format!("{}; every table here is `[{kind}.NAME]`", suggest(key, [kind])),
+        _ => match nearest(key, [kind]) {
+            Some(near) => return format!("did you mean `{near}`?"),
+            None => return format!("every table here is `[{kind}.NAME]`"),
+        },
     };
     format!("`[{key}.NAME]` belongs in a file in `{elsewhere}/`")
 }

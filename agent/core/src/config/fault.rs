@@ -30,7 +30,6 @@ pub(super) fn suggest<'a>(written: &str, choices: impl IntoIterator<Item = &'a s
     let choices: Vec<&str> = choices.into_iter().collect();
     match nearest(written, choices.iter().copied()) {
         Some(near) => format!("did you mean `{near}`?"),
-        None if choices.is_empty() => "there is nothing to name yet".to_owned(),
         None if choices.len() > MAX_LISTED => {
             format!("there are {} to choose from, none of them similar", choices.len())
         }
@@ -44,7 +43,7 @@ pub(super) fn suggest<'a>(written: &str, choices: impl IntoIterator<Item = &'a s
 const MAX_LISTED: usize = 24;
 
 /// The choice a slip of the pen away from what was written, if there is one.
-fn nearest<'a>(written: &str, choices: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+pub(super) fn nearest<'a>(written: &str, choices: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     choices
         .into_iter()
         .map(|choice| (distance(written, choice), choice))

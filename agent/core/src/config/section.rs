@@ -1,12 +1,14 @@
 //! Reading one TOML table: every key by its type, every finding with its place, no finding ends the reading.
 
 use std::ops::Range;
+use std::time::Duration;
 
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::fault::{Fault, suggest};
 use super::model::SourceFile;
+use super::value::duration;
 use crate::diagnostic::{Diagnostic, Location};
 
 /// A file and where its lines begin, so that a place costs a search and not a walk through the file.
@@ -64,8 +66,9 @@ impl<'a, 'd> Section<'a, 'd> {
     /// Reports every key but these.
     pub(super) fn know(&mut self, known: &[&str]) {
         for key in self.keys().filter(|key| !known.contains(&key.text)) {
-            let fault = Fault::new("unknown-key", format!("unknown key `{}` in {}", key.text, self.title))
-                .help(suggest(key.text, known.iter().copied()));
+            let fault =
+                Fault::new("unknown-key", format!("unknown key `{}` in {}", key.text.escape_debug(), self.title))
+                    .help(suggest(key.text, known.iter().copied()));
             self.refuse(key.span, fault);
         }
     }
@@ -129,8 +132,8 @@ impl<'a, 'd> Section<'a, 'd> {
     }
 
     /// A section over a table found by [`Self::table_of`].
-    pub(super) fn below(&mut self, table: &'a DeTable<'a>, title: String, known: &[&str]) -> Section<'a, '_> {
-        Section::new(self.source, table, title, known, self.diagnostics)
+    pub(super) fn below(&mut self, table: &'a DeTable<'a>, title: String) -> Section<'a, '_> {
+        Section::open(self.source, table, title, self.diagnostics)
     }
 
     /// A string.
@@ -152,6 +155,23 @@ impl<'a, 'd> Section<'a, 'd> {
     pub(super) fn parsed<T>(&mut self, key: &str, parse: impl Fn(&str) -> Result<T, Fault>) -> Option<T> {
         let text = self.string(key)?;
         self.accept(key, text.span, parse(text.text))
+    }
+
+    /// A duration.
+    pub(super) fn duration(&mut self, key: &str) -> Option<Duration> {
+        let parse = |scalar: &Scalar<'_>| match scalar {
+            Scalar::Text(text) => Some(duration(text)),
+            Scalar::Number(number) => Some(duration(&number.to_string())),
+        };
+        self.scalar(key, "a duration", parse)
+    }
+
+    /// An integer that is not too large.
+    pub(super) fn integer(&mut self, key: &str, value: &'a Spanned<DeValue<'a>>) -> Option<i64> {
+        self.scalar_of(key, value, "an integer", |scalar| match scalar {
+            Scalar::Number(number) => Some(Ok(*number)),
+            Scalar::Text(_) => None,
+        })
     }
 
     /// A value that is a string or an integer that means something.
@@ -197,7 +217,7 @@ impl<'a, 'd> Section<'a, 'd> {
     pub(super) fn choice<T: Copy>(&mut self, key: &str, choices: &[(&str, T)]) -> Option<T> {
         self.parsed(key, |text| match choices.iter().find(|(word, _)| *word == text) {
             Some((_, meaning)) => Ok(*meaning),
-            None => Err(Fault::new("unknown-value", format!("`{text}` is not a value it can have"))
+            None => Err(Fault::new("unknown-value", format!("`{}` is not a value it can have", text.escape_debug()))
                 .help(suggest(text, choices.iter().map(|(word, _)| *word)))),
         })
     }
@@ -228,7 +248,7 @@ impl<'a, 'd> Section<'a, 'd> {
             DeValue::String(text) => parse(&Scalar::Text(text)),
             DeValue::Integer(integer) => match i64::from_str_radix(integer.as_str(), integer.radix()) {
                 Ok(number) => parse(&Scalar::Number(number)),
-                Err(_) => Some(Err(Fault::new("bad-number", format!("`{integer}` is too large")))),
+                Err(_) => Some(Err(Fault::new("bad-number", format!("`{integer}` does not fit in 64 bits")))),
             },
             _ => None,
         };
@@ -262,9 +282,7 @@ impl<'a, 'd> Section<'a, 'd> {
         let fault = Fault::new("wrong-type", format!("`{key}` in {} must be {wanted}, not {found}", self.title));
         let written = self.source.text.get(value.span()).unwrap_or_default();
         let fault = match (wanted, value.get_ref()) {
-            ("a string", DeValue::Integer(_) | DeValue::Float(_) | DeValue::Boolean(_) | DeValue::Datetime(_)) => {
-                fault.help(format!("write it in quotes: \"{written}\""))
-            }
+            ("a string", DeValue::Integer(_)) => fault.help(format!("write it in quotes: \"{written}\"")),
             ("an array", DeValue::String(_) | DeValue::Integer(_)) => {
                 fault.help(format!("write it in brackets: [{written}]"))
             }

@@ -6,7 +6,7 @@ use super::agent::people;
 use super::fault::Fault;
 use super::model::SignalKind;
 use super::section::{Scalar, Section};
-use super::value::duration;
+
 use crate::diagnostic::Location;
 
 const KEYS: [&str; 5] = ["risk", "ttl", "flag", "from", "freshness"];
@@ -20,7 +20,7 @@ pub(super) fn read_signal(mut section: Section<'_, '_>, kind: String, at: Locati
     }
     SignalKind {
         risk: section.scalar("risk", "an integer", risk).unwrap_or(0),
-        ttl: section.parsed("ttl", duration).unwrap_or(Duration::ZERO),
+        ttl: section.duration("ttl").unwrap_or(Duration::ZERO),
         flag: section.boolean("flag").unwrap_or(false),
         from: people(&mut section, "from").unwrap_or_default(),
         freshness: section.boolean("freshness").unwrap_or(false),

@@ -119,7 +119,11 @@ pub(super) fn person(text: &str) -> Result<String, Fault> {
 
 /// Any text that says something.
 pub(super) fn text(text: &str) -> Result<String, Fault> {
-    if text.trim().is_empty() { Err(Fault::new("empty-value", "it is empty")) } else { Ok(text.to_owned()) }
+    if text.trim().is_empty() {
+        Err(Fault::new("empty-value", "it is empty").help("leave it out"))
+    } else {
+        Ok(text.to_owned())
+    }
 }
 
 /// An absolute path without `.` and `..`, slashes at the end taken off.

@@ -2,10 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use ipnet::{IpNet, Ipv6Net};
+
 use super::HostFacts;
 use super::destination::{built_in, implied};
 use super::draft::{Draft, Reference, References};
-use super::fault::{distance, suggest};
+use super::fault::{distance, nearest};
 use super::model::{Config, Destination, Match, SignalKind};
 use super::role::Role;
 use crate::diagnostic::{Diagnostic, Location, Severity};
@@ -44,6 +46,7 @@ pub(super) fn finish(draft: Draft, facts: &HostFacts) -> (Config, Vec<Diagnostic
         let found = destinations.values().filter(intact).filter_map(|each| pointless(each, &references.parents));
         diagnostics.extend(found.collect::<Vec<_>>());
     }
+    diagnostics.extend(agent.nat64.iter().flat_map(|prefix| translated(prefix, &destinations)).collect::<Vec<_>>());
     for destination in built_in(facts) {
         destinations.insert(destination.name.clone(), destination);
     }
@@ -66,11 +69,12 @@ fn fresh(reference: &Reference, signals: &BTreeMap<String, SignalKind>) -> Optio
         .help(format!("set `freshness = true` in `[signal.\"{to}\"]`")),
         None => {
             let fitting = signals.values().filter(|signal| signal.freshness).map(|signal| signal.kind.as_str());
-            Diagnostic::error(
-                "unknown-signal",
-                format!("`requires-fresh` of service account `{from}`: no signal `{to}` is declared"),
-            )
-            .help(format!("declare `[signal.\"{to}\"]` with `freshness = true`; {}", suggest(to, fitting)))
+            let help = match nearest(to, fitting) {
+                Some(near) => format!("did you mean `{near}`?"),
+                None => format!("declare `[signal.\"{to}\"]` with `freshness = true` in `signals.d/`"),
+            };
+            let message = format!("`requires-fresh` of service account `{from}`: no signal `{to}` is declared");
+            Diagnostic::error("unknown-signal", message).help(help)
         }
     };
     Some(finding.at(at.clone()))
@@ -212,6 +216,18 @@ fn cycles(destinations: &BTreeMap<String, Destination>, parents: &[Reference]) -
         }
     }
     findings
+}
+
+/// Addresses below a NAT64 prefix: they are judged as the IPv4 addresses they carry, so naming them names nothing.
+fn translated(prefix: &Ipv6Net, destinations: &BTreeMap<String, Destination>) -> Vec<Diagnostic> {
+    let below = |net: &&IpNet| matches!(net, IpNet::V6(net) if prefix.contains(net));
+    let named = |each: &Destination| Some((each.name.clone(), *each.addresses.iter().find(below)?, each.at.clone()?));
+    let finding = |(name, net, at): (String, IpNet, Location)| {
+        let message =
+            format!("destination `{name}`: `{net}` is judged as IPv4 (`nat64` `{prefix}`) and matches nothing");
+        Diagnostic::warning("never-matches", message).help("write the IPv4 addresses it stands for").at(at)
+    };
+    destinations.values().filter_map(named).map(finding).collect()
 }
 
 /// Destinations that match nothing, or say something about nothing.

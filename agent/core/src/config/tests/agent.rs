@@ -110,16 +110,16 @@ fn a_wrong_type_is_refused_at_the_value() {
     refused(
         "mode = true\napprovers = \"root\"\nescalation-ttl = 3600\n",
         &[
-            "1:8: error[wrong-type]: `mode` in `writ.toml` must be a string, not a boolean; write it in quotes: \"true\"",
+            "1:8: error[wrong-type]: `mode` in `writ.toml` must be a string, not a boolean",
             "2:13: error[wrong-type]: `approvers` in `writ.toml` must be an array, not a string; write it in brackets: [\"root\"]",
-            "3:18: error[wrong-type]: `escalation-ttl` in `writ.toml` must be a string, not an integer; write it in quotes: \"3600\"",
+            "3:18: error[bad-duration]: `escalation-ttl`: `3600` is not a duration: `3600` has no unit; write whole numbers with `ms`, `s`, `m`, `h`, `d` or `w`, e.g. \"1h 30m\"",
         ],
     );
     refused(
         "paths = \"/x\"\n[log]\nretention = []\n[kernel]\nring-size = 1.5\nrequire = [1]\n",
         &[
             "1:9: error[wrong-type]: `paths` in `writ.toml` must be a table, not a string",
-            "3:13: error[wrong-type]: `retention` in `[log]` must be a string, not an array",
+            "3:13: error[wrong-type]: `retention` in `[log]` must be a duration, not an array",
             "5:13: error[wrong-type]: `ring-size` in `[kernel]` must be a size, not a float",
             "6:12: error[wrong-type]: `require` in `[kernel]` must be a string, not an integer; write it in quotes: \"1\"",
         ],
@@ -185,7 +185,7 @@ fn the_ring_is_a_power_of_two_from_64_kib_to_2_gib() {
     refused(
         "[kernel]\nring-size = \"4GiB\"\n",
         &[
-            "2:13: error[bad-ring-size]: `ring-size`: 4294967296 bytes is not a power of two from 64KiB to 2GiB; write e.g. \"2048MiB\"",
+            "2:13: error[bad-ring-size]: `ring-size`: 4294967296 bytes is not a power of two from 64KiB to 2GiB; write e.g. \"2GiB\"",
         ],
     );
     refused("[kernel]\nring-size = -1\n", &["2:13: error[bad-size]: `ring-size`: `-1` is not a size"]);

@@ -115,6 +115,20 @@ fn an_address_that_is_judged_as_another_is_warned_of() {
 }
 
 #[test]
+fn an_address_below_a_nat64_prefix_is_warned_of() {
+    let files = [
+        ("writ.toml", "nat64 = [\"64:ff9b::/96\"]\n"),
+        (FILE, "[destination.a]\naddresses = [\"64:ff9b::a00:1\", \"64:ff9b::/64\"]\n"),
+    ];
+    check_files(
+        &files,
+        &[
+            "destinations.d/a.toml:1:14: warning[never-matches]: destination `a`: `64:ff9b::a00:1/128` is judged as IPv4 (`nat64` `64:ff9b::/96`) and matches nothing; write the IPv4 addresses it stands for",
+        ],
+    );
+}
+
+#[test]
 fn a_bad_address_port_or_protocol_is_refused_at_the_value() {
     body(
         "addresses = [\"10.0.0.0/33\", \"db.example\", \"fe80::1%eth0\", 10]",

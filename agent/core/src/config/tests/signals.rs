@@ -54,8 +54,7 @@ fn an_unquoted_kind_is_two_tables_and_is_refused() {
         FILE,
         "[signal.edr.malware]\nttl = \"1h\"\n",
         &[
-            "1:9: error[missing-ttl]: signal `edr` has no `ttl`; write how long it holds, e.g. ttl = \"1h\"",
-            "1:13: error[unknown-key]: unknown key `malware` in `[signal.edr]`; one of: `risk`, `ttl`, `flag`, `from`, `freshness`",
+            "1:13: error[unquoted-name]: `[signal.edr.malware]` is a table within a table; write a name with a dot in quotes: `[signal.\"edr.malware\"]`",
         ],
     );
 }
@@ -66,7 +65,7 @@ fn requires_fresh_names_a_declared_freshness_signal() {
     check_files(
         &[(ACCOUNT, account)],
         &[
-            "service-accounts.d/a.toml:3:19: error[unknown-signal]: `requires-fresh` of service account `a`: no signal `edr.heartbeat` is declared; declare `[signal.\"edr.heartbeat\"]` with `freshness = true`; there is nothing to name yet",
+            "service-accounts.d/a.toml:3:19: error[unknown-signal]: `requires-fresh` of service account `a`: no signal `edr.heartbeat` is declared; declare `[signal.\"edr.heartbeat\"]` with `freshness = true` in `signals.d/`",
         ],
     );
     check_files(
@@ -78,7 +77,7 @@ fn requires_fresh_names_a_declared_freshness_signal() {
     check_files(
         &[(ACCOUNT, account), (FILE, "[signal.\"edr.heartbeats\"]\nttl = \"1m\"\nfreshness = true\n")],
         &[
-            "service-accounts.d/a.toml:3:19: error[unknown-signal]: `requires-fresh` of service account `a`: no signal `edr.heartbeat` is declared; declare `[signal.\"edr.heartbeat\"]` with `freshness = true`; did you mean `edr.heartbeats`?",
+            "service-accounts.d/a.toml:3:19: error[unknown-signal]: `requires-fresh` of service account `a`: no signal `edr.heartbeat` is declared; did you mean `edr.heartbeats`?",
         ],
     );
     check_files(&[(ACCOUNT, account), (FILE, "[signal.\"edr.heartbeat\"]\nttl = \"1m\"\nfreshness = true\n")], &[]);
