@@ -47,13 +47,15 @@ impl Caller {
 
     /// Whether the caller may approve, grant, offboard or break glass for `subject` (`None`: for every account).
     ///
-    /// The configured list decides alone (root is in it by default), and the subject is never its own approver.
+    /// The configured list decides alone (root is in it by default), and the subject is never its own approver. A
+    /// workload that reached uid 0 approves nothing, or two accounts could approve each other.
     pub fn may_approve(&self, approvers: &[String], subject: Option<&str>) -> Result<(), ApproverRefusal> {
         let is_subject = subject.map_or(!self.accounts.is_empty(), |account| self.is(account));
         if is_subject {
             return Err(ApproverRefusal::Subject);
         }
-        if !self.named_in(approvers) {
+        let root_workload = self.uid == 0 && !self.accounts.is_empty();
+        if root_workload || !self.named_in(approvers) {
             return Err(ApproverRefusal::NotAnApprover);
         }
         Ok(())
