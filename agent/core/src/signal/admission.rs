@@ -1,0 +1,60 @@
+//! Who may say what about whom.
+//!
+//! Root and operators may send any signal about any account that is not themselves. Others send a declared kind if its
+//! `from` names them. What a service account says about itself can only make things worse for it: root and operator
+//! rights do not count, `from` must name it, and nothing it said before can be taken back. The one exception is
+//! declared word by word: a freshness kind whose `from` names the account's own `match.user`.
+
+use serde::Serialize;
+
+use super::{Caller, Signal};
+use crate::config::{Account, Config, SignalKind};
+
+/// Why a sender was turned away.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Unauthorised {
+    /// The kind's `from` does not name the sender.
+    NotInFrom,
+    /// An account declares itself fresh, and `from` does not name its own user.
+    OwnFreshness,
+    /// An account takes back a graver or longer statement about itself.
+    LowersOwnRisk,
+}
+
+/// Whether the sender may send this kind about this account.
+pub(super) fn admit(
+    caller: &Caller,
+    kind: &SignalKind,
+    account: &Account,
+    config: &Config,
+) -> Result<(), Unauthorised> {
+    if caller.is(&account.name) {
+        if !caller.named_in(&kind.from) {
+            return Err(Unauthorised::NotInFrom);
+        }
+        if kind.freshness && !declared_for_itself(caller, kind, account) {
+            return Err(Unauthorised::OwnFreshness);
+        }
+        return Ok(());
+    }
+    if caller.is_operator(&config.agent.operators) || caller.named_in(&kind.from) {
+        return Ok(());
+    }
+    Err(Unauthorised::NotInFrom)
+}
+
+/// Whether the sender may put `next` in the place of its earlier statement `live`.
+pub(super) fn admit_replacement(caller: &Caller, next: &Signal, live: &Signal) -> Result<(), Unauthorised> {
+    if caller.is(&live.account) && (next.risk < live.risk || next.expires < live.expires) {
+        return Err(Unauthorised::LowersOwnRisk);
+    }
+    Ok(())
+}
+
+/// Whether `from` names the user this account is matched by, and the sender is that user: a name reached by sudo from
+/// the account's own processes is not enough.
+fn declared_for_itself(caller: &Caller, kind: &SignalKind, account: &Account) -> bool {
+    let Some(name) = &caller.name else { return false };
+    kind.from.contains(name) && account.matches.iter().any(|way| way.user.as_ref() == Some(name))
+}

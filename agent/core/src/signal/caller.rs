@@ -1,0 +1,121 @@
+//! Who speaks to writ: a caller as the host knows it, and how its name is kept with what it said.
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+/// The peer of one request, as its credentials, its login and its views say.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Caller {
+    /// Effective uid.
+    pub uid: u32,
+    /// Login uid; `None` where nobody logged in.
+    pub loginuid: Option<u32>,
+    /// User name of `uid`, if it has one.
+    pub name: Option<String>,
+    /// Names of its groups.
+    pub groups: Vec<String>,
+    /// Every service account that any view of the caller is: uid, login uid, cgroup, executable, lineage. A service
+    /// account that became root by sudo is still in here.
+    pub accounts: Vec<String>,
+}
+
+impl Caller {
+    /// writ itself, speaking through one of its own detectors.
+    pub fn detector(name: &str) -> Self {
+        Self { name: Some(name.to_owned()), ..Self::default() }
+    }
+
+    /// Whether any view of the caller is this account.
+    pub fn is(&self, account: &str) -> bool {
+        self.accounts.iter().any(|own| own == account)
+    }
+
+    /// Whether a list of user names and `%group`s names the caller. `root` means uid 0, under whatever name.
+    pub fn named_in(&self, list: &[String]) -> bool {
+        list.iter().any(|entry| match entry.strip_prefix('%') {
+            Some(group) => self.groups.iter().any(|own| own == group),
+            None if entry == "root" => self.uid == 0,
+            None => self.name.as_deref() == Some(entry),
+        })
+    }
+
+    /// Whether the caller may send any signal and reload. Root counts only where no view is a service account: a
+    /// workload that reached uid 0 is the workload, not an administrator.
+    pub fn is_operator(&self, operators: &[String]) -> bool {
+        (self.uid == 0 && self.accounts.is_empty()) || self.named_in(operators)
+    }
+
+    /// Whether the caller may approve, grant, offboard or break glass for `subject` (`None`: for every account).
+    ///
+    /// The configured list decides alone (root is in it by default), and the subject is never its own approver. A
+    /// workload that reached uid 0 approves nothing, or two accounts could approve each other.
+    pub fn may_approve(&self, approvers: &[String], subject: Option<&str>) -> Result<(), ApproverRefusal> {
+        let is_subject = subject.map_or(!self.accounts.is_empty(), |account| self.is(account));
+        if is_subject {
+            return Err(ApproverRefusal::Subject);
+        }
+        let root_workload = self.uid == 0 && !self.accounts.is_empty();
+        if root_workload || !self.named_in(approvers) {
+            return Err(ApproverRefusal::NotAnApprover);
+        }
+        Ok(())
+    }
+
+    /// The caller as the source of a signal.
+    pub fn source(&self) -> Source {
+        Source { uid: self.uid, name: self.name.clone(), loginuid: self.loginuid }
+    }
+
+    /// The caller as an approver.
+    pub fn approver(&self, ticket: Option<String>) -> Approver {
+        Approver { uid: self.uid, loginuid: self.loginuid, name: self.name.clone(), ticket }
+    }
+}
+
+/// Why a caller may not approve.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Error, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ApproverRefusal {
+    /// It is not in `approvers`.
+    #[error("the caller is not in `approvers`")]
+    NotAnApprover,
+    /// A view of it is the account in question.
+    #[error("the caller is the service account itself: someone else has to approve")]
+    Subject,
+}
+
+/// Who sent a signal. Two sources are the same if uid and name are; the login is evidence.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Source {
+    /// Effective uid.
+    pub uid: u32,
+    /// User name, or the detector's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// Login uid.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub loginuid: Option<u32>,
+}
+
+impl Source {
+    /// Whether both are one sender.
+    pub fn same(&self, other: &Self) -> bool {
+        self.uid == other.uid && self.name == other.name
+    }
+}
+
+/// Who approved, granted, offboarded or broke glass.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Approver {
+    /// Effective uid.
+    pub uid: u32,
+    /// Login uid; without one, records show the approval as unattributed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub loginuid: Option<u32>,
+    /// User name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// A reference into the organisation's own system.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ticket: Option<String>,
+}
