@@ -136,7 +136,7 @@ fn is_mapped(event: &DecisionEvent) -> bool {
 fn address_text(address: &Address) -> String {
     match address.v4() {
         Some(octets) => Ipv4Addr::from(octets).to_string(),
-        None => Ipv6Addr::from(address.0).to_string(),
+        None => Ipv6Addr::from(address.octets()).to_string(),
     }
 }
 
