@@ -1,5 +1,41 @@
 //! Cedar policy: parsed, validated, classed, and evaluated into rows by the real authorizer.
+//!
+//! [`Bundle::compile`] turns a configuration into a [`Bundle`]; [`Bundle::evaluate`] asks Cedar about one attempt;
+//! [`Bundle::row`] asks it about every class of attempts at once, which [`crate::table`] lays out for the kernel.
 
+mod account;
+mod atoms;
+mod bundle;
+mod classes;
+mod finding;
+#[cfg(test)]
+pub(crate) mod fixture;
+mod grant;
+mod inputs;
+mod judge;
+mod moment;
+mod parse;
+mod question;
+mod row;
+mod schema;
+mod source;
 mod state;
+#[cfg(test)]
+mod tests;
 
+pub use bundle::{Attempt, Bundle, nat64};
+pub use classes::{Classes, ExecutableClass};
+pub use grant::{Grant, GrantTarget};
+pub use judge::Evaluation;
+pub use parse::PolicyInfo;
+pub use row::{Projection, Row, RowCell};
 pub use state::{AccountState, Approval};
+
+pub(crate) use moment::Moment;
+pub(crate) use row::StateKey;
+
+/// What `context.executable` says of every executable that neither a policy nor an account names.
+pub const UNLISTED: &str = "unlisted";
+
+/// The most cells one row can have.
+pub const MOST_CELLS: usize = 4 << 20;

@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use ipnet::{Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize};
-use writ_abi::{AccountFlags, Active, Address, Cell, Clause, ClauseList, Slot, Stance, StanceWord, Tables};
+use writ_abi::{AccountFlags, Active, Address, Cell, Slot, Stance, StanceWord, Tables};
+
+use super::layout::Layout;
 
 /// Why a cell says what it says; cells name it by index. Index 0 is "nothing permits".
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize, Deserialize)]
@@ -18,7 +20,7 @@ pub struct Explanation {
 }
 
 /// Everything the kernel holds for one generation, but for the identities of users, cgroups and executables, which the
-/// loader resolves on the host (see [`Identities`]).
+/// loader resolves on the host (see [`super::Identities`]).
 #[derive(Clone, Debug, Default)]
 pub struct Generation {
     /// Number and flags.
@@ -33,8 +35,10 @@ pub struct Generation {
     pub projections: Vec<u16>,
     /// Cells, one row after the other.
     pub cells: Vec<u64>,
-    /// Stances by index.
+    /// Stances by index; 0 refuses everything.
     pub stances: Vec<Stance>,
+    /// Digest of each stance's row, by stance index: `stance_digest` of records.
+    pub digests: Vec<String>,
     /// Account flags by account index.
     pub flags: Vec<u64>,
     /// Slots by account index.
@@ -43,32 +47,36 @@ pub struct Generation {
     pub accounts: Vec<String>,
     /// Class of each executable path that a policy or account names; 0 is `unlisted`.
     pub executables: BTreeMap<String, u32>,
-    /// Explanations by index.
+    /// Explanations by index; 0 is "nothing permits".
     pub explanations: Vec<Explanation>,
     /// Destinations seen, for decisions in memory.
     pub seen: BTreeSet<(u32, [u8; 16])>,
+    pub(super) layout: Layout,
 }
 
-/// Which host identities lead to which accounts, resolved by the daemon.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct Identities {
-    /// By uid: selector number (from 1) and list.
-    pub users: BTreeMap<u32, (u32, ClauseList32)>,
-    /// By system unit name.
-    pub units: BTreeMap<String, ClauseList32>,
-    /// By cgroup path below the cgroup2 mount.
-    pub cgroups: BTreeMap<String, ClauseList32>,
-    /// By device (kernel encoding) and inode.
-    pub executables: BTreeMap<(u32, u64), (u32, ClauseList32)>,
-    /// The clause table; index 0 is unused.
-    pub clauses: Vec<u64>,
+impl Generation {
+    /// The index of an account.
+    pub fn account(&self, name: &str) -> Option<u32> {
+        self.accounts.iter().position(|account| account == name).map(|index| index as u32)
+    }
+
+    /// The name of an account.
+    pub fn account_name(&self, index: u32) -> Option<&str> {
+        self.accounts.get(index as usize).map(String::as_str)
+    }
+
+    /// Puts an account into a stance.
+    pub fn set_slot(&mut self, account: u32, slot: Slot) {
+        if let Some(entry) = self.slots.get_mut(account as usize) {
+            *entry = slot.0;
+        }
+    }
+
+    /// The explanation that a cell names.
+    pub fn explanation(&self, index: u32) -> Option<&Explanation> {
+        self.explanations.get(index as usize)
+    }
 }
-
-/// A [`ClauseList`] in a map.
-pub type ClauseList32 = u32;
-
-/// Keeps the clause types in one place for readers of [`Identities`].
-pub const NO_ACCOUNT: ClauseList = ClauseList::NONE;
 
 impl Tables for Generation {
     fn active(&self) -> Active {
@@ -115,9 +123,4 @@ impl Tables for Generation {
     fn seen(&self, account: u32, address: &Address) -> bool {
         self.seen.contains(&(account, address.octets()))
     }
-}
-
-/// Packs a clause for [`Identities::clauses`].
-pub fn clause(account: u16, user: u32, executable: u32) -> u64 {
-    Clause::new(account, user, executable).0
 }

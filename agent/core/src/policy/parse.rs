@@ -1,0 +1,235 @@
+//! One policy as written: parsed by Cedar, its annotations read, its atoms found, and the text that is evaluated.
+
+use cedar_policy::pst::{self, ActionConstraint, EntityOrSlot, PrincipalConstraint};
+use cedar_policy::{Effect, Policy, PolicyId, Template};
+use serde::Serialize;
+
+use super::atoms::{self, Culprit};
+use super::finding;
+use super::inputs::Inputs;
+use super::schema::quoted;
+use super::source::Statement;
+use crate::diagnostic::{Diagnostic, Location};
+
+/// What records and listings say about a policy.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct PolicyInfo {
+    /// `@id`
+    pub id: String,
+    /// `@owner`
+    pub owner: Option<String>,
+    /// `@reason`
+    pub reason: Option<String>,
+    /// `@controls`, split at commas.
+    pub controls: Vec<String>,
+    /// Whether it forbids.
+    pub forbids: bool,
+    /// `@decision("escalate")`
+    pub escalates: bool,
+    /// `@mode("observe")`
+    pub observes: bool,
+    /// Where it is written.
+    pub at: Location,
+    /// Its text as evaluated.
+    pub text: String,
+}
+
+/// A policy ready to be indexed.
+#[derive(Clone, Debug)]
+pub(crate) struct Parsed<'a> {
+    pub(crate) info: PolicyInfo,
+    pub(crate) statement: Statement<'a>,
+    /// The policy as evaluated, named by its `@id`.
+    pub(crate) policy: Policy,
+    pub(crate) principal: Principal,
+    pub(crate) actions: Actions,
+    pub(crate) inputs: Inputs,
+}
+
+/// Which accounts a policy's scope can match.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum Principal {
+    Any,
+    Account(String),
+    Team(String),
+    Nobody,
+}
+
+/// Which actions a policy's scope can match.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Actions {
+    pub(crate) connect: bool,
+    pub(crate) open_socket: bool,
+    pub(crate) others: bool,
+}
+
+/// Reads one statement. Findings are pushed; `None` if the policy cannot be used.
+pub(crate) fn policy<'a>(
+    statement: Statement<'a>,
+    destinations: &dyn Fn(&str) -> bool,
+    findings: &mut Vec<Diagnostic>,
+) -> Option<Parsed<'a>> {
+    let before = findings.len();
+    let parsed = match Policy::parse(None, statement.text) {
+        Ok(parsed) => parsed,
+        Err(_) if Template::parse(None, statement.text).is_ok() => {
+            findings.push(
+                Diagnostic::error("policy-template", "a policy template (`?principal`, `?resource`) is not evaluated")
+                    .help("write one policy for each account, or use `writ grant create`")
+                    .at(statement.head()),
+            );
+            return None;
+        }
+        Err(errors) => {
+            let locate = |offset, length: usize| Some(statement.location(offset..offset + length));
+            findings.extend(errors.iter().map(|error| finding::from_cedar("policy-syntax", error, &locate)));
+            return None;
+        }
+    };
+    let mut info = annotations(&parsed, &statement, findings)?;
+    let tree = match parsed.to_pst() {
+        Ok(pst::Policy::Static(tree)) => tree,
+        _ => {
+            findings.push(
+                Diagnostic::error("policy-unclassed", "the policy's syntax tree cannot be read")
+                    .help("use Cedar's operators as docs/policy.md lists them")
+                    .policy(&info.id)
+                    .at(statement.head()),
+            );
+            return None;
+        }
+    };
+    let actions = actions(&tree.body().action);
+    if info.escalates && actions.others && !actions.connect && !actions.open_socket {
+        findings.push(
+            Diagnostic::error("policy-annotation", "`@decision(\"escalate\")` is for connects and sockets only")
+                .help("remove the annotation")
+                .policy(&info.id)
+                .at(statement.annotation("decision").unwrap_or_else(|| statement.head())),
+        );
+    }
+    let mut inputs = Inputs::default();
+    if actions.connect || actions.open_socket {
+        match atoms::inputs(tree.body(), destinations) {
+            Ok(found) => inputs = found,
+            Err(refusals) => findings.extend(refusals.into_iter().map(|refusal| {
+                let at = match &refusal.culprit {
+                    Culprit::Input(name, nth) => statement.input(name, *nth),
+                    Culprit::Literal(value) => statement.literal(value),
+                    Culprit::Policy => None,
+                };
+                Diagnostic::error("policy-unclassed", refusal.message)
+                    .help(refusal.help)
+                    .policy(&info.id)
+                    .at(at.unwrap_or_else(|| statement.head()))
+            })),
+        }
+    }
+    if findings.len() > before
+        && findings.iter().skip(before).any(|finding| finding.severity == crate::diagnostic::Severity::Error)
+    {
+        return None;
+    }
+    if info.escalates {
+        inputs.approvals = true;
+        let clause = format!("unless {{ context.approvals.contains({}) }}", quoted(&info.id));
+        info.text = statement.with_clause(&clause)?;
+    }
+    let policy = Policy::parse(Some(PolicyId::new(&info.id)), &info.text).ok()?;
+    let principal = principal(&tree.body().principal);
+    Some(Parsed { info, statement, policy, principal, actions, inputs })
+}
+
+fn annotations(policy: &Policy, statement: &Statement<'_>, findings: &mut Vec<Diagnostic>) -> Option<PolicyInfo> {
+    let Some(id) = policy.annotation("id").filter(|id| !id.is_empty()) else {
+        findings.push(
+            Diagnostic::error("policy-id", "the policy has no `@id`")
+                .help("write `@id(\"a-unique-name\")` before it: records and approvals name policies by it")
+                .at(statement.head()),
+        );
+        return None;
+    };
+    let text = |name: &str| policy.annotation(name).filter(|value| !value.is_empty()).map(str::to_owned);
+    let at = |name: &str| statement.annotation(name).unwrap_or_else(|| statement.head());
+    let refused = |name: &str, message: String, help: &str| {
+        Diagnostic::error("policy-annotation", message).help(help).policy(id).at(at(name))
+    };
+    let forbids = policy.effect() == Effect::Forbid;
+    match policy.annotation("decision") {
+        None => {}
+        Some("escalate") if forbids => {}
+        Some("escalate") => findings.push(refused(
+            "decision",
+            "`@decision(\"escalate\")` on a permit has no meaning: only a refusal can be escalated".into(),
+            "write a forbid with it, or remove it",
+        )),
+        Some(other) => findings.push(refused(
+            "decision",
+            format!("`@decision(\"{other}\")` is not known"),
+            "write `@decision(\"escalate\")`, or remove it",
+        )),
+    }
+    match policy.annotation("mode") {
+        None | Some("observe") => {}
+        Some(other) => findings.push(refused(
+            "mode",
+            format!("`@mode(\"{other}\")` is not known"),
+            "write `@mode(\"observe\")`, or remove it: policies are enforced otherwise",
+        )),
+    }
+    for (name, what) in [("owner", "who answers for it"), ("reason", "why it exists")] {
+        if text(name).is_none() {
+            findings.push(
+                Diagnostic::warning("policy-annotation", format!("policy `{id}` has no `@{name}`"))
+                    .help(format!("write `@{name}(\"…\")`: records tell {what}"))
+                    .policy(id)
+                    .at(statement.head()),
+            );
+        }
+    }
+    let controls = text("controls").unwrap_or_default();
+    Some(PolicyInfo {
+        id: id.to_owned(),
+        owner: text("owner"),
+        reason: text("reason"),
+        controls: controls
+            .split(',')
+            .map(|control| control.trim().to_owned())
+            .filter(|control| !control.is_empty())
+            .collect(),
+        forbids,
+        escalates: policy.annotation("decision") == Some("escalate"),
+        observes: policy.annotation("mode") == Some("observe"),
+        at: statement.head(),
+        text: statement.text.to_owned(),
+    })
+}
+
+fn principal(constraint: &PrincipalConstraint) -> Principal {
+    let (PrincipalConstraint::Eq(EntityOrSlot::Entity(uid))
+    | PrincipalConstraint::In(EntityOrSlot::Entity(uid))
+    | PrincipalConstraint::IsIn(_, EntityOrSlot::Entity(uid))) = constraint
+    else {
+        // `is` a type that is not an account's is a matter for the validator; evaluating it costs time, not truth.
+        return Principal::Any;
+    };
+    match uid.ty.to_string().as_str() {
+        "ServiceAccount" => Principal::Account(uid.eid.to_string()),
+        "Team" => Principal::Team(uid.eid.to_string()),
+        _ => Principal::Nobody,
+    }
+}
+
+fn actions(constraint: &ActionConstraint) -> Actions {
+    let named: Vec<&pst::EntityUID> = match constraint {
+        ActionConstraint::Any => return Actions { connect: true, open_socket: true, others: true },
+        ActionConstraint::Eq(uid) => vec![uid],
+        ActionConstraint::In(uids) => uids.iter().collect(),
+    };
+    let is = |uid: &pst::EntityUID, name: &str| uid.ty.to_string() == "Action" && uid.eid == name;
+    Actions {
+        connect: named.iter().any(|uid| is(uid, "connect")),
+        open_socket: named.iter().any(|uid| is(uid, "open-socket")),
+        others: named.iter().any(|uid| !is(uid, "connect") && !is(uid, "open-socket")),
+    }
+}

@@ -1,0 +1,234 @@
+//! One question to Cedar: who, what, where, and the context, in Cedar's own types and in the JSON its CLI takes.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::net::IpAddr;
+
+use cedar_policy::{Context, Entities, Entity, EntityId, EntityTypeName, EntityUid, Request, RestrictedExpression};
+use jiff::Timestamp;
+use serde_json::{Value, json};
+use writ_abi::{Family, Protocol};
+
+use super::moment::Moment;
+use super::schema::quoted;
+use crate::config::{Account, Attribute};
+
+/// What is attempted, with everything only the attempt knows.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum Subject<'a> {
+    Connect { ip: IpAddr, port: u16, protocol: Protocol, new_destination: bool, groups: &'a BTreeSet<String> },
+    OpenSocket(Family),
+}
+
+/// A question about one account.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Question<'a> {
+    pub(crate) account: &'a Account,
+    pub(crate) subject: Subject<'a>,
+    pub(crate) executable: &'a str,
+    pub(crate) risk: u8,
+    pub(crate) signals: &'a BTreeSet<String>,
+    pub(crate) fresh: &'a BTreeSet<String>,
+    pub(crate) approvals: BTreeSet<&'a str>,
+    pub(crate) moment: Moment,
+}
+
+/// Entity type names, parsed once.
+#[derive(Clone, Debug)]
+pub(crate) struct Names {
+    account: EntityTypeName,
+    team: EntityTypeName,
+    destination: EntityTypeName,
+    endpoint: EntityTypeName,
+    action: EntityTypeName,
+}
+
+/// One context value.
+enum Member {
+    Ip(IpAddr),
+    Long(i64),
+    Text(String),
+    Bool(bool),
+    Texts(Vec<String>),
+    Datetime(String),
+}
+
+impl Names {
+    pub(crate) fn new() -> Option<Self> {
+        let name = |name: &str| name.parse().ok();
+        Some(Self {
+            account: name("ServiceAccount")?,
+            team: name("Team")?,
+            destination: name("Destination")?,
+            endpoint: name("Endpoint")?,
+            action: name("Action")?,
+        })
+    }
+}
+
+fn uid(name: &EntityTypeName, id: &str) -> EntityUid {
+    EntityUid::from_type_name_and_id(name.clone(), EntityId::new(id))
+}
+
+/// The account and its teams as entities.
+pub(crate) fn account_entities(names: &Names, account: &Account) -> Result<Vec<Entity>, String> {
+    let mut entities: Vec<Entity> =
+        account.teams.iter().map(|team| Entity::new_no_attrs(uid(&names.team, team), HashSet::new())).collect();
+    let text = |text: &str| RestrictedExpression::new_string(text.to_owned());
+    let mut attributes: std::collections::HashMap<String, RestrictedExpression> = account
+        .attributes
+        .iter()
+        .map(|(name, value)| {
+            let value = match value {
+                Attribute::Bool(value) => RestrictedExpression::new_bool(*value),
+                Attribute::Long(value) => RestrictedExpression::new_long(*value),
+                Attribute::Text(value) => text(value),
+            };
+            (name.clone(), value)
+        })
+        .collect();
+    attributes.insert("name".into(), text(&account.name));
+    attributes.insert("owner".into(), text(account.owner.as_deref().unwrap_or("")));
+    let executables = account.executables.iter().map(|path| text(path));
+    attributes.insert("executables".into(), RestrictedExpression::new_set(executables));
+    let teams = account.teams.iter().map(|team| uid(&names.team, team)).collect();
+    entities
+        .push(Entity::new(uid(&names.account, &account.name), attributes, teams).map_err(|error| error.to_string())?);
+    Ok(entities)
+}
+
+impl Question<'_> {
+    /// `Action::"connect"` or `Action::"open-socket"`, without the type.
+    fn action(&self) -> &'static str {
+        match self.subject {
+            Subject::Connect { .. } => "connect",
+            Subject::OpenSocket(_) => "open-socket",
+        }
+    }
+
+    fn endpoint(&self) -> String {
+        match self.subject {
+            Subject::Connect { ip: IpAddr::V4(ip), port, protocol, .. } => format!("{ip}:{port}/{}", protocol.name()),
+            Subject::Connect { ip: IpAddr::V6(ip), port, protocol, .. } => format!("[{ip}]:{port}/{}", protocol.name()),
+            Subject::OpenSocket(family) => family.name().to_owned(),
+        }
+    }
+
+    fn groups(&self) -> impl Iterator<Item = &String> {
+        match self.subject {
+            Subject::Connect { groups, .. } => Some(groups.iter()),
+            Subject::OpenSocket(_) => None,
+        }
+        .into_iter()
+        .flatten()
+    }
+
+    fn members(&self) -> BTreeMap<&'static str, Member> {
+        let texts = |set: &BTreeSet<String>| Member::Texts(set.iter().cloned().collect());
+        let mut members = BTreeMap::from([
+            ("risk", Member::Long(self.risk.into())),
+            ("signals", texts(self.signals)),
+            ("fresh", texts(self.fresh)),
+            ("approvals", Member::Texts(self.approvals.iter().map(|id| (*id).to_owned()).collect())),
+            ("executable", Member::Text(self.executable.to_owned())),
+            ("now", Member::Datetime(datetime(self.moment.now))),
+            ("hour", Member::Long(self.moment.hour.into())),
+            ("minute", Member::Long(self.moment.minute.into())),
+            ("weekday", Member::Long(self.moment.weekday.into())),
+        ]);
+        match self.subject {
+            Subject::Connect { ip, port, protocol, new_destination, .. } => members.extend([
+                ("ip", Member::Ip(ip)),
+                ("port", Member::Long(port.into())),
+                ("protocol", Member::Text(protocol.name().to_owned())),
+                ("new_destination", Member::Bool(new_destination)),
+            ]),
+            Subject::OpenSocket(family) => members.extend([("family", Member::Text(family.name().to_owned()))]),
+        }
+        members
+    }
+
+    /// The question for the authorizer.
+    pub(crate) fn request(&self, names: &Names) -> Result<Request, String> {
+        let pairs = self.members().into_iter().map(|(name, member)| (name.to_owned(), member.expression()));
+        let context = Context::from_pairs(pairs).map_err(|error| error.to_string())?;
+        Request::new(
+            uid(&names.account, &self.account.name),
+            uid(&names.action, self.action()),
+            uid(&names.endpoint, &self.endpoint()),
+            context,
+            None,
+        )
+        .map_err(|error| error.to_string())
+    }
+
+    /// The entities the question needs: the account with its teams, and the endpoint in its destinations.
+    pub(crate) fn entities(&self, names: &Names, account: &[Entity]) -> Result<Entities, String> {
+        let parents = self.groups().map(|group| uid(&names.destination, group)).collect();
+        let endpoint = Entity::new_no_attrs(uid(&names.endpoint, &self.endpoint()), parents);
+        Entities::from_entities(account.iter().cloned().chain([endpoint]), None).map_err(|error| error.to_string())
+    }
+
+    /// The request as `cedar authorize --request-json` takes it.
+    pub(crate) fn request_json(&self) -> Value {
+        let context: serde_json::Map<String, Value> =
+            self.members().into_iter().map(|(name, member)| (name.to_owned(), member.json())).collect();
+        json!({
+            "principal": format!("ServiceAccount::{}", quoted(&self.account.name)),
+            "action": format!("Action::{}", quoted(self.action())),
+            "resource": format!("Endpoint::{}", quoted(&self.endpoint())),
+            "context": context,
+        })
+    }
+
+    /// The entities as `cedar authorize --entities` takes them.
+    pub(crate) fn entities_json(&self) -> Value {
+        let account = self.account;
+        let entity = |kind: &str, id: &str, attributes: Value, parents: Vec<Value>| json!({"uid": {"type": kind, "id": id}, "attrs": attributes, "parents": parents});
+        let named = |kind: &str, id: &str| json!({"type": kind, "id": id});
+        let mut attributes: serde_json::Map<String, Value> =
+            account.attributes.iter().map(|(name, value)| (name.clone(), json!(value))).collect();
+        attributes.insert("name".into(), json!(account.name));
+        attributes.insert("owner".into(), json!(account.owner.as_deref().unwrap_or("")));
+        attributes.insert("executables".into(), json!(account.executables));
+        let mut entities: Vec<Value> =
+            account.teams.iter().map(|team| entity("Team", team, json!({}), Vec::new())).collect();
+        let teams = account.teams.iter().map(|team| named("Team", team)).collect();
+        entities.push(entity("ServiceAccount", &account.name, Value::Object(attributes), teams));
+        let groups = self.groups().map(|group| named("Destination", group)).collect();
+        entities.push(entity("Endpoint", &self.endpoint(), json!({}), groups));
+        Value::Array(entities)
+    }
+}
+
+impl Member {
+    fn expression(self) -> RestrictedExpression {
+        match self {
+            Self::Ip(ip) => RestrictedExpression::new_ip(ip.to_string()),
+            Self::Long(number) => RestrictedExpression::new_long(number),
+            Self::Text(text) => RestrictedExpression::new_string(text),
+            Self::Bool(value) => RestrictedExpression::new_bool(value),
+            Self::Texts(texts) => {
+                RestrictedExpression::new_set(texts.into_iter().map(RestrictedExpression::new_string))
+            }
+            Self::Datetime(text) => RestrictedExpression::new_datetime(text),
+        }
+    }
+
+    fn json(self) -> Value {
+        match self {
+            Self::Ip(ip) => json!({"__extn": {"fn": "ip", "arg": ip.to_string()}}),
+            Self::Long(number) => json!(number),
+            Self::Text(text) => json!(text),
+            Self::Bool(value) => json!(value),
+            Self::Texts(texts) => json!(texts),
+            Self::Datetime(text) => json!({"__extn": {"fn": "datetime", "arg": text}}),
+        }
+    }
+}
+
+/// Milliseconds since the epoch as Cedar's `datetime` reads them. Years beyond its four digits are clamped.
+fn datetime(milliseconds: i64) -> String {
+    let instant =
+        Timestamp::from_millisecond(milliseconds.clamp(-62_135_596_800_000, 253_402_207_200_000)).unwrap_or_default();
+    instant.strftime("%Y-%m-%dT%H:%M:%S.%3fZ").to_string()
+}

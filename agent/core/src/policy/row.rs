@@ -1,0 +1,419 @@
+//! One account's row: the authorizer's answer for every class of connects, asked once per class the policies can tell apart.
+
+use std::collections::{BTreeSet, HashMap};
+use std::net::IpAddr;
+
+use sha2::{Digest, Sha256};
+use writ_abi::{Family, Protocol, Reason, Verdict};
+
+use super::account::AccountPolicy;
+use super::bundle::Bundle;
+use super::classes::{AtomId, Class, Classes, DestinationAtoms, members};
+use super::judge::Evaluation;
+use super::moment::{Moment, MomentClass};
+use super::question::{Question, Subject};
+use super::state::{AccountState, Approval};
+use crate::table::Explanation;
+
+/// The protocols of a row, in cell order.
+const PROTOCOLS: [Protocol; writ_abi::PROTOCOLS as usize] = [Protocol::Tcp, Protocol::Udp];
+
+/// What one kind of class is to one account: global classes that its policies cannot tell apart become one.
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
+pub struct Projection {
+    /// By global class.
+    pub of: Vec<u16>,
+    /// How many there are.
+    pub count: u32,
+}
+
+/// One cell; `explanation` is an index into the row's own list.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct RowCell {
+    /// The enforced verdict.
+    pub verdict: Verdict,
+    /// The verdict with observe-mode policies counted in.
+    pub would: Verdict,
+    /// `policy` or `policy-error`.
+    pub reason: Reason,
+    /// Index into [`Row::explanations`].
+    pub explanation: u32,
+}
+
+/// An account's answers in one state, over one set of classes.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Row {
+    /// Executable classes.
+    pub executables: Projection,
+    /// Address classes.
+    pub addresses: Projection,
+    /// Port classes.
+    pub ports: Projection,
+    /// `((executable · addresses + address) · ports + port) · PROTOCOLS + protocol) · 2 + new`
+    pub cells: Vec<RowCell>,
+    /// By socket family.
+    pub families: Vec<RowCell>,
+    /// What cells name; the first is "nothing permits".
+    pub explanations: Vec<Explanation>,
+    /// How often the authorizer was asked.
+    pub evaluations: usize,
+}
+
+/// The part of a state that an account's policies can see: states with the same key have the same row.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(crate) struct StateKey {
+    risk: Option<u8>,
+    signals: Option<BTreeSet<String>>,
+    fresh: Option<BTreeSet<String>>,
+    approvals: BTreeSet<Approval>,
+    moment: MomentClass,
+}
+
+impl StateKey {
+    pub(crate) fn new(account: &AccountPolicy, state: &AccountState, moment: &Moment) -> Self {
+        let inputs = &account.shared.inputs;
+        Self {
+            risk: inputs.risk.then_some(state.risk),
+            signals: inputs.signals.then(|| state.signals.clone()),
+            fresh: inputs.fresh.then(|| state.fresh.clone()),
+            approvals: if inputs.approvals { state.approvals.iter().cloned().collect() } else { BTreeSet::new() },
+            moment: inputs.times.class(moment),
+        }
+    }
+}
+
+/// Global classes as one account sees them, each with a representative.
+struct Axis<'a, T> {
+    projection: Projection,
+    /// The first global class of each projected one.
+    classes: Vec<&'a Class<T>>,
+}
+
+fn axis<'a, T>(classes: &'a [Class<T>], relevant: &BTreeSet<AtomId>) -> Axis<'a, T> {
+    let mut known: HashMap<Vec<AtomId>, u16> = HashMap::new();
+    let mut axis = Axis { projection: Projection::default(), classes: Vec::new() };
+    for class in classes {
+        let seen: Vec<AtomId> = class.atoms.iter().copied().filter(|atom| relevant.contains(atom)).collect();
+        let next = axis.classes.len() as u16;
+        let projected = *known.entry(seen).or_insert(next);
+        if projected == next {
+            axis.classes.push(class);
+        }
+        axis.projection.of.push(projected);
+    }
+    axis.projection.count = axis.classes.len() as u32;
+    axis
+}
+
+/// The size and shape of an account's row, before anything is asked.
+struct Shape<'a> {
+    addresses: Axis<'a, IpAddr>,
+    ports: Axis<'a, u16>,
+    executables: Projection,
+    /// The first class of each projected one: path and name.
+    executable_classes: Vec<&'a super::ExecutableClass>,
+    destinations: Vec<&'a DestinationAtoms>,
+    /// Atoms that conditions name themselves, not by way of a destination or approval.
+    condition_addresses: BTreeSet<AtomId>,
+    condition_ports: BTreeSet<AtomId>,
+}
+
+impl<'a> Shape<'a> {
+    fn new(bundle: &'a Bundle, classes: &'a Classes, account: &AccountPolicy) -> Self {
+        let inputs = &account.shared.inputs;
+        let empty = BTreeSet::new();
+        let approvals = classes.approvals.get(&account.account.name).filter(|_| inputs.approvals).unwrap_or(&empty);
+        let condition_addresses: BTreeSet<AtomId> =
+            inputs.addresses.iter().filter_map(|addresses| classes.address_atom_of(addresses)).collect();
+        let condition_ports: BTreeSet<AtomId> =
+            inputs.ports.iter().filter_map(|ports| classes.port_atom_of(ports)).collect();
+        let destinations: Vec<&DestinationAtoms> = members(&inputs.destinations, &bundle.destinations)
+            .iter()
+            .filter_map(|name| classes.destinations.get(name))
+            .collect();
+        let mut addresses = condition_addresses.clone();
+        addresses.extend(destinations.iter().map(|destination| destination.address));
+        addresses
+            .extend(approvals.iter().filter_map(|approval| classes.address_atom_of(&vec![approval.address.into()])));
+        let mut ports = condition_ports.clone();
+        ports.extend(destinations.iter().filter_map(|destination| destination.port));
+        ports.extend(
+            approvals.iter().filter_map(|approval| classes.port_atom_of(&vec![(approval.port, approval.port)])),
+        );
+
+        let mut executables = Projection::default();
+        let mut executable_classes = Vec::new();
+        let mut known = HashMap::new();
+        for class in &classes.executables {
+            let named = (inputs.executables.contains(&class.name)
+                || inputs.own_executables && account.account.executables.contains(&class.name))
+            .then_some(&class.name);
+            let approved = class
+                .path
+                .as_ref()
+                .filter(|path| approvals.iter().any(|approval| approval.executable.as_ref() == Some(path)));
+            let next = executable_classes.len() as u16;
+            let projected = *known.entry((named, approved)).or_insert(next);
+            if projected == next {
+                executable_classes.push(class);
+            }
+            executables.of.push(projected);
+        }
+        executables.count = executable_classes.len() as u32;
+        Self {
+            addresses: axis(&classes.address_classes, &addresses),
+            ports: axis(&classes.port_classes, &ports),
+            executables,
+            executable_classes,
+            destinations,
+            condition_addresses,
+            condition_ports,
+        }
+    }
+
+    fn cells(&self) -> usize {
+        [self.executable_classes.len(), self.addresses.classes.len(), self.ports.classes.len(), PROTOCOLS.len(), 2]
+            .into_iter()
+            .fold(1, usize::saturating_mul)
+    }
+}
+
+/// How many cells an account's row has.
+pub(crate) fn cells(bundle: &Bundle, classes: &Classes, account: &AccountPolicy) -> usize {
+    Shape::new(bundle, classes, account).cells()
+}
+
+/// The row. A row beyond the limit of cells (compiling refuses the configuration, but an approval adds classes) denies.
+pub(crate) fn row(
+    bundle: &Bundle,
+    classes: &Classes,
+    account: &AccountPolicy,
+    state: &AccountState,
+    moment: Moment,
+) -> Row {
+    let shape = Shape::new(bundle, classes, account);
+    if shape.cells() > super::MOST_CELLS {
+        return Row::denied(classes, Some(format!("the row of `{}` is too large", account.account.name)));
+    }
+    let mut asking = Asking { bundle, account, state, moment, row: Row::default(), known: HashMap::new() };
+    asking.explanation(&Evaluation::plain(Verdict::Deny));
+    asking.connects(&shape);
+    asking.families();
+    Row {
+        executables: shape.executables,
+        addresses: shape.addresses.projection,
+        ports: shape.ports.projection,
+        ..asking.row
+    }
+}
+
+/// What the policies can tell apart: cells that agree on it have the same answer.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+struct Distinction {
+    executable: usize,
+    address: u32,
+    port: u32,
+    groups: u32,
+    udp: bool,
+    new_destination: bool,
+    approvals: u32,
+}
+
+struct Asking<'a> {
+    bundle: &'a Bundle,
+    account: &'a AccountPolicy,
+    state: &'a AccountState,
+    moment: Moment,
+    row: Row,
+    known: HashMap<Explanation, u32>,
+}
+
+impl<'a> Asking<'a> {
+    fn connects(&mut self, shape: &Shape<'_>) {
+        let inputs = &self.account.shared.inputs;
+        let mut answers: HashMap<Distinction, RowCell> = HashMap::new();
+        let mut seen_addresses = HashMap::new();
+        let mut seen_ports = HashMap::new();
+        let mut seen_groups: HashMap<BTreeSet<&String>, u32> = HashMap::new();
+        let mut seen_approvals: HashMap<BTreeSet<&str>, u32> = HashMap::new();
+        self.row.cells.reserve_exact(shape.cells());
+        for (executable, executable_class) in shape.executable_classes.iter().enumerate() {
+            for address in &shape.addresses.classes {
+                let address_key = key(&mut seen_addresses, seen(&address.atoms, &shape.condition_addresses));
+                let near: Vec<&DestinationAtoms> = shape
+                    .destinations
+                    .iter()
+                    .copied()
+                    .filter(|destination| address.atoms.binary_search(&destination.address).is_ok())
+                    .collect();
+                for port in &shape.ports.classes {
+                    let port_key = key(&mut seen_ports, seen(&port.atoms, &shape.condition_ports));
+                    for protocol in PROTOCOLS {
+                        let groups: BTreeSet<String> = near
+                            .iter()
+                            .filter(|destination| {
+                                destination.port.is_none_or(|atom| port.atoms.binary_search(&atom).is_ok())
+                            })
+                            .filter(|destination| {
+                                destination.protocols.is_empty() || destination.protocols.contains(&protocol)
+                            })
+                            .flat_map(|destination| destination.groups.iter().cloned())
+                            .collect();
+                        let visible = inputs.destinations.iter().filter(|name| groups.contains(*name)).collect();
+                        let groups_key = key(&mut seen_groups, visible);
+                        let (ip, port) = (address.representative, port.representative);
+                        let approvals = self.state.approved(ip, port, protocol, executable_class.path.as_deref());
+                        let approvals_key = key(&mut seen_approvals, approvals.clone());
+                        for new_destination in [false, true] {
+                            let class = Distinction {
+                                executable,
+                                address: address_key,
+                                port: port_key,
+                                groups: groups_key,
+                                udp: inputs.protocol && protocol == Protocol::Udp,
+                                new_destination: inputs.new_destination && new_destination,
+                                approvals: if inputs.approvals { approvals_key } else { 0 },
+                            };
+                            let cell = match answers.get(&class) {
+                                Some(cell) => *cell,
+                                None => {
+                                    let subject =
+                                        Subject::Connect { ip, port, protocol, new_destination, groups: &groups };
+                                    let cell = self.ask(subject, &executable_class.name, approvals.clone());
+                                    answers.insert(class, cell);
+                                    cell
+                                }
+                            };
+                            self.row.cells.push(cell);
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    fn families(&mut self) {
+        for family in Family::ALL {
+            let cell = self.ask(Subject::OpenSocket(family), super::UNLISTED, BTreeSet::new());
+            self.row.families.push(cell);
+        }
+    }
+
+    fn ask(&mut self, subject: Subject<'_>, executable: &str, approvals: BTreeSet<&str>) -> RowCell {
+        let question = Question {
+            account: &self.account.account,
+            subject,
+            executable,
+            risk: self.state.risk,
+            signals: &self.state.signals,
+            fresh: &self.state.fresh,
+            approvals,
+            moment: self.moment,
+        };
+        self.row.evaluations += 1;
+        let evaluation = self.account.evaluate(&self.bundle.authorizer, &self.bundle.names, &question);
+        let explanation = self.explanation(&evaluation);
+        RowCell { verdict: evaluation.verdict, would: evaluation.would, reason: evaluation.reason, explanation }
+    }
+
+    fn explanation(&mut self, evaluation: &Evaluation) -> u32 {
+        let explanation = evaluation.explanation();
+        let explanations = &mut self.row.explanations;
+        *self.known.entry(explanation).or_insert_with_key(|explanation| {
+            explanations.push(explanation.clone());
+            (explanations.len() - 1) as u32
+        })
+    }
+}
+
+fn seen(atoms: &[AtomId], relevant: &BTreeSet<AtomId>) -> Vec<AtomId> {
+    atoms.iter().copied().filter(|atom| relevant.contains(atom)).collect()
+}
+
+/// A small number for a value, the same for equal values.
+fn key<T: std::hash::Hash + Eq>(known: &mut HashMap<T, u32>, value: T) -> u32 {
+    let next = known.len() as u32;
+    *known.entry(value).or_insert(next)
+}
+
+impl Evaluation {
+    /// The evaluation as a cell explains it.
+    pub fn explanation(&self) -> Explanation {
+        let differs = self.would != self.verdict || self.would_policies != self.policies;
+        Explanation {
+            policies: self.policies.clone(),
+            would: differs.then(|| self.would_policies.clone()),
+            errors: self.errors.clone(),
+        }
+    }
+}
+
+impl Row {
+    /// A row that refuses everything; AF_UNIX and AF_NETLINK sockets, which are not judged, excepted.
+    pub fn denied(classes: &Classes, error: Option<String>) -> Self {
+        let reason = if error.is_some() { Reason::PolicyError } else { Reason::Policy };
+        let explanation = u32::from(error.is_some());
+        let deny = RowCell { verdict: Verdict::Deny, would: Verdict::Deny, reason, explanation };
+        let free = RowCell { verdict: Verdict::Allow, would: Verdict::Allow, reason: Reason::Policy, explanation: 0 };
+        let flat = |count: usize| Projection { of: vec![0; count], count: 1 };
+        let mut explanations = vec![Explanation::default()];
+        explanations.extend(error.map(|error| Explanation { errors: vec![error], ..Explanation::default() }));
+        Self {
+            executables: flat(classes.executables.len()),
+            addresses: flat(classes.address_classes.len()),
+            ports: flat(classes.port_classes.len()),
+            cells: vec![deny; PROTOCOLS.len() * 2],
+            families: Family::ALL
+                .into_iter()
+                .map(|family| if matches!(family, Family::Unix | Family::Netlink) { free } else { deny })
+                .collect(),
+            explanations,
+            evaluations: 0,
+        }
+    }
+
+    /// The stance's digest: what the row answers, whatever produced it.
+    pub fn digest(&self) -> String {
+        let mut hash = Sha256::new();
+        for projection in [&self.executables, &self.addresses, &self.ports] {
+            hash.update(projection.count.to_le_bytes());
+            projection.of.iter().for_each(|class| hash.update(class.to_le_bytes()));
+        }
+        for cell in self.cells.iter().chain(&self.families) {
+            hash.update([cell.verdict as u8, cell.would as u8, cell.reason as u8]);
+            hash.update(cell.explanation.to_le_bytes());
+        }
+        for explanation in &self.explanations {
+            hash.update(format!("{explanation:?}\n"));
+        }
+        super::bundle::named(hash)
+    }
+
+    /// This row made as strict as another one of the same shape, cell by cell; `None` if the shapes differ.
+    pub(crate) fn tightened(mut self, other: &Self) -> Option<Self> {
+        let same_shape = self.executables == other.executables
+            && self.addresses == other.addresses
+            && self.ports == other.ports
+            && self.cells.len() == other.cells.len()
+            && self.families.len() == other.families.len();
+        if !same_shape {
+            return None;
+        }
+        let mut taken: HashMap<u32, u32> = HashMap::new();
+        let explanations = &mut self.explanations;
+        let mut tighten = |cell: &mut RowCell, against: &RowCell| {
+            let would = cell.would.max(against.would);
+            if against.verdict > cell.verdict {
+                *cell = *against;
+                cell.explanation = *taken.entry(against.explanation).or_insert_with(|| {
+                    explanations.extend(other.explanations.get(against.explanation as usize).cloned());
+                    (explanations.len() - 1) as u32
+                });
+            }
+            cell.would = would;
+        };
+        self.cells.iter_mut().zip(&other.cells).for_each(|(cell, against)| tighten(cell, against));
+        self.families.iter_mut().zip(&other.families).for_each(|(cell, against)| tighten(cell, against));
+        Some(self)
+    }
+}
