@@ -3,7 +3,7 @@
 use std::os::fd::AsFd;
 
 use aya::maps::{Array, ArrayOfMaps, HashMap, LpmTrie, Map, MapData, MapError, lpm_trie::Key};
-use writ_abi::{Active, CGROUP_PATH_LEN, PathHash, PathWalk, Slot, Stance};
+use writ_abi::{AccountFlags, Active, CGROUP_PATH_LEN, PathHash, PathWalk, Slot, Stance};
 use writ_core::table::{Generation, Identities};
 
 use super::bytes::{ExecutableKey, Plain};
@@ -20,8 +20,10 @@ const SPARSE: u32 = 1;
 const CGROUPS: u32 = 65_536;
 /// Room for stances and cells that live signals add before the next generation.
 const SPARE_STANCES: usize = 4_096;
-/// Room for cells, likewise.
+/// Room for cells, likewise, beside as many again as there are.
 const SPARE_CELLS: usize = 65_536;
+/// Room for projections, likewise, in words.
+const SPARE_PROJECTIONS: usize = 4_096;
 
 /// Why a generation could not be put in force. The one before it stays.
 #[derive(Debug, thiserror::Error)]
@@ -142,7 +144,7 @@ impl Kernel {
         self.write_classes(side, generation)?;
         let stances: Vec<u64> = generation.stances.iter().flat_map(|stance| stance.to_words()).collect();
         let outer = &mut self.outer;
-        outer.cells.set(side, &words("CELLS", &generation.cells, SPARE_CELLS)?, 0).map_err(failed("CELLS"))?;
+        outer.cells.set(side, &words("CELLS", &generation.cells, generation.cells.len() + SPARE_CELLS)?, 0).map_err(failed("CELLS"))?;
         outer.stances.set(side, &words("STANCES", &stances, SPARE_STANCES * 8)?, 0).map_err(failed("STANCES"))?;
         outer.flags.set(side, &words("FLAGS", &generation.flags, 0)?, 0).map_err(failed("FLAGS"))?;
         outer.slots.set(side, &words("SLOTS", &generation.slots, 0)?, 0).map_err(failed("SLOTS"))?;
@@ -206,7 +208,7 @@ impl Kernel {
         outer.addresses_v4.set(side, &v4, 0).map_err(failed("ADDRESSES_V4"))?;
         outer.addresses_v6.set(side, &v6, 0).map_err(failed("ADDRESSES_V6"))?;
         outer.ports.set(side, &words("PORTS", &packed(&generation.ports), 0)?, 0).map_err(failed("PORTS"))?;
-        let projections = words("PROJECTIONS", &packed(&generation.projections), 0)?;
+        let projections = words("PROJECTIONS", &packed(&generation.projections), generation.projections.len() + SPARE_PROJECTIONS)?;
         outer.projections.set(side, &projections, 0).map_err(failed("PROJECTIONS"))
     }
 
@@ -231,36 +233,67 @@ impl Kernel {
         Ok(())
     }
 
-    /// Appends cells and a stance to the generation in force and moves an account to it: the way a signal takes effect.
+    /// Moves an account to a stance: one aligned word, the way a signal takes effect.
     ///
     /// # Errors
-    /// There is no room left or a table cannot be written; the account stays in the stance it was in.
+    /// The table cannot be written; the account stays in the stance it was in.
     pub fn set_slot(&mut self, account: u32, slot: Slot) -> Result<(), InstallError> {
         let side = self.active().map_err(failed("ACTIVE"))?.side();
         let mut slots = self.outer.slots.get(&side, 0).map_err(failed("SLOTS"))?;
         slots.set(account, slot.0, 0).map_err(failed("SLOTS"))
     }
 
-    /// Writes a stance (and the cells it names, if they are new) into the generation in force.
+    /// Changes what holds for an account in every stance.
     ///
     /// # Errors
-    /// There is no room left or a table cannot be written.
-    pub fn add_stance(
-        &mut self,
-        index: u32,
-        stance: &Stance,
-        first_cell: u32,
-        cells: &[u64],
-    ) -> Result<(), InstallError> {
+    /// The table cannot be written; the flags stay as they were.
+    pub fn set_flags(&mut self, account: u32, flags: AccountFlags) -> Result<(), InstallError> {
         let side = self.active().map_err(failed("ACTIVE"))?.side();
-        let mut table = self.outer.cells.get(&side, 0).map_err(failed("CELLS"))?;
-        for (at, cell) in (first_cell..).zip(cells) {
-            table.set(at, cell, 0).map_err(failed("CELLS"))?;
+        let mut table = self.outer.flags.get(&side, 0).map_err(failed("FLAGS"))?;
+        table.set(account, flags.0, 0).map_err(failed("FLAGS"))
+    }
+
+    /// Writes what was appended to the generation in force since it had this extent. Nothing names it yet: cells come
+    /// before the stances that name them, and slots after.
+    ///
+    /// # Errors
+    /// There is no room left (install a new generation), or a table cannot be written.
+    pub fn extend(&mut self, generation: &Generation, before: &Extent) -> Result<(), InstallError> {
+        let side = self.active().map_err(failed("ACTIVE"))?.side();
+        let append = |table: &'static str, outer: &Words, from: usize, values: &[u64]| {
+            let mut inner = outer.get(&side, 0).map_err(failed(table))?;
+            for (at, value) in (from..).zip(values) {
+                let at = u32::try_from(at).map_err(|error| InstallError { table, error: error.to_string() })?;
+                inner.set(at, value, 0).map_err(failed(table))?;
+            }
+            Ok(())
+        };
+        // A word of projections can be half full: the first one is written again, with the same first half.
+        let word = before.projections / 4;
+        let projections = packed(generation.projections.get(word * 4..).unwrap_or(&[]));
+        append("PROJECTIONS", &self.outer.projections, word, &projections)?;
+        append("CELLS", &self.outer.cells, before.cells, generation.cells.get(before.cells..).unwrap_or(&[]))?;
+        let stances = generation.stances.get(before.stances..).unwrap_or(&[]);
+        let words: Vec<u64> = stances.iter().flat_map(|stance| stance.to_words()).collect();
+        append("STANCES", &self.outer.stances, before.stances * writ_abi::STANCE_WORDS as usize, &words)
+    }
+}
+
+/// How far a generation's tables reach.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Extent {
+    cells: usize,
+    projections: usize,
+    stances: usize,
+}
+
+impl Extent {
+    /// The extent of a generation now.
+    pub fn of(generation: &Generation) -> Self {
+        Self {
+            cells: generation.cells.len(),
+            projections: generation.projections.len(),
+            stances: generation.stances.len(),
         }
-        let mut table = self.outer.stances.get(&side, 0).map_err(failed("STANCES"))?;
-        for (at, word) in (index * writ_abi::STANCE_WORDS..).zip(stance.to_words()) {
-            table.set(at, word, 0).map_err(failed("STANCES"))?;
-        }
-        Ok(())
     }
 }

@@ -12,7 +12,8 @@ mod pins;
 mod ring;
 mod syscall;
 
-pub use generation::InstallError;
+pub use generation::{Extent, InstallError};
 pub use host::{CgroupMount, boot_ns, cgroup_id, cgroup_paths};
 pub use object::{Kernel, Options};
 pub use pins::{OpenError, uninstall};
+pub use ring::Drained;

@@ -1,0 +1,44 @@
+//! How the API reaches the engine: a question is a closure that runs in the engine's turn.
+
+use tokio::sync::{mpsc, oneshot};
+
+use super::Engine;
+
+/// A question.
+pub(super) type Question = Box<dyn FnOnce(&mut Engine) + Send>;
+
+/// Where to ask.
+#[derive(Clone)]
+pub struct Handle {
+    questions: mpsc::Sender<Question>,
+}
+
+/// The engine has stopped and answers no more.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("the daemon is stopping")]
+pub struct Stopped;
+
+impl Handle {
+    /// A handle, and the end the engine listens to. Askers wait while many questions are open.
+    pub(super) fn new() -> (Self, mpsc::Receiver<Question>) {
+        let (questions, answers) = mpsc::channel(256);
+        (Self { questions }, answers)
+    }
+
+    /// Asks, and waits for the answer.
+    ///
+    /// # Errors
+    /// The engine has stopped.
+    pub async fn ask<R: Send + 'static>(
+        &self,
+        question: impl FnOnce(&mut Engine) -> R + Send + 'static,
+    ) -> Result<R, Stopped> {
+        let (answer, answered) = oneshot::channel();
+        let question: Question = Box::new(move |engine| {
+            // The asker may have gone away; what was asked for is done all the same.
+            let _ = answer.send(question(engine));
+        });
+        self.questions.send(question).await.map_err(|_| Stopped)?;
+        answered.await.map_err(|_| Stopped)
+    }
+}

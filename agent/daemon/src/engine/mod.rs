@@ -1,0 +1,103 @@
+//! The engine: the one owner of kernel side, live state and log. Requests, ring events and time reach it one at a time.
+//!
+//! connect → ring → [`Engine::pump`] → record → log. Signal, grant, clock, reload → [`Engine::refresh`] → one slot write,
+//! or [`Engine::activate`] → one generation.
+
+mod activate;
+mod clock;
+mod evidence;
+mod explain;
+mod handle;
+mod live;
+mod losses;
+mod persist;
+mod ready;
+mod selftest;
+mod status;
+mod turn;
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Instant;
+
+use jiff::Timestamp;
+use writ_core::config::Config;
+use writ_core::diagnostic::Diagnostic;
+use writ_core::policy::Bundle;
+use writ_core::record::Host;
+use writ_core::stance::LiveState;
+use writ_core::table::{Generation, Identities, Unresolved};
+
+use crate::kernel::Kernel;
+use crate::log::LogWriter;
+use crate::process::ProcessTable;
+
+pub use activate::{ActivateError, Source};
+pub use explain::Moment;
+pub use handle::{Handle, Stopped};
+pub use live::Actor;
+pub use losses::Losses;
+pub use persist::Store;
+pub use ready::{OpenedEngine, open};
+pub use status::{AccountStatus, Status};
+pub use turn::run;
+
+/// How many generations can still be explained: events of older ones would have to wait in the ring longer than that.
+const GENERATIONS_KEPT: usize = 16;
+
+/// What is in force: configuration, policy, tables.
+pub struct Current {
+    /// The configuration.
+    pub config: Config,
+    /// The policy set, grants included.
+    pub bundle: Arc<Bundle>,
+    /// The tables.
+    pub generation: Generation,
+    /// Who is who on this host.
+    pub identities: Identities,
+    /// What the configuration names and the host does not have.
+    pub unresolved: Vec<Unresolved>,
+    /// Warnings of the last activation.
+    pub warnings: Vec<Diagnostic>,
+    /// When it was put in force.
+    pub since: Timestamp,
+}
+
+/// The daemon's working state.
+pub struct Engine {
+    pub(crate) config_dir: PathBuf,
+    pub(crate) kernel: Kernel,
+    pub(crate) current: Option<Current>,
+    pub(crate) live: LiveState,
+    pub(crate) store: Store,
+    pub(crate) log: LogWriter,
+    pub(crate) host: Host,
+    pub(crate) processes: ProcessTable,
+    pub(crate) losses: Losses,
+    /// How old generations are read: number, policy set and names.
+    pub(crate) generations: VecDeque<(u32, Arc<explain::Names>)>,
+    /// What held for an account in an epoch.
+    pub(crate) moments: HashMap<(u16, u32), Arc<Moment>>,
+    /// The epoch of each account; never set back while maps are pinned.
+    pub(crate) epochs: BTreeMap<String, u32>,
+    pub(crate) degraded: Vec<String>,
+    pub(crate) started: Timestamp,
+    pub(crate) agent_records: u64,
+    /// Lines that could not be written yet, oldest first.
+    pub(crate) waiting: VecDeque<Vec<u8>>,
+    /// Why the log cannot be written, if it cannot.
+    pub(crate) log_failure: Option<(String, Timestamp)>,
+    pub(crate) last_reload: Option<status::ReloadResult>,
+    pub(crate) heartbeat_due: Instant,
+    pub(crate) requests: u64,
+    pub(crate) self_test: Option<selftest::Outcome>,
+    pub(crate) stopping: bool,
+}
+
+impl Engine {
+    /// What is in force. The engine is handed out only once something is.
+    pub(crate) fn current(&self) -> Option<&Current> {
+        self.current.as_ref()
+    }
+}

@@ -1,0 +1,198 @@
+//! What is known of processes, keyed so that a reused pid is never mistaken for the process before it.
+
+use std::collections::{HashMap, VecDeque};
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+
+use writ_abi::{DecisionEvent, PATH_LEN, ProcessEvent};
+use writ_core::record::Parent;
+
+use crate::kernel::CgroupMount;
+
+/// How many executables and processes are remembered; the oldest go first.
+const MOST: usize = 16_384;
+/// How many ancestors a record names.
+const PARENTS: usize = 4;
+
+/// Names for one attempt, as far as they could be learnt.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Named {
+    /// Path of the executable.
+    pub executable: Option<String>,
+    /// Ancestors, nearest first.
+    pub parents: Vec<Parent>,
+    /// Path of the cgroup below the cgroup2 mount.
+    pub cgroup: Option<String>,
+    /// System unit.
+    pub unit: Option<String>,
+}
+
+/// A bounded map that forgets its oldest entries.
+#[derive(Debug)]
+struct Memory<K, V> {
+    entries: HashMap<K, V>,
+    order: VecDeque<K>,
+}
+
+impl<K: Clone + Eq + std::hash::Hash, V> Memory<K, V> {
+    fn new() -> Self {
+        Self { entries: HashMap::new(), order: VecDeque::new() }
+    }
+
+    fn insert(&mut self, key: K, value: V) {
+        if self.entries.insert(key.clone(), value).is_none() {
+            self.order.push_back(key);
+        }
+        while self.order.len() > MOST {
+            if let Some(oldest) = self.order.pop_front() {
+                self.entries.remove(&oldest);
+            }
+        }
+    }
+}
+
+/// Everything remembered.
+#[derive(Debug)]
+pub struct ProcessTable {
+    /// Path by device (kernel encoding) and inode.
+    executables: Memory<(u32, u64), String>,
+    /// Executable by process: pid and start time.
+    processes: Memory<(u32, u64), (u32, u64)>,
+    /// Path by cgroup id.
+    cgroups: Memory<u64, String>,
+    mount: CgroupMount,
+}
+
+impl ProcessTable {
+    /// An empty table for processes below this mount.
+    pub fn new(mount: CgroupMount) -> Self {
+        Self { executables: Memory::new(), processes: Memory::new(), cgroups: Memory::new(), mount }
+    }
+
+    /// Takes in an exec.
+    pub fn exec(&mut self, event: &ProcessEvent) {
+        let file = (event.executable_device, event.executable_inode);
+        self.processes.insert((event.pid, event.start_time), file);
+        let length = (event.path_len as usize).min(PATH_LEN);
+        let given = String::from_utf8_lossy(event.path.get(..length).unwrap_or(&[])).into_owned();
+        // The path as given may be relative, a link, or cut: what the process itself says is better, while it lives.
+        let path = running(event.pid, event.start_time, file)
+            .or_else(|| is_file(&given, file).then_some(given.clone()))
+            .or_else(|| (!given.is_empty() && given.starts_with('/')).then_some(given));
+        if let Some(path) = path {
+            self.executables.insert(file, path);
+        }
+    }
+
+    /// Names for an attempt.
+    pub fn name(&mut self, event: &DecisionEvent) -> Named {
+        let mut file = (event.executable_device, event.executable_inode);
+        if file.1 == 0 {
+            file = self.processes.entries.get(&(event.pid, event.start_time)).copied().unwrap_or(file);
+        }
+        let executable = match self.executables.entries.get(&file) {
+            Some(path) => Some(path.clone()),
+            None => {
+                let found = running(event.pid, event.start_time, file);
+                if let Some(path) = &found {
+                    self.executables.insert(file, path.clone());
+                }
+                found
+            }
+        };
+        let cgroup = self.cgroup(event.cgroup, event.pid);
+        let unit = cgroup.as_deref().and_then(unit_of);
+        Named { executable, parents: parents(event.parent), cgroup, unit }
+    }
+
+    /// Path of a cgroup: as remembered, as the process says, or by looking for its id.
+    fn cgroup(&mut self, id: u64, pid: u32) -> Option<String> {
+        if let Some(path) = self.cgroups.entries.get(&id) {
+            return Some(path.clone());
+        }
+        if let Some(path) = cgroup_of(pid) {
+            let on_disk = self.mount.root.join(path.trim_start_matches('/'));
+            if fs::metadata(&on_disk).is_ok_and(|found| found.ino() == id) {
+                self.cgroups.insert(id, path.clone());
+                return Some(path);
+            }
+        }
+        for (known, path) in crate::kernel::cgroup_paths(&self.mount) {
+            self.cgroups.insert(known, path);
+        }
+        self.cgroups.entries.get(&id).cloned()
+    }
+}
+
+/// The executable of a process that still runs it; `None` if it is gone, or its pid is somebody else's by now.
+fn running(pid: u32, start_time: u64, file: (u32, u64)) -> Option<String> {
+    if !started_at(pid, start_time) {
+        return None;
+    }
+    let link = format!("/proc/{pid}/exe");
+    let path = fs::read_link(&link).ok()?.to_string_lossy().into_owned();
+    let found = fs::metadata(&link).ok()?;
+    (file.1 == 0 || found.ino() == file.1).then_some(path)
+}
+
+fn is_file(path: &str, file: (u32, u64)) -> bool {
+    path.starts_with('/') && fs::metadata(path).is_ok_and(|found| found.ino() == file.1)
+}
+
+/// Whether a process has this start time: `/proc` counts in hundredths of a second, the kernel in nanoseconds.
+pub(crate) fn started_at(pid: u32, start_time: u64) -> bool {
+    const NANOSECONDS_PER_TICK: u64 = 10_000_000;
+    start_ticks(pid).is_some_and(|ticks| ticks == start_time / NANOSECONDS_PER_TICK)
+}
+
+fn start_ticks(pid: u32) -> Option<u64> {
+    let process = procfs::process::Process::new(i32::try_from(pid).ok()?).ok()?;
+    process.stat().ok().map(|stat| stat.starttime)
+}
+
+/// Path of a process's cgroup in the unified hierarchy.
+pub(crate) fn cgroup_of(pid: u32) -> Option<String> {
+    let text = fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
+    text.lines().find_map(|line| line.strip_prefix("0::")).map(|path| path.trim_end_matches(" (deleted)").to_owned())
+}
+
+/// The system unit a cgroup belongs to: the first component below slices that is not a slice.
+pub(crate) fn unit_of(cgroup: &str) -> Option<String> {
+    let unit = cgroup.split('/').filter(|part| !part.is_empty()).find(|part| !part.ends_with(".slice"))?;
+    let known = [".service", ".scope", ".socket", ".mount", ".swap"];
+    known.iter().any(|suffix| unit.ends_with(suffix)).then(|| unit.to_owned())
+}
+
+fn parents(first: u32) -> Vec<Parent> {
+    let mut found = Vec::new();
+    let mut pid = first;
+    while pid > 0 && found.len() < PARENTS {
+        let executable = fs::read_link(format!("/proc/{pid}/exe")).ok().map(|path| path.to_string_lossy().into_owned());
+        found.push(Parent { pid, executable });
+        let parent = i32::try_from(pid).ok().and_then(|pid| procfs::process::Process::new(pid).ok()?.stat().ok());
+        pid = parent.map_or(0, |stat| stat.ppid.unsigned_abs());
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_unit_is_named_only_below_slices() {
+        assert_eq!(unit_of("/system.slice/a.service/b"), Some("a.service".into()));
+        assert_eq!(unit_of("/user.slice/user-0.slice/user@0.service/app.slice/a.service"), Some("user@0.service".into()));
+        assert_eq!(unit_of("/docker/abc"), None);
+        assert_eq!(unit_of("/system.slice"), None);
+    }
+
+    #[test]
+    fn a_pid_with_another_start_time_is_another_process() {
+        let pid = std::process::id();
+        let ticks = start_ticks(pid).unwrap();
+        assert!(started_at(pid, ticks * 10_000_000 + 5));
+        assert!(!started_at(pid, (ticks + 1) * 10_000_000));
+        assert!(running(pid, ticks * 10_000_000, (0, 0)).is_some());
+    }
+}
