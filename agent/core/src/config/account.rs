@@ -10,7 +10,7 @@ use super::errno::{EACCES, errno};
 use super::fault::Fault;
 use super::model::{Account, Attribute, Match, OnRecordLoss};
 use super::section::Section;
-use super::value::{file, name, path, pattern, text};
+use super::value::{file, kind, name, path, pattern, text};
 use crate::diagnostic::Location;
 
 const KEYS: [&str; 11] = [
@@ -68,7 +68,7 @@ fn plain<T, S>(list: Option<Vec<(T, S)>>) -> Option<Vec<T>> {
 
 fn requires_fresh(section: &mut Section<'_, '_>, account: &str, references: &mut References) -> Vec<String> {
     let mut kinds = Vec::new();
-    for (kind, span) in section.list("requires-fresh", name).unwrap_or_default() {
+    for (kind, span) in section.list("requires-fresh", kind).unwrap_or_default() {
         references.fresh.push(Reference { from: account.to_owned(), to: kind.clone(), at: section.at(span) });
         kinds.push(kind);
     }

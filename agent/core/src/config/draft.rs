@@ -13,7 +13,7 @@ use super::model::{Account, Agent, Destination, Match, SignalKind, SourceFile};
 use super::role::{DIRECTORIES, Role, role};
 use super::section::{Section, Source};
 use super::signal::read_signal;
-use super::value::name;
+use super::value::{kind as signal_kind, name};
 use crate::diagnostic::{Diagnostic, Location};
 
 /// More syntax errors than this in one file are counted instead of listed: they are echoes of the first.
@@ -133,7 +133,8 @@ impl Draft {
                     );
                     continue;
                 }
-                let declared = match name(key.get_ref()) {
+                let valid = if role == Role::Signals { signal_kind } else { name };
+                let declared = match valid(key.get_ref()) {
                     Ok(name) => name,
                     Err(fault) => {
                         all.refuse(key.span(), fault);

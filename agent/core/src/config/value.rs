@@ -98,6 +98,16 @@ pub(super) fn name(text: &str) -> Result<String, Fault> {
     Err(Fault::new("bad-name", why).help("use letters, digits, `.`, `_` and `-`"))
 }
 
+/// A signal kind: names joined by single dots.
+pub(super) fn kind(text: &str) -> Result<String, Fault> {
+    let kind = name(text)?;
+    if kind.split('.').any(str::is_empty) {
+        return Err(Fault::new("bad-name", format!("`{kind}` has a dot with nothing on one side of it"))
+            .help("write a signal kind as words joined by single dots, e.g. \"edr.malware\""));
+    }
+    Ok(kind)
+}
+
 /// A signal kind in which `*` stands for anything.
 pub(super) fn pattern(text: &str) -> Result<String, Fault> {
     name(&text.replace('*', "x")).map(|_| text.to_owned()).map_err(|fault| {
@@ -190,6 +200,16 @@ mod tests {
         }
         for bad in ["", "..", ".hidden", "-v", "a b", "a/b", "ä", "a\n", &"n".repeat(65)] {
             assert_eq!(name(bad).unwrap_err().code, "bad-name", "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn signal_kinds_are_words_joined_by_single_dots() {
+        for (text, good) in [("edr", true), ("edr.malware", true), ("edr..malware", false), ("edr.", false)] {
+            assert_eq!(kind(text).is_ok(), good, "{text}");
+        }
+        for (text, good) in [("workload.*", true), ("*", true), ("*.malware", true), ("", false), ("a b", false)] {
+            assert_eq!(pattern(text).is_ok(), good, "{text}");
         }
     }
 
