@@ -9,7 +9,7 @@ use toml::de::{DeTable, DeValue};
 use super::fault::{Fault, suggest};
 use super::model::SourceFile;
 use super::value::duration;
-use crate::diagnostic::{Diagnostic, Location};
+use crate::diagnostic::{Diagnostic, Location, Severity};
 
 /// A file and where its lines begin, so that a place costs a search and not a walk through the file.
 pub(super) struct Source<'a> {
@@ -85,14 +85,25 @@ impl<'a, 'd> Section<'a, 'd> {
 
     /// Reports a value that cannot be used.
     pub(super) fn refuse(&mut self, span: Range<usize>, fault: Fault) {
-        let finding = Diagnostic::error(fault.code, fault.message).at(self.source.at(span));
-        self.diagnostics.push(Diagnostic { help: fault.help, ..finding });
+        self.report(Severity::Error, span, fault);
     }
 
     /// Reports something the operator should know.
     pub(super) fn warn(&mut self, span: Range<usize>, fault: Fault) {
-        let finding = Diagnostic::warning(fault.code, fault.message).at(self.source.at(span));
-        self.diagnostics.push(Diagnostic { help: fault.help, ..finding });
+        self.report(Severity::Warning, span, fault);
+    }
+
+    fn report(&mut self, severity: Severity, span: Range<usize>, fault: Fault) {
+        let Fault { code, message, help } = fault;
+        let (message, help) = (printable(&message), help.as_deref().map(printable));
+        self.diagnostics.push(Diagnostic {
+            severity,
+            code,
+            message,
+            help,
+            policy: None,
+            at: Some(self.source.at(span)),
+        });
     }
 
     /// The place of a span in this file.
@@ -291,6 +302,15 @@ impl<'a, 'd> Section<'a, 'd> {
         self.refuse(value.span(), fault);
         None
     }
+}
+
+/// The text on one line and without what a terminal would obey: it quotes whatever stands in the file.
+fn printable(text: &str) -> String {
+    if !text.contains(char::is_control) {
+        return text.to_owned();
+    }
+    let shown = |c: char| if c.is_control() { c.escape_debug().to_string() } else { c.to_string() };
+    text.chars().map(shown).collect()
 }
 
 /// A string or an integer.
