@@ -66,9 +66,8 @@ impl<'a, 'd> Section<'a, 'd> {
     /// Reports every key but these.
     pub(super) fn know(&mut self, known: &[&str]) {
         for key in self.keys().filter(|key| !known.contains(&key.text)) {
-            let fault =
-                Fault::new("unknown-key", format!("unknown key `{}` in {}", key.text.escape_debug(), self.title))
-                    .help(suggest(key.text, known.iter().copied()));
+            let fault = Fault::new("unknown-key", format!("unknown key `{}` in {}", key.text, self.title))
+                .help(suggest(key.text, known.iter().copied()));
             self.refuse(key.span, fault);
         }
     }
@@ -228,7 +227,7 @@ impl<'a, 'd> Section<'a, 'd> {
     pub(super) fn choice<T: Copy>(&mut self, key: &str, choices: &[(&str, T)]) -> Option<T> {
         self.parsed(key, |text| match choices.iter().find(|(word, _)| *word == text) {
             Some((_, meaning)) => Ok(*meaning),
-            None => Err(Fault::new("unknown-value", format!("`{}` is not a value it can have", text.escape_debug()))
+            None => Err(Fault::new("unknown-value", format!("`{text}` is not a value it can have"))
                 .help(suggest(text, choices.iter().map(|(word, _)| *word)))),
         })
     }

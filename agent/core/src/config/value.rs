@@ -88,7 +88,7 @@ pub(super) fn name(text: &str) -> Result<String, Fault> {
     let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
     let why = match text.chars().find(|c| !allowed(*c)) {
         _ if text.is_empty() => "a name cannot be empty".to_owned(),
-        Some(bad) => format!("`{}` has a `{}`, which a name cannot have", text.escape_debug(), bad.escape_debug()),
+        Some(bad) => format!("`{text}` has a `{bad}`, which a name cannot have"),
         None if text.len() > NAME_LEN => {
             format!("`{text}` has {} characters; a name has at most {NAME_LEN}", text.len())
         }
@@ -111,7 +111,7 @@ pub(super) fn kind(text: &str) -> Result<String, Fault> {
 /// A signal kind in which `*` stands for anything.
 pub(super) fn pattern(text: &str) -> Result<String, Fault> {
     name(&text.replace('*', "x")).map(|_| text.to_owned()).map_err(|fault| {
-        Fault::new("bad-pattern", format!("`{}` is not a pattern of signal kinds", text.escape_debug()))
+        Fault::new("bad-pattern", format!("`{text}` is not a pattern of signal kinds"))
             .help(fault.help.map_or_else(String::new, |help| format!("{help}, and `*` for anything")))
     })
 }
@@ -121,7 +121,7 @@ pub(super) fn person(text: &str) -> Result<String, Fault> {
     let bare = text.strip_prefix('%').unwrap_or(text);
     if bare.is_empty() || bare.starts_with('%') || bare.chars().any(|c| c.is_whitespace() || c.is_control() || c == ':')
     {
-        return Err(Fault::new("bad-person", format!("`{}` is neither a user nor a `%group`", text.escape_debug()))
+        return Err(Fault::new("bad-person", format!("`{text}` is neither a user nor a `%group`"))
             .help("write a user name, or a group name with `%` in front"));
     }
     Ok(text.to_owned())
@@ -138,7 +138,7 @@ pub(super) fn text(text: &str) -> Result<String, Fault> {
 
 /// An absolute path without `.` and `..`, slashes at the end taken off.
 pub(super) fn path(text: &str) -> Result<String, Fault> {
-    let bad = |why: &str| Fault::new("bad-path", format!("`{}` {why}", text.escape_debug()));
+    let bad = |why: &str| Fault::new("bad-path", format!("`{text}` {why}"));
     if !text.starts_with('/') {
         return Err(bad("is not an absolute path").help("start it with `/`"));
     }
@@ -157,7 +157,7 @@ pub(super) fn path(text: &str) -> Result<String, Fault> {
 /// The absolute path of a file.
 pub(super) fn file(text: &str) -> Result<String, Fault> {
     if text.ends_with('/') {
-        return Err(Fault::new("bad-path", format!("`{}` is a directory, not a file", text.escape_debug())));
+        return Err(Fault::new("bad-path", format!("`{text}` is a directory, not a file")));
     }
     path(text)
 }
