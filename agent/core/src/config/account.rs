@@ -10,7 +10,7 @@ use super::errno::{EACCES, errno};
 use super::fault::Fault;
 use super::model::{Account, Attribute, Match, OnRecordLoss};
 use super::section::Section;
-use super::value::{file, name, path, pattern, text};
+use super::value::{file, kind, name, path, pattern, text};
 use crate::diagnostic::Location;
 
 const KEYS: [&str; 11] = [
@@ -68,7 +68,7 @@ fn plain<T, S>(list: Option<Vec<(T, S)>>) -> Option<Vec<T>> {
 
 fn requires_fresh(section: &mut Section<'_, '_>, account: &str, references: &mut References) -> Vec<String> {
     let mut kinds = Vec::new();
-    for (kind, span) in section.list("requires-fresh", name).unwrap_or_default() {
+    for (kind, span) in section.list("requires-fresh", kind).unwrap_or_default() {
         references.fresh.push(Reference { from: account.to_owned(), to: kind.clone(), at: section.at(span) });
         kinds.push(kind);
     }
@@ -107,9 +107,7 @@ fn matches(section: &mut Section<'_, '_>, account: &str, at: &Location, referenc
             executable: below.parsed("executable", file),
         };
         // A key that could not be read leaves the table wider than it was meant: it is refused, not compared.
-        if MATCH_KEYS.iter().filter(|key| table.contains_key(**key)).count() != table.len()
-            || found.keys() != table.len()
-        {
+        if found.keys() != table.len() {
             continue;
         }
         if found.executable.is_some() && found.keys() == 1 {
@@ -137,7 +135,7 @@ fn empty_match() -> Fault {
 
 /// A user name, or a uid in digits.
 fn user(text: &str) -> Result<String, Fault> {
-    let bad = |why: &str| Fault::new("bad-user", format!("`{}` {why}", text.escape_debug()));
+    let bad = |why: &str| Fault::new("bad-user", format!("`{text}` {why}"));
     if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
         // The last uid is "no change" to setresuid(2) and "unknown" to everything else.
         return match text.parse::<u32>() {
@@ -153,8 +151,7 @@ fn user(text: &str) -> Result<String, Fault> {
 
 /// A systemd unit that has processes.
 fn unit(text: &str) -> Result<String, Fault> {
-    let shown = text.escape_debug();
-    let bad = |why: &str| Fault::new("bad-unit", format!("`{shown}` {why}"));
+    let bad = |why: &str| Fault::new("bad-unit", format!("`{text}` {why}"));
     let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, ':' | '-' | '_' | '.' | '\\' | '@');
     if text.contains('*') {
         return Err(bad("has a `*`: units are matched whole").help("write each unit, or the `.slice` they share"));
@@ -167,7 +164,7 @@ fn unit(text: &str) -> Result<String, Fault> {
         return Err(bad("is a unit without processes").help("name the `.service` it starts"));
     }
     if !UNIT_TYPES.contains(&suffix) {
-        return Err(bad("has no unit suffix").help(format!("did you mean `{shown}.service`?")));
+        return Err(bad("has no unit suffix").help(format!("did you mean `{text}.service`?")));
     }
     if stem.is_empty() || stem.starts_with('@') {
         return Err(bad("is not a unit name"));
@@ -184,8 +181,8 @@ fn cgroup(text: &str) -> Result<String, Fault> {
     if let Some(below) = text.strip_prefix("/sys/fs/cgroup").filter(|below| below.is_empty() || below.starts_with('/'))
     {
         let below = if below.is_empty() { "/" } else { below };
-        return Err(Fault::new("bad-path", format!("`{}` is a path below the mount already", text.escape_debug()))
-            .help(format!("write it as /proc/PID/cgroup shows it: \"{}\"", below.escape_debug())));
+        return Err(Fault::new("bad-path", format!("`{text}` is a path below the mount already"))
+            .help(format!("write it as /proc/PID/cgroup shows it: \"{below}\"")));
     }
     path(text)
 }

@@ -33,7 +33,7 @@ pub const COVERAGE: [&str; 6] = [
     "set-retval",   // the configured errno; without it a refusal is EPERM
 ];
 
-/// How `match`, `mode` and their like are written.
+/// How `mode` is written, here and in accounts.
 pub(super) const MODES: [(&str, Mode); 2] = [("enforce", Mode::Enforce), ("observe", Mode::Observe)];
 
 /// The smallest ring: a burst of some two hundred decisions.
@@ -117,7 +117,7 @@ fn time_zone(name: &str, facts: &HostFacts) -> Result<String, Fault> {
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '/' | '_' | '-' | '+');
     // The name becomes a path below the host's zone files.
     if name.is_empty() || name.starts_with('/') || !name.chars().all(plain) {
-        return Err(Fault::new("bad-time-zone", format!("`{}` is not the name of a time zone", name.escape_debug()))
+        return Err(Fault::new("bad-time-zone", format!("`{name}` is not the name of a time zone"))
             .help("write an IANA name, e.g. \"UTC\" or \"Europe/Berlin\""));
     }
     match &facts.time_zones {
@@ -168,11 +168,12 @@ fn socket(text: &str) -> Result<String, Fault> {
 
 fn read_kernel(mut section: Section<'_, '_>) -> Kernel {
     let default = Kernel::default();
-    let coverage = |text: &str| match COVERAGE.contains(&text) {
-        true => Ok(text.to_owned()),
-        false => Err(Fault::new("unknown-coverage", format!("`{}` is not a kind of coverage", text.escape_debug()))
-            .help(suggest(text, COVERAGE))),
-    };
+    let coverage =
+        |text: &str| match COVERAGE.contains(&text) {
+            true => Ok(text.to_owned()),
+            false => Err(Fault::new("unknown-coverage", format!("`{text}` is not a kind of coverage"))
+                .help(suggest(text, COVERAGE))),
+        };
     Kernel {
         require: section
             .list("require", coverage)

@@ -1,8 +1,10 @@
 //! The configuration while its files are read: what is declared, and what refers to what.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 
-use toml::de::{DeTable, DeValue};
+use toml::Spanned;
+use toml::de::{DeString, DeTable, DeValue};
 
 use super::HostFacts;
 use super::account::read_account;
@@ -13,7 +15,7 @@ use super::model::{Account, Agent, Destination, Match, SignalKind, SourceFile};
 use super::role::{DIRECTORIES, Role, role};
 use super::section::{Section, Source};
 use super::signal::read_signal;
-use super::value::name;
+use super::value::{kind as signal_kind, name};
 use crate::diagnostic::{Diagnostic, Location};
 
 /// More syntax errors than this in one file are counted instead of listed: they are echoes of the first.
@@ -110,37 +112,12 @@ impl Draft {
             let Some(value) = top.value(kind) else { return };
             let Some(names) = top.table_of(kind, value) else { return };
             for (key, value) in names {
-                let title = format!("`[{kind}.{}]`", key.get_ref());
-                let mut all = Section::open(source, names, format!("`[{kind}]`"), &mut draft.diagnostics);
-                let DeValue::Table(table) = value.get_ref() else {
-                    let fault = Fault::new("wrong-type", format!("`{}` must be a table", key.get_ref()));
-                    all.refuse(
-                        key.span(),
-                        fault.help(format!("each has a name: write `[{kind}.NAME]` above its keys")),
-                    );
-                    continue;
-                };
-                // `[signal.edr.malware]` is a table in a table to TOML.
-                let mut inner = table.iter().filter(|(_, value)| value.get_ref().is_table());
-                if let Some((rest, _)) = inner.next().filter(|(rest, _)| !TABLES.contains(&rest.get_ref().as_ref()))
-                    && table.len() == 1
-                {
-                    let whole = format!("{}.{}", key.get_ref(), rest.get_ref());
-                    let fault = Fault::new("unquoted-name", format!("`[{kind}.{whole}]` is a table within a table"));
-                    all.refuse(
-                        rest.span(),
-                        fault.help(format!("write a name with a dot in quotes: `[{kind}.\"{whole}\"]`")),
-                    );
-                    continue;
-                }
-                let declared = match name(key.get_ref()) {
-                    Ok(name) => name,
-                    Err(fault) => {
-                        all.refuse(key.span(), fault);
-                        continue;
+                match named_table(kind, role, key, value) {
+                    Ok((name, table)) => draft.declare(role, kind, name, source, source.at(key.span()), table),
+                    Err((span, fault)) => {
+                        Section::open(source, names, format!("`[{kind}]`"), &mut draft.diagnostics).refuse(span, fault);
                     }
-                };
-                draft.declare(role, declared, source, source.at(key.span()), table, title);
+                }
             }
         });
     }
@@ -148,12 +125,13 @@ impl Draft {
     fn declare<'a>(
         &mut self,
         role: Role,
+        kind: &str,
         name: String,
         source: &'a Source<'a>,
         at: Location,
         table: &'a DeTable<'a>,
-        title: String,
     ) {
+        let title = format!("`[{kind}.{name}]`");
         let first = match role {
             Role::Accounts => self.accounts.get(&name).map(|account| &account.at),
             Role::Destinations => self.destinations.get(&name).and_then(|destination| destination.at.as_ref()),
@@ -185,6 +163,32 @@ impl Draft {
             }
         }
     }
+}
+
+/// The name and the contents of a `[kind.NAME]` table.
+fn named_table<'a>(
+    kind: &str,
+    role: Role,
+    key: &Spanned<DeString<'a>>,
+    value: &'a Spanned<DeValue<'a>>,
+) -> Result<(String, &'a DeTable<'a>), (Range<usize>, Fault)> {
+    let written = key.get_ref();
+    let DeValue::Table(table) = value.get_ref() else {
+        let fault = Fault::new("wrong-type", format!("`{written}` must be a table"));
+        return Err((key.span(), fault.help(format!("each has a name: write `[{kind}.NAME]` above its keys"))));
+    };
+    // `[signal.edr.malware]` is a table in a table to TOML.
+    let mut keys = table.iter();
+    if let (Some((rest, value)), None) = (keys.next(), keys.next())
+        && value.get_ref().is_table()
+        && !TABLES.contains(&rest.get_ref().as_ref())
+    {
+        let whole = format!("{written}.{}", rest.get_ref());
+        let fault = Fault::new("unquoted-name", format!("`[{kind}.{whole}]` is a table within a table"));
+        return Err((rest.span(), fault.help(format!("write a name with a dot in quotes: `[{kind}.\"{whole}\"]`"))));
+    }
+    let parse = if role == Role::Signals { signal_kind } else { name };
+    parse(written).map(|name| (name, table)).map_err(|fault| (key.span(), fault))
 }
 
 /// Where a key belongs that stands in a file of `[kind.NAME]` tables.

@@ -25,7 +25,7 @@ pub(super) fn prefix(text: &str) -> Result<Prefix, Fault> {
 }
 
 fn not_an_address(text: &str) -> Fault {
-    let fault = Fault::new("bad-address", format!("`{}` is neither an address nor a prefix", text.escape_debug()));
+    let fault = Fault::new("bad-address", format!("`{text}` is neither an address nor a prefix"));
     let (address, rest) = text.split_once('/').unwrap_or((text, ""));
     if address.contains('%') {
         return fault.help("leave the zone (`%…`) out: addresses are judged without it");
@@ -62,8 +62,9 @@ pub(super) fn nat64(text: &str) -> Result<(Ipv6Net, bool), Fault> {
         Ok(net) if net.prefix_len() == 96 => Ok((net.trunc(), net.trunc() != net)),
         Ok(net) => Err(Fault::new("bad-nat64", format!("`{text}` has {} bits, not 96", net.prefix_len()))
             .help("only /96 prefixes are judged as IPv4, e.g. \"64:ff9b::/96\"")),
-        Err(_) => Err(Fault::new("bad-nat64", format!("`{}` is not an IPv6 prefix", text.escape_debug()))
-            .help("write e.g. \"64:ff9b::/96\"")),
+        Err(_) => {
+            Err(Fault::new("bad-nat64", format!("`{text}` is not an IPv6 prefix")).help("write e.g. \"64:ff9b::/96\""))
+        }
     }
 }
 
@@ -90,7 +91,7 @@ fn port_range(text: &str) -> Result<(u16, u16), Fault> {
             Err(Fault::new("bad-port", format!("`{text}` ends before it starts"))
                 .help(format!("write \"{to}-{from}\"")))
         }
-        _ => Err(Fault::new("bad-port", format!("`{}` is neither a port nor a range of ports", text.escape_debug()))
+        _ => Err(Fault::new("bad-port", format!("`{text}` is neither a port nor a range of ports"))
             .help("write e.g. 5432 or \"5000-5010\"; ports are 0 to 65535")),
     }
 }
@@ -105,7 +106,7 @@ pub(super) fn protocol(text: &str) -> Result<Protocol, Fault> {
         }
         _ => Err(Fault::new(
             "bad-protocol",
-            format!("`{}` is not judged at connect: a destination has `tcp` and `udp` only", text.escape_debug()),
+            format!("`{text}` is not judged at connect: a destination has `tcp` and `udp` only"),
         )
         .help("other protocols need a policy for Action::\"open-socket\" (context.family)")),
     }

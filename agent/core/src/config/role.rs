@@ -21,7 +21,7 @@ pub enum Role {
     Ignored,
 }
 
-/// The directories, what they hold, and the table their files declare.
+/// The directories, the extension of the files read from them, and what these are for.
 pub(super) const DIRECTORIES: [(&str, &str, Role); 5] = [
     ("service-accounts.d", "toml", Role::Accounts),
     ("destinations.d", "toml", Role::Destinations),

@@ -9,7 +9,7 @@ use toml::de::{DeTable, DeValue};
 use super::fault::{Fault, suggest};
 use super::model::SourceFile;
 use super::value::duration;
-use crate::diagnostic::{Diagnostic, Location};
+use crate::diagnostic::{Diagnostic, Location, Severity};
 
 /// A file and where its lines begin, so that a place costs a search and not a walk through the file.
 pub(super) struct Source<'a> {
@@ -66,9 +66,8 @@ impl<'a, 'd> Section<'a, 'd> {
     /// Reports every key but these.
     pub(super) fn know(&mut self, known: &[&str]) {
         for key in self.keys().filter(|key| !known.contains(&key.text)) {
-            let fault =
-                Fault::new("unknown-key", format!("unknown key `{}` in {}", key.text.escape_debug(), self.title))
-                    .help(suggest(key.text, known.iter().copied()));
+            let fault = Fault::new("unknown-key", format!("unknown key `{}` in {}", key.text, self.title))
+                .help(suggest(key.text, known.iter().copied()));
             self.refuse(key.span, fault);
         }
     }
@@ -85,14 +84,25 @@ impl<'a, 'd> Section<'a, 'd> {
 
     /// Reports a value that cannot be used.
     pub(super) fn refuse(&mut self, span: Range<usize>, fault: Fault) {
-        let finding = Diagnostic::error(fault.code, fault.message).at(self.source.at(span));
-        self.diagnostics.push(Diagnostic { help: fault.help, ..finding });
+        self.report(Severity::Error, span, fault);
     }
 
     /// Reports something the operator should know.
     pub(super) fn warn(&mut self, span: Range<usize>, fault: Fault) {
-        let finding = Diagnostic::warning(fault.code, fault.message).at(self.source.at(span));
-        self.diagnostics.push(Diagnostic { help: fault.help, ..finding });
+        self.report(Severity::Warning, span, fault);
+    }
+
+    fn report(&mut self, severity: Severity, span: Range<usize>, fault: Fault) {
+        let Fault { code, message, help } = fault;
+        let (message, help) = (printable(&message), help.as_deref().map(printable));
+        self.diagnostics.push(Diagnostic {
+            severity,
+            code,
+            message,
+            help,
+            policy: None,
+            at: Some(self.source.at(span)),
+        });
     }
 
     /// The place of a span in this file.
@@ -217,7 +227,7 @@ impl<'a, 'd> Section<'a, 'd> {
     pub(super) fn choice<T: Copy>(&mut self, key: &str, choices: &[(&str, T)]) -> Option<T> {
         self.parsed(key, |text| match choices.iter().find(|(word, _)| *word == text) {
             Some((_, meaning)) => Ok(*meaning),
-            None => Err(Fault::new("unknown-value", format!("`{}` is not a value it can have", text.escape_debug()))
+            None => Err(Fault::new("unknown-value", format!("`{text}` is not a value it can have"))
                 .help(suggest(text, choices.iter().map(|(word, _)| *word)))),
         })
     }
@@ -291,6 +301,15 @@ impl<'a, 'd> Section<'a, 'd> {
         self.refuse(value.span(), fault);
         None
     }
+}
+
+/// The text on one line and without what a terminal would obey: it quotes whatever stands in the file.
+fn printable(text: &str) -> String {
+    if !text.contains(char::is_control) {
+        return text.to_owned();
+    }
+    let shown = |c: char| if c.is_control() { c.escape_debug().to_string() } else { c.to_string() };
+    text.chars().map(shown).collect()
 }
 
 /// A string or an integer.

@@ -88,7 +88,7 @@ pub(super) fn name(text: &str) -> Result<String, Fault> {
     let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
     let why = match text.chars().find(|c| !allowed(*c)) {
         _ if text.is_empty() => "a name cannot be empty".to_owned(),
-        Some(bad) => format!("`{}` has a `{}`, which a name cannot have", text.escape_debug(), bad.escape_debug()),
+        Some(bad) => format!("`{text}` has a `{bad}`, which a name cannot have"),
         None if text.len() > NAME_LEN => {
             format!("`{text}` has {} characters; a name has at most {NAME_LEN}", text.len())
         }
@@ -98,10 +98,20 @@ pub(super) fn name(text: &str) -> Result<String, Fault> {
     Err(Fault::new("bad-name", why).help("use letters, digits, `.`, `_` and `-`"))
 }
 
+/// A signal kind: names joined by single dots.
+pub(super) fn kind(text: &str) -> Result<String, Fault> {
+    let kind = name(text)?;
+    if kind.split('.').any(str::is_empty) {
+        return Err(Fault::new("bad-name", format!("`{kind}` has a dot with nothing on one side of it"))
+            .help("write a signal kind as words joined by single dots, e.g. \"edr.malware\""));
+    }
+    Ok(kind)
+}
+
 /// A signal kind in which `*` stands for anything.
 pub(super) fn pattern(text: &str) -> Result<String, Fault> {
     name(&text.replace('*', "x")).map(|_| text.to_owned()).map_err(|fault| {
-        Fault::new("bad-pattern", format!("`{}` is not a pattern of signal kinds", text.escape_debug()))
+        Fault::new("bad-pattern", format!("`{text}` is not a pattern of signal kinds"))
             .help(fault.help.map_or_else(String::new, |help| format!("{help}, and `*` for anything")))
     })
 }
@@ -111,7 +121,7 @@ pub(super) fn person(text: &str) -> Result<String, Fault> {
     let bare = text.strip_prefix('%').unwrap_or(text);
     if bare.is_empty() || bare.starts_with('%') || bare.chars().any(|c| c.is_whitespace() || c.is_control() || c == ':')
     {
-        return Err(Fault::new("bad-person", format!("`{}` is neither a user nor a `%group`", text.escape_debug()))
+        return Err(Fault::new("bad-person", format!("`{text}` is neither a user nor a `%group`"))
             .help("write a user name, or a group name with `%` in front"));
     }
     Ok(text.to_owned())
@@ -128,7 +138,7 @@ pub(super) fn text(text: &str) -> Result<String, Fault> {
 
 /// An absolute path without `.` and `..`, slashes at the end taken off.
 pub(super) fn path(text: &str) -> Result<String, Fault> {
-    let bad = |why: &str| Fault::new("bad-path", format!("`{}` {why}", text.escape_debug()));
+    let bad = |why: &str| Fault::new("bad-path", format!("`{text}` {why}"));
     if !text.starts_with('/') {
         return Err(bad("is not an absolute path").help("start it with `/`"));
     }
@@ -147,7 +157,7 @@ pub(super) fn path(text: &str) -> Result<String, Fault> {
 /// The absolute path of a file.
 pub(super) fn file(text: &str) -> Result<String, Fault> {
     if text.ends_with('/') {
-        return Err(Fault::new("bad-path", format!("`{}` is a directory, not a file", text.escape_debug())));
+        return Err(Fault::new("bad-path", format!("`{text}` is a directory, not a file")));
     }
     path(text)
 }
@@ -190,6 +200,16 @@ mod tests {
         }
         for bad in ["", "..", ".hidden", "-v", "a b", "a/b", "ä", "a\n", &"n".repeat(65)] {
             assert_eq!(name(bad).unwrap_err().code, "bad-name", "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn signal_kinds_are_words_joined_by_single_dots() {
+        for (text, good) in [("edr", true), ("edr.malware", true), ("edr..malware", false), ("edr.", false)] {
+            assert_eq!(kind(text).is_ok(), good, "{text}");
+        }
+        for (text, good) in [("workload.*", true), ("*", true), ("*.malware", true), ("", false), ("a b", false)] {
+            assert_eq!(pattern(text).is_ok(), good, "{text}");
         }
     }
 

@@ -3,6 +3,7 @@
 mod accounts;
 mod agent;
 mod destinations;
+mod documented;
 mod garbage;
 mod sample;
 mod signals;

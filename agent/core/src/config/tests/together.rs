@@ -69,6 +69,17 @@ fn a_place_is_the_one_the_shared_function_finds() {
 }
 
 #[test]
+fn what_stands_in_a_file_is_shown_on_one_line_and_obeyed_by_no_terminal() {
+    let text = "escalation-ttl = \"1\\n\\u001b[31m\"\n\"a\\nb\" = 1\n";
+    let parsed = parse(&files(&[("writ.toml", text)]), &host());
+    let found = findings(&parsed);
+    assert_eq!(found.len(), 2);
+    assert!(found.iter().all(|line| !line.contains(char::is_control)), "{found:?}");
+    assert!(found[0].contains(r"`1\n\u{1b}[31m` is not a duration"), "{}", found[0]);
+    assert!(found[1].contains(r"unknown key `a\nb`"), "{}", found[1]);
+}
+
+#[test]
 fn policies_and_schemas_are_handed_on_in_name_order() {
     let written = [
         ("policies.d/b.cedar", "b"),
