@@ -156,7 +156,11 @@ fn run(steps: Vec<Step>) -> Result<(), TestCaseError> {
                         }
                     }
                     _ => {
-                        prop_assert_eq!(situations(&live, now), situations(&before, now), "a refusal changed something")
+                        prop_assert_eq!(
+                            situations(&live, now),
+                            situations(&before, now),
+                            "a refusal changed something"
+                        );
                     }
                 }
             }
