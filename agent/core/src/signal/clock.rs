@@ -1,7 +1,7 @@
 //! Instants: every instant in the core is wall time; the kernel counts boot time; this is where they meet.
 //!
-//! The daemon reads both clocks together and maps each deadline with [`deadline_boot_ns`] when it writes a stance. When
-//! the wall clock is set (timerfd's cancel-on-set tells), lifetimes must not stretch or shrink: the daemon takes
+//! The daemon reads both clocks together and maps each deadline with [`deadline_boot_ns`] when it writes a stance.
+//! When the wall clock is set (timerfd's cancel-on-set tells), lifetimes must not stretch or shrink: the daemon takes
 //! [`ClockReading::step_to`] between its last reading and a new one and shifts the live state by it
 //! (`LiveState::shift`). Deadlines in the kernel are then unchanged, while time windows, which mean the wall, move.
 //! Boot time includes suspend, so a suspended host is no step.
@@ -24,8 +24,8 @@ pub struct ClockReading {
 }
 
 impl ClockReading {
-    /// How far the wall clock was set between two readings of one boot; `None` across boots, where nothing but the wall
-    /// clock measures the time between.
+    /// How far the wall clock was set between two readings of one boot; `None` across boots, where nothing but the
+    /// wall clock measures the time between.
     pub fn step_to(&self, later: &Self) -> Option<SignedDuration> {
         if self.boot_id != later.boot_id {
             return None;
@@ -36,8 +36,8 @@ impl ClockReading {
     }
 }
 
-/// The boot-time nanosecond at which the wall clock will read `deadline`, from one reading of both clocks. Clamped to what
-/// the kernel can compare: never [`NEVER`], and 0 for what lies before the boot.
+/// The boot-time nanosecond at which the wall clock will read `deadline`, from one reading of both clocks. Clamped to
+/// what the kernel can compare: never [`NEVER`], and 0 for what lies before the boot.
 pub fn deadline_boot_ns(deadline: Timestamp, wall_now: Timestamp, boot_now_ns: u64) -> u64 {
     let ahead = deadline.as_nanosecond().saturating_sub(wall_now.as_nanosecond());
     let boot = i128::from(boot_now_ns).saturating_add(ahead);

@@ -9,8 +9,8 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use writ_abi::Protocol;
 
-/// A grant's destination. Its text is `NAME` or `ADDRESS[/LEN]:PORT[/PROTOCOL]`, an IPv6 address in brackets; without a
-/// protocol it is TCP alone.
+/// A grant's destination. Its text is `NAME` or `ADDRESS[/LEN]:PORT[/PROTOCOL]`, an IPv6 address in brackets; without
+/// a protocol it is TCP alone.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum GrantDestination {

@@ -25,7 +25,8 @@ pub const OPEN_PER_ACCOUNT: usize = 256;
 pub struct Attempt {
     /// Whose.
     pub account: String,
-    /// Path of the executable. An attempt whose executable is unknown cannot be escalated: its approval would be for any.
+    /// Path of the executable. An attempt whose executable is unknown cannot be escalated: its approval would be for
+    /// any.
     pub executable: String,
     /// Canonical address.
     pub address: IpAddr,
@@ -309,8 +310,8 @@ impl EscalationStore {
         Ok(known)
     }
 
-    /// Ends the approvals of the signal's account for good, if the patterns select its kind: an approval is a permission
-    /// like a grant.
+    /// Ends the approvals of the signal's account for good, if the patterns select its kind: an approval is a
+    /// permission like a grant.
     pub fn on_signal(&mut self, signal: &Signal, patterns: &[String], now: Timestamp) -> Vec<Escalation> {
         if !matches_any(patterns, &signal.kind) {
             return Vec::new();

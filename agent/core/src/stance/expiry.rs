@@ -1,17 +1,18 @@
-//! What time alone does to an account: how long its stance holds, and the states its fallback must be strict enough for.
+//! What time alone does to an account: how long its stance holds, and which states its fallback must withstand.
 //!
-//! The kernel keeps one fallback per stance and moves to it by itself at `valid_until`, with no daemon to ask. From then
-//! on any of the later states may be the true one, and the fallback does not expire. So a fallback cell allows only if
-//! it would allow in *every* state reachable by expiry alone, **the present one included**:
+//! The kernel keeps one fallback per stance and moves to it by itself at `valid_until`, with no daemon to ask. From
+//! then on any of the later states may be the true one, and the fallback does not expire. So a fallback cell allows
+//! only if it would allow in *every* state reachable by expiry alone, **the present one included**:
 //! - a grant, an approval, a freshness, a window that opens access is missing from some later state: what it opened goes;
 //! - a risk signal or a flag that closes access is there in the present state, which denies: what it closed stays
 //!   closed, although the signal's own end would open it. Only a living daemon opens.
 //!
-//! No property of the policies is assumed: a policy that permits *because* of a signal is covered by the same rule, since
-//! the state without the signal is among them.
+//! No property of the policies is assumed: a policy that permits *because* of a signal is covered by the same rule,
+//! since the state without the signal is among them.
 //!
 //! Expiry is a sequence, not a power set: ends come in the order of their instants, so n ends make at most n + 1
-//! states. Time of day is independent of it (the wall clock can be set), so each of them is taken with every time class.
+//! states. Time of day is independent of it (the wall clock can be set), so each of them is taken with every time
+//! class.
 
 use jiff::Timestamp;
 
@@ -53,8 +54,8 @@ pub fn expiry_steps(live: &AccountLive<'_>, now: Timestamp, bound: usize) -> Opt
     (steps.len() <= bound).then_some(steps)
 }
 
-/// Every state reachable by expiry alone, the present one first; `None` if there are more than `bound`: the fallback then
-/// denies everything.
+/// Every state reachable by expiry alone, the present one first; `None` if there are more than `bound`: the fallback
+/// then denies everything.
 pub fn expiry_states(
     live: &AccountLive<'_>,
     now: Timestamp,
@@ -78,8 +79,8 @@ pub fn expiry_states(
     Some(states)
 }
 
-/// When the present state ends by time alone: the first end of a signal, grant, approval or freshness that changes what
-/// policy is told, or the next time boundary.
+/// When the present state ends by time alone: the first end of a signal, grant, approval or freshness that changes
+/// what policy is told, or the next time boundary.
 pub fn valid_until(live: &AccountLive<'_>, now: Timestamp, times: &TimeClasses) -> Option<Timestamp> {
     let present = live.situation(now);
     let change = live.expiries(now).into_iter().find(|end| !present.same_but_for_time(&live.situation(*end)));

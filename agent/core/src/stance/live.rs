@@ -1,7 +1,7 @@
 //! Everything live on this host: one value that changes as a whole, is written as a whole and comes back as a whole.
 //!
-//! The stores are read freely and changed only here, where a change in one has its consequences in the others: a signal
-//! may end grants and approvals, offboarding ends both.
+//! The stores are read freely and changed only here, where a change in one has its consequences in the others: a
+//! signal may end grants and approvals, offboarding ends both.
 
 use std::time::Duration;
 
@@ -92,7 +92,8 @@ impl LiveState {
         &self.break_glass
     }
 
-    /// Takes or refuses a signal; one that `revoke-grants-on` selects ends the account's grants and approvals for good.
+    /// Takes or refuses a signal; one that `revoke-grants-on` selects ends the account's grants and approvals for
+    /// good.
     pub fn receive(&mut self, incoming: &Incoming, caller: &Caller, now: Timestamp, config: &Config) -> Received {
         let outcome = self.signals.receive(incoming, caller, now, config);
         let mut received = Received { outcome, grants: Vec::new(), approvals: Vec::new() };
@@ -281,9 +282,9 @@ impl LiveState {
         self.break_glass.shift(by);
     }
 
-    /// Takes a reading of both clocks: before each write, after each restart, and when the wall clock was set. If it was
-    /// set by a second or more since the reading before, everything is shifted and the step returned; less is the slewing
-    /// of an ordinary clock.
+    /// Takes a reading of both clocks: before each write, after each restart, and when the wall clock was set. If it
+    /// was set by a second or more since the reading before, everything is shifted and the step returned; less is the
+    /// slewing of an ordinary clock.
     pub fn read_clock(&mut self, reading: ClockReading) -> Option<SignedDuration> {
         let step = self.clock.as_ref().and_then(|last| last.step_to(&reading));
         let step = step.filter(|step| step.unsigned_abs() >= Duration::from_secs(1));

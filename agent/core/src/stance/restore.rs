@@ -1,8 +1,8 @@
 //! How live state is written and read back. Unknown members are passed over, so that an older writ can read a newer
 //! one's file of the same format; a format it does not know is refused.
 //!
-//! A file that cannot be read is never an empty state: offboardings and drift would be forgotten. The daemon keeps what
-//! the kernel holds and says so.
+//! A file that cannot be read is never an empty state: offboardings and drift would be forgotten. The daemon keeps
+//! what the kernel holds and says so.
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;

@@ -37,8 +37,8 @@ impl Situation {
             && self.state.approvals == other.state.approvals
     }
 
-    /// `sha256-HEX` over everything a row depends on, as canonical JSON. `time_class` names the class of `now` that the
-    /// policies distinguish (see [`super::TimeClasses::class`]): two moments of one class share their digest.
+    /// `sha256-HEX` over everything a row depends on, as canonical JSON. `time_class` names the class of `now` that
+    /// the policies distinguish (see [`super::TimeClasses::class`]): two moments of one class share their digest.
     pub fn digest(&self, time_class: &str) -> String {
         #[derive(Serialize)]
         struct Canonical<'a> {

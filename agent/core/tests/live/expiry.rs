@@ -3,9 +3,11 @@
 use jiff::Timestamp;
 use proptest::prelude::*;
 use writ_core::signal::{Caller, Incoming};
-use writ_core::stance::{LiveState, Situation, TimeClasses, deadline, expiry_states, expiry_steps, valid_until};
+use writ_core::stance::{
+    Attempt, Attempted, LiveState, Situation, TimeClasses, deadline, expiry_states, expiry_steps, valid_until,
+};
 
-use crate::fixture::{HOUR, MINUTE, account, at, config, edr, grant, root, signal};
+use crate::fixture::{HOUR, MINUTE, POLICY, account, at, config, edr, grant, root, signal};
 
 #[test]
 fn a_situation_holds_until_the_first_end_that_policy_can_notice() {
@@ -24,6 +26,19 @@ fn a_situation_holds_until_the_first_end_that_policy_can_notice() {
     assert_eq!(until(&live, &never), Some(at(1200)));
     live.receive(&signal("billing", "edr.heartbeat"), &edr(), at(0), &config);
     assert_eq!(until(&live, &never), Some(at(300)), "freshness ends");
+    let attempt = Attempt {
+        account: "billing".into(),
+        executable: "/usr/bin/psql".into(),
+        address: "10.20.0.5".parse().unwrap(),
+        port: 5432,
+        protocol: "tcp".into(),
+        policies: Default::default(),
+        policy_digest: POLICY.into(),
+    };
+    let Attempted::New(asked) = live.attempt(&attempt, at(0), &config) else { panic!("not new") };
+    assert_eq!(until(&live, &never), Some(at(300)), "a request's end is nothing to policy");
+    live.approve(&asked.id, 4 * MINUTE, "ok", None, &root(), POLICY, at(0), &config).unwrap();
+    assert_eq!(until(&live, &never), Some(at(240)), "an approval ends");
     let window = TimeClasses { next: Some(at(120)), ..never };
     assert_eq!(until(&live, &window), Some(at(120)));
 }

@@ -31,7 +31,9 @@ enum Step {
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         6 => (0..2usize, 0..5usize, 0..3u32, 0..=100u8, 1..400u64, 0..60i64, prop::option::of(0..6u8))
-            .prop_map(|(account, kind, source, risk, ttl, age, id)| Step::Signal { account, kind, source, risk, ttl, age, id }),
+            .prop_map(|(account, kind, source, risk, ttl, age, id)| {
+                Step::Signal { account, kind, source, risk, ttl, age, id }
+            }),
         1 => (0..8usize).prop_map(|nth| Step::Clear { nth }),
         3 => (0..2usize, 1..600u64).prop_map(|(account, ttl)| Step::Grant { account, ttl }),
         1 => (0..8usize).prop_map(|nth| Step::Revoke { nth }),
@@ -156,7 +158,11 @@ fn run(steps: Vec<Step>) -> Result<(), TestCaseError> {
                         }
                     }
                     _ => {
-                        prop_assert_eq!(situations(&live, now), situations(&before, now), "a refusal changed something")
+                        prop_assert_eq!(
+                            situations(&live, now),
+                            situations(&before, now),
+                            "a refusal changed something"
+                        );
                     }
                 }
             }
@@ -275,6 +281,11 @@ fn agrees(live: &LiveState, model: &Model) -> Result<(), TestCaseError> {
     Ok(())
 }
 
+/// Statements as kind, source, risk and second.
+fn arrivals() -> impl Strategy<Value = Vec<(usize, u32, u8, i64)>> {
+    prop::collection::vec((0..3usize, 0..2u32, 0..=100u8, 0..4i64), 1..12)
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
 
@@ -285,7 +296,7 @@ proptest! {
 
     #[test]
     fn the_order_and_number_of_arrivals_do_not_matter(
-        (arrivals, shuffled) in prop::collection::vec((0..3usize, 0..2u32, 0..=100u8, 0..4i64), 1..12).prop_flat_map(|said| {
+        (arrivals, shuffled) in arrivals().prop_flat_map(|said| {
             let twice = said.iter().chain(&said).copied().collect::<Vec<_>>();
             (Just(said), Just(twice).prop_shuffle())
         })

@@ -148,11 +148,17 @@ fn lifetimes_keep_their_length_when_the_wall_clock_is_set() {
         assert_eq!(live.read_clock(read(0, 100, "a")), None);
         live.receive(&signal("billing", "edr.heartbeat"), &edr(), at(0), &config);
         live.create_grant(&grant("billing", "prod-db", 10 * MINUTE), &root(), at(0), &config).unwrap();
+        let approved = escalate(&mut live, 0);
+        live.approve(&approved, 10 * MINUTE, "ok", None, &root(), POLICY, at(0), &config).unwrap();
+        let glass = BreakGlassRequest { account: None, ttl: 10 * MINUTE, reason: "r".into() };
+        live.begin_break_glass(&glass, &root(), at(0), &config).unwrap();
         let mut live = LiveState::restore(&live.to_json().unwrap()).unwrap();
         assert_eq!(live.read_clock(read(60 + step, 160, "a")), Some(SignedDuration::from_secs(step)));
         assert_eq!(live.next_expiry(at(60 + step)), Some(at(300 + step)));
-        assert!(situation(&live, "billing", at(599 + step), &config).grants.len() == 1);
-        assert!(situation(&live, "billing", at(600 + step), &config).grants.is_empty());
+        let last = situation(&live, "billing", at(599 + step), &config);
+        assert_eq!((last.grants.len(), last.approvals.len(), last.break_glass_until), (1, 1, Some(at(600 + step))));
+        let over = situation(&live, "billing", at(600 + step), &config);
+        assert_eq!((over.grants.len(), over.approvals.len(), over.break_glass_until), (0, 0, None));
         let heartbeat = live.receive(&signal("billing", "edr.heartbeat"), &edr(), at(61 + step), &config);
         assert_eq!(heartbeat.outcome.code(), "accepted", "a clock set back does not lock senders out");
     }

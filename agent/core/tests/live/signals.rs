@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use writ_core::signal::{
-    Accepted, Caller, Incoming, LIVE_PER_ACCOUNT, LIVE_PER_SOURCE, Malformed, Outcome, RiskRule, Signal, SignalStore,
-    UNDECLARED_MAX_TTL, Unauthorised, assess, risk,
+    Accepted, Caller, Incoming, LIVE_PER_ACCOUNT, LIVE_PER_SOURCE, Malformed, Outcome, REMEMBERED_PER_ACCOUNT,
+    RiskRule, Signal, SignalStore, UNDECLARED_MAX_TTL, Unauthorised, assess, risk,
 };
 use writ_core::stance::{ClearRefusal, LiveState};
 
@@ -253,6 +253,31 @@ fn a_flood_is_bounded_and_keeps_no_grave_signal_out() {
     accept(&mut store, &signal("agent", "edr.malware"), &edr(), at(1));
     let flag = store.receive(&signal("billing", "maintenance"), &root(), at(1), &config);
     assert_eq!(flag.code(), "overflow", "a signal of no risk makes nothing give way");
+}
+
+#[test]
+fn what_a_policy_may_ask_for_by_name_gives_way_to_nothing() {
+    let mut store = SignalStore::default();
+    accept(&mut store, &signal("billing", "maintenance"), &root(), at(0));
+    accept(&mut store, &signal("billing", "edr.heartbeat"), &root(), at(0));
+    for n in 2..LIVE_PER_SOURCE {
+        let noise = Incoming { risk: Some(5), ttl: Some(HOUR), ..signal("billing", &format!("noise.n{n}")) };
+        accept(&mut store, &noise, &root(), at(0));
+    }
+    let evicted = accept(&mut store, &signal("billing", "edr.malware"), &root(), at(1)).evicted.unwrap();
+    assert_eq!(evicted.risk, 5, "not the flag and not the freshness, whose risk is less");
+}
+
+#[test]
+fn a_live_event_is_recognised_however_much_came_after_it() {
+    let mut store = SignalStore::default();
+    let first = Incoming { id: Some("first".into()), ..signal("billing", "edr.malware") };
+    accept(&mut store, &first, &edr(), at(0));
+    for n in 0..=i64::try_from(REMEMBERED_PER_ACCOUNT).unwrap() {
+        let beat = Incoming { id: Some(format!("beat-{n}")), ..signal("billing", "edr.heartbeat") };
+        accept(&mut store, &beat, &edr(), at(1 + n));
+    }
+    assert_eq!(store.receive(&first, &edr(), at(2000), &config()), Outcome::Duplicate { id: "first".into() });
 }
 
 #[test]
