@@ -19,6 +19,7 @@ use super::persist::Numbers;
 use super::{Current, Engine, GENERATIONS_KEPT};
 use crate::kernel::InstallError;
 use crate::log::archive_put;
+use crate::process::kernel_device;
 
 /// How many expiries a stance looks ahead; beyond it the fallback denies.
 const LOOKAHEAD: usize = 64;
@@ -96,17 +97,23 @@ impl Engine {
         for name in config.accounts.keys() {
             let epoch = self.epochs.get(name).copied().unwrap_or(0).wrapping_add(1);
             let mut moment = Moment::of(&self.live, &config, name, base.digest(), now.wall);
-            let outlook = outlook(&config, &mut moment, epoch, now.wall);
+            let since = self.numbers.known_since.get(name).copied().unwrap_or(now.wall);
+            let outlook = outlook(&config, &mut moment, epoch, since, now.wall);
             outlooks.insert(name.clone(), outlook);
             moments.insert(name.clone(), (epoch, moment));
         }
         let boot_ns_of = |at: Timestamp| now.boot_of(at);
         let generation = build(&bundle, &config, number, &outlooks, &previous, &boot_ns_of)
-            .map_err(|finding| ActivateError::Refused(vec![finding]))?;
+            .map_err(|finding| ActivateError::Refused(vec![*finding]))?;
         let (identities, unresolved) = resolve(&config, &generation);
         // Numbers first: if we die after the swap, no index may be given to another account.
         let epochs: BTreeMap<String, u32> = moments.iter().map(|(name, (epoch, _))| (name.clone(), *epoch)).collect();
-        let numbers = Numbers { boot_id: self.host.boot_id.clone(), accounts: generation.accounts.clone(), epochs };
+        let mut known_since = self.numbers.known_since.clone();
+        for name in config.accounts.keys() {
+            known_since.entry(name.clone()).or_insert(now.wall);
+        }
+        let boot_id = self.host.boot_id.clone();
+        let numbers = Numbers { boot_id, accounts: generation.accounts.clone(), epochs, known_since };
         self.store
             .save_numbers(&numbers)
             .map_err(|error| InstallError { table: "accounts.json", error: error.to_string() })?;
@@ -166,15 +173,15 @@ impl Engine {
     }
 }
 
-/// The outlook of an account, and with it when its moment ends.
-pub(crate) fn outlook(config: &Config, moment: &mut Moment, epoch: u32, now: Timestamp) -> Outlook {
+/// The outlook of an account, and with it when its moment ends. `known_since` is when its baseline began to be learnt.
+pub(crate) fn outlook(config: &Config, moment: &mut Moment, epoch: u32, known_since: Timestamp, now: Timestamp) -> Outlook {
     let live = moment.live(&config.signals);
     let situation = live.situation(now);
     let steps = expiry_steps(&live, now, LOOKAHEAD);
     let observe_until = situation.break_glass_until;
     let learning_until = config.accounts.get(&moment.account).and_then(|account| account.learning).and_then(|learning| {
         let span = jiff::SignedDuration::try_from(learning).ok()?;
-        moment.learning_from.unwrap_or(now).checked_add(span).ok()
+        known_since.checked_add(span).ok()
     });
     let offboarded = situation.offboarded;
     let (state, later) = match steps {
@@ -227,9 +234,4 @@ pub(crate) fn resolve(config: &Config, generation: &writ_core::table::Generation
         }
     }
     Identities::build(config, &users, &executables, generation)
-}
-
-/// The kernel's own encoding of a device number: `MKDEV` of include/linux/kdev_t.h.
-fn kernel_device(device: u64) -> u32 {
-    libc::major(device) << 20 | libc::minor(device)
 }

@@ -12,9 +12,10 @@ mod live;
 mod losses;
 mod persist;
 mod ready;
-mod selftest;
+mod reload;
 mod status;
 mod turn;
+mod view;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::path::PathBuf;
@@ -36,12 +37,13 @@ use crate::process::ProcessTable;
 pub use activate::{ActivateError, Source};
 pub use explain::Moment;
 pub use handle::{Handle, Stopped};
-pub use live::Actor;
+pub use live::{Actor, Refusal};
 pub use losses::Losses;
 pub use persist::Store;
-pub use ready::{OpenedEngine, open};
+pub use ready::{OpenedEngine, StartError, open};
 pub use status::{AccountStatus, Status};
 pub use turn::run;
+pub use view::simulate;
 
 /// How many generations can still be explained: events of older ones would have to wait in the ring longer than that.
 const GENERATIONS_KEPT: usize = 16;
@@ -81,6 +83,12 @@ pub struct Engine {
     pub(crate) moments: HashMap<(u16, u32), Arc<Moment>>,
     /// The epoch of each account; never set back while maps are pinned.
     pub(crate) epochs: BTreeMap<String, u32>,
+    /// Account numbers as pinned maps know them.
+    pub(crate) numbers: persist::Numbers,
+    /// The policy set without grants: approvals are given under it.
+    pub(crate) base: Arc<Bundle>,
+    /// What the policy set in force is archived as.
+    pub(crate) manifest: serde_json::Value,
     pub(crate) degraded: Vec<String>,
     pub(crate) started: Timestamp,
     pub(crate) agent_records: u64,
@@ -91,7 +99,8 @@ pub struct Engine {
     pub(crate) last_reload: Option<status::ReloadResult>,
     pub(crate) heartbeat_due: Instant,
     pub(crate) requests: u64,
-    pub(crate) self_test: Option<selftest::Outcome>,
+    /// Executable of the event being recorded.
+    pub(crate) last_executable: Option<String>,
     pub(crate) stopping: bool,
 }
 

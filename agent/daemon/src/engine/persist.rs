@@ -47,6 +47,9 @@ pub(crate) struct Numbers {
     pub(crate) accounts: Vec<String>,
     /// Epochs by account.
     pub(crate) epochs: BTreeMap<String, u32>,
+    /// Since when each account is known: its learning period begins there.
+    #[serde(default)]
+    pub(crate) known_since: BTreeMap<String, jiff::Timestamp>,
 }
 
 impl Store {

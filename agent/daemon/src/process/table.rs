@@ -146,8 +146,34 @@ pub(crate) fn started_at(pid: u32, start_time: u64) -> bool {
 }
 
 fn start_ticks(pid: u32) -> Option<u64> {
-    let process = procfs::process::Process::new(i32::try_from(pid).ok()?).ok()?;
-    process.stat().ok().map(|stat| stat.starttime)
+    start_ticks_of(i32::try_from(pid).ok()?)
+}
+
+/// When a process started, in clock ticks since boot.
+pub(crate) fn start_ticks_of(pid: i32) -> Option<u64> {
+    procfs::process::Process::new(pid).ok()?.stat().ok().map(|stat| stat.starttime)
+}
+
+/// The executables of a process and its ancestors: device in the kernel's encoding, and inode.
+pub(crate) fn executables_of_lineage(pid: u32) -> Vec<(u32, u64)> {
+    let mut found = Vec::new();
+    let mut pid = pid;
+    for _ in 0..64 {
+        if pid == 0 {
+            break;
+        }
+        if let Ok(file) = fs::metadata(format!("/proc/{pid}/exe")) {
+            found.push((kernel_device(file.dev()), file.ino()));
+        }
+        let parent = i32::try_from(pid).ok().and_then(|pid| procfs::process::Process::new(pid).ok()?.stat().ok());
+        pid = parent.map_or(0, |stat| stat.ppid.unsigned_abs());
+    }
+    found
+}
+
+/// The kernel's own encoding of a device number: `MKDEV` of include/linux/kdev_t.h.
+pub(crate) fn kernel_device(device: u64) -> u32 {
+    libc::major(device) << 20 | libc::minor(device)
 }
 
 /// Path of a process's cgroup in the unified hierarchy.

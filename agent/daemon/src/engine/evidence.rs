@@ -1,0 +1,254 @@
+//! From the kernel's events to lines in the log: named, explained, written in order, and counted when they cannot be.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use writ_abi::{DecisionEvent, Family, Protocol, Verdict};
+use writ_core::policy::Attempt;
+use writ_core::record::{Body, Context, Decision, GrantRef, IdSource, Lifecycle, LoginUid, PolicyRef, Record, Request, SignalRef, Time, record_id};
+use writ_core::stance::Situation;
+
+use super::Engine;
+use super::clock::Clocks;
+use super::explain::{Moment, Names};
+use super::persist::Explained;
+
+/// How many events are taken from the ring in one go.
+const BATCH: usize = 512;
+/// How many lines may wait for a log that cannot be written. Beyond it the ring is left to fill, so that each account's
+/// `on-record-loss` decides, in the kernel.
+const MOST_WAITING: usize = 8_192;
+
+impl Engine {
+    /// Takes what the ring holds and writes it. Returns whether more is waiting.
+    pub(crate) fn pump(&mut self) -> bool {
+        if self.waiting.len() >= MOST_WAITING {
+            self.flush();
+            if self.waiting.len() >= MOST_WAITING {
+                return false;
+            }
+        }
+        let clocks = Clocks::read();
+        let drained = self.kernel.drain(BATCH);
+        for event in &drained.processes {
+            self.processes.exec(event);
+        }
+        for event in &drained.decisions {
+            let (new, loss) = self.losses.event(event);
+            if let Some(loss) = loss {
+                self.note(Body::Loss(Box::new(loss)));
+            }
+            if new {
+                self.take(event, &clocks);
+            }
+        }
+        for malformed in &drained.malformed {
+            // Its number is missing from the sequence, so it is counted as lost there; this says why.
+            tracing::error!(%malformed, "a ring entry could not be read");
+        }
+        self.flush();
+        drained.more
+    }
+
+    fn take(&mut self, event: &DecisionEvent, clocks: &Clocks) {
+        let at = clocks.wall_of(event.at);
+        let named = self.processes.name(event);
+        let names = self.names_of(event.generation);
+        let account = names
+            .as_ref()
+            .and_then(|names| names.legend.accounts.get(usize::from(event.account)).cloned())
+            .unwrap_or_else(|| "unknown".to_owned());
+        let moment = self.moments.get(&(event.account, event.epoch)).cloned();
+        let attempt = attempt_of(event, named.executable.as_deref(), names.as_deref());
+        let situation = self.situation(moment.as_deref(), at);
+        let mut context = Context { account: account.clone(), ..Context::default() };
+        if let Some(names) = &names {
+            self.explain(&mut context, names, event, &attempt, situation.as_ref());
+        }
+        if let (Some(moment), Some(situation)) = (&moment, &situation) {
+            describe(&mut context, moment, situation, at);
+        }
+        self.last_executable.clone_from(&named.executable);
+        context.executable = named.executable.clone();
+        context.parents = named.parents;
+        context.cgroup = named.cgroup;
+        context.unit = named.unit;
+        let body = Decision::from_event(event, context);
+        let source = IdSource::Kernel { cpu: event.cpu, sequence: event.sequence };
+        let id = record_id(at, &self.host.boot_id, source);
+        let escalates = Verdict::from_bits(event.verdict) == Verdict::Escalate && event.enforced == 1;
+        let policies: Vec<String> = match &body {
+            Body::Decision(decision) => decision.policies.iter().map(|policy| policy.id.clone()).collect(),
+            _ => Vec::new(),
+        };
+        self.push(Record::new(id.clone(), at, self.host.clone(), VERSION, body));
+        if escalates {
+            self.escalate(&account, &attempt, policies, &id);
+        }
+    }
+
+    /// The names of a generation; `None` if it is too old to be explained.
+    fn names_of(&self, generation: u32) -> Option<Arc<Names>> {
+        self.generations.iter().rev().find(|(number, _)| *number == generation).map(|(_, names)| Arc::clone(names))
+    }
+
+    fn situation(&self, moment: Option<&Moment>, at: Timestamp) -> Option<Situation> {
+        let kinds = &self.current()?.config.signals;
+        Some(moment?.situation(kinds, at))
+    }
+
+    /// What the tables and the policy set say about an event.
+    fn explain(&self, context: &mut Context, names: &Names, event: &DecisionEvent, attempt: &Attempt, situation: Option<&Situation>) {
+        let legend = &names.legend;
+        context.policy_digest.clone_from(&legend.policy_digest);
+        context.stance_digest = legend.digests.get(event.stance as usize).cloned().unwrap_or_default();
+        context.also_matched = event
+            .also
+            .iter()
+            .filter_map(|index| legend.accounts.get(usize::from(*index)).cloned())
+            .collect();
+        let reference = |id: &String| match names.bundle.policies().get(id) {
+            Some(policy) => PolicyRef {
+                id: id.clone(),
+                owner: policy.owner.clone(),
+                reason: policy.reason.clone(),
+                controls: policy.controls.clone(),
+            },
+            None => PolicyRef { id: id.clone(), ..PolicyRef::default() },
+        };
+        if let Some(explanation) = legend.explanations.get(event.explanation as usize) {
+            let determining = if explanation.errors.is_empty() { &explanation.policies } else { &explanation.errors };
+            context.policies = determining.iter().map(reference).collect();
+            context.would = explanation.would.iter().flatten().map(reference).collect();
+        }
+        if let Some(config) = self.current().map(|current| &current.config) {
+            context.owner = config.accounts.get(&context.account).and_then(|account| account.owner.clone());
+        }
+        if let Attempt::Connect { ip, port, protocol, .. } = attempt {
+            context.groups = names.bundle.groups_of(*ip, *port, *protocol).into_iter().collect();
+        }
+        if let Some(situation) = situation {
+            context.request = names
+                .bundle
+                .cedar_request(&context.account, &situation.state, attempt)
+                .and_then(|request| serde_json::from_value::<Request>(request).ok())
+                .unwrap_or_default();
+        }
+    }
+
+    /// Writes down something the daemon did or found, now.
+    pub(crate) fn note(&mut self, body: Body) -> String {
+        let now = Timestamp::now();
+        self.agent_records += 1;
+        // Counted from this start: with the millisecond and the boot it cannot meet another record's.
+        let id = record_id(now, &self.host.boot_id, IdSource::Agent(self.agent_records));
+        self.push(Record::new(id.clone(), now, self.host.clone(), VERSION, body));
+        id
+    }
+
+    /// Writes down a lifecycle event.
+    pub(crate) fn note_lifecycle(&mut self, lifecycle: Lifecycle) -> String {
+        self.note(Body::Lifecycle(Box::new(lifecycle)))
+    }
+
+    fn push(&mut self, mut record: Record) {
+        self.waiting.push_back(record.to_line());
+    }
+
+    /// Writes the lines that wait. What cannot be written stays, and is tried again.
+    pub(crate) fn flush(&mut self) {
+        if self.waiting.is_empty() {
+            return;
+        }
+        let lines: Vec<Vec<u8>> = self.waiting.iter().cloned().collect();
+        match self.log.append(&lines) {
+            Ok(_) => {
+                self.waiting.clear();
+                if let Some((error, since)) = self.log_failure.take() {
+                    tracing::warn!(error, "the log can be written again");
+                    self.note_lifecycle(Lifecycle::WriteFailed { error, since: Time(since), lost: 0 });
+                }
+            }
+            Err(error) => {
+                self.waiting.drain(..error.written.min(self.waiting.len()));
+                if self.log_failure.is_none() {
+                    tracing::error!(%error, waiting = self.waiting.len(), "the log cannot be written");
+                    self.log_failure = Some((error.to_string(), Timestamp::now()));
+                }
+            }
+        }
+    }
+
+    /// Keeps what is needed to read events that a later daemon will find in the ring.
+    pub(crate) fn save_explained(&self) {
+        let legends = self.generations.iter().rev().take(2).map(|(_, names)| names.legend.clone()).collect();
+        let newest = self.epochs.values().max().copied().unwrap_or(0);
+        let moments = self
+            .moments
+            .iter()
+            .filter(|((_, epoch), _)| epoch.saturating_add(64) > newest || self.epochs.values().any(|known| known == epoch))
+            .map(|((account, epoch), moment)| (*account, *epoch, (**moment).clone()))
+            .collect();
+        if let Err(error) = self.store.save_explained(&Explained { legends, moments }) {
+            tracing::error!(%error, "what is needed to explain decisions made while the daemon is down could not be kept");
+        }
+    }
+}
+
+/// This agent's version, as records carry it.
+pub(crate) const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// The attempt as Cedar is asked about it.
+fn attempt_of(event: &DecisionEvent, _executable: Option<&str>, names: Option<&Names>) -> Attempt {
+    if event.open_socket == 1 {
+        return Attempt::OpenSocket { family: Family::from_bits(event.protocol).unwrap_or(Family::Other) };
+    }
+    let ip: IpAddr = event.address.into();
+    Attempt::Connect {
+        ip,
+        port: event.port,
+        protocol: Protocol::from_bits(event.protocol).unwrap_or(Protocol::Tcp),
+        new_destination: event.new_destination == 1,
+        // By class, as the kernel judged it: an unlisted executable is `unlisted`, whatever its path.
+        executable: names.and_then(|names| names.legend.executables.get(&event.executable_class).cloned()),
+    }
+}
+
+/// What held for the account, by value.
+fn describe(context: &mut Context, moment: &Moment, situation: &Situation, at: Timestamp) {
+    context.risk = situation.state.risk;
+    context.signals = moment
+        .signals
+        .iter()
+        .filter(|signal| signal.is_live(at))
+        .map(|signal| SignalRef {
+            id: signal.id.clone(),
+            kind: signal.kind.clone(),
+            source: signal.source.name.clone().unwrap_or_else(|| signal.source.uid.to_string()),
+            risk: signal.risk,
+            age_seconds: at.duration_since(signal.at).as_secs().try_into().unwrap_or(0),
+            expires: Time(signal.expires),
+        })
+        .collect();
+    context.grant = moment
+        .grants
+        .iter()
+        .find(|grant| context.policies.iter().any(|policy| policy.id == format!("grant:{}", grant.id)))
+        .map(|grant| GrantRef {
+            id: grant.id.clone(),
+            approver: approver(&grant.approver),
+            reason: grant.reason.clone(),
+            expires: Time(grant.expires),
+        });
+}
+
+/// An approver as records name one.
+pub(crate) fn approver(approver: &writ_core::signal::Approver) -> writ_core::record::Approver {
+    writ_core::record::Approver {
+        uid: approver.uid,
+        loginuid: approver.loginuid.map_or(LoginUid::Unattributed, LoginUid::Uid),
+        user: approver.name.clone(),
+        ticket: approver.ticket.clone(),
+    }
+}

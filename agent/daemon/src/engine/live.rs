@@ -1,0 +1,591 @@
+//! What people, signals and time do to accounts: each operation changes the live state, then the kernel, then the log,
+//! and only then answers.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use writ_abi::{AccountFlags, Slot};
+use writ_core::config::{Config, Mode};
+use writ_core::policy::Attempt;
+use writ_core::record::{
+    Body, Caller as RecordCaller, Change, EffectiveMode, Endpoint, Escalation as EscalationRecord, EscalationState,
+    Grant as GrantRecord, GrantState, Lifecycle, LoginUid, PolicyRef, SignalRecord, SignalState, StanceState, Time,
+};
+use writ_core::signal::{Caller, Incoming, Outcome, Signal};
+use writ_core::stance::{
+    Attempted, BreakGlass, BreakGlassRequest, Escalation, EscalationStatus, Grant, GrantRequest, Offboarded, Received,
+    RevocationCause,
+};
+
+use super::activate::{ActivateError, outlook};
+use super::clock::Clocks;
+use super::evidence::approver;
+use super::explain::{Legend, Moment, Names};
+use super::Engine;
+use crate::kernel::{Extent, InstallError};
+
+/// Who asks, as the core and as records know it.
+#[derive(Clone, Debug, Default)]
+pub struct Actor {
+    /// For decisions about what it may do.
+    pub caller: Caller,
+    /// Its process.
+    pub pid: Option<u32>,
+    /// Its executable.
+    pub executable: Option<String>,
+}
+
+impl Actor {
+    /// The actor as records name it.
+    pub fn recorded(&self) -> RecordCaller {
+        RecordCaller {
+            uid: self.caller.uid,
+            loginuid: self.caller.loginuid.map_or(LoginUid::Unattributed, LoginUid::Uid),
+            user: self.caller.name.clone(),
+            pid: self.pid,
+            executable: self.executable.clone(),
+        }
+    }
+}
+
+/// Why stances change.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Why {
+    pub(crate) cause: String,
+    pub(crate) id: Option<String>,
+    pub(crate) reason: Option<String>,
+    pub(crate) by: Option<RecordCaller>,
+}
+
+impl Why {
+    pub(crate) fn time() -> Self {
+        Self { cause: "time".to_owned(), ..Self::default() }
+    }
+}
+
+/// Why an operation was not done.
+#[derive(Debug, thiserror::Error)]
+pub enum Refusal {
+    /// The caller may not.
+    #[error("{0}")]
+    NotPermitted(String),
+    /// There is no such thing.
+    #[error("{0}")]
+    NotFound(String),
+    /// It cannot be done as asked.
+    #[error("{0}")]
+    Invalid(String),
+    /// It is done in the daemon, and the kernel's tables could not be changed: what was in force still is.
+    #[error("the kernel could not be told: {0}")]
+    Kernel(String),
+    /// Nothing is in force.
+    #[error("no configuration is in force")]
+    NotReady,
+}
+
+impl From<ActivateError> for Refusal {
+    fn from(error: ActivateError) -> Self {
+        match error {
+            ActivateError::Refused(findings) => {
+                let text = findings.iter().map(|finding| finding.message.as_str()).collect::<Vec<_>>().join("; ");
+                Self::Kernel(text)
+            }
+            ActivateError::Install(error) => Self::Kernel(error.to_string()),
+        }
+    }
+}
+
+type Done<T> = Result<T, Refusal>;
+
+impl Engine {
+    pub(crate) fn config(&self) -> Done<Config> {
+        // Cloned, because every operation also changes the engine; operations are rare, connects never come here.
+        self.current().map(|current| current.config.clone()).ok_or(Refusal::NotReady)
+    }
+
+    /// Brings every account's stance up to date with its live state: what changed is written to the kernel and recorded.
+    ///
+    /// # Errors
+    /// The kernel could not be told; its fallbacks still end what time ends.
+    pub(crate) fn refresh(&mut self, why: &Why) -> Result<(), ActivateError> {
+        let began = Instant::now();
+        let clocks = Clocks::read();
+        let Some(current) = &self.current else { return Ok(()) };
+        let base = self.base.digest().to_owned();
+        let mut changed = Vec::new();
+        let mut regenerate = false;
+        for name in current.config.accounts.keys() {
+            let Some(index) = current.generation.account(name).and_then(|index| u16::try_from(index).ok()) else { continue };
+            let epoch = self.epochs.get(name).copied().unwrap_or(0);
+            let before = self.moments.get(&(index, epoch)).cloned();
+            let after = Moment::of(&self.live, &current.config, name, &base, clocks.wall);
+            let due = before.as_ref().is_none_or(|before| before.until.is_some_and(|until| until <= clocks.wall));
+            if !due && before.as_ref().is_some_and(|before| before.same(&after)) {
+                continue;
+            }
+            // Grants are policies of their own, approvals classes of their own: both need a new generation.
+            regenerate |= before.as_ref().is_none_or(|before| before.grants != after.grants);
+            changed.push((name.clone(), index, before, after));
+        }
+        if changed.is_empty() {
+            return Ok(());
+        }
+        if !regenerate {
+            regenerate = !self.append(&mut changed, &clocks)?;
+        }
+        if regenerate {
+            self.regenerate()?;
+        }
+        // A connect that was judged before this must have returned before we answer.
+        self.kernel.barrier()?;
+        let applied_us = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
+        for (name, index, before, _) in changed {
+            self.note_change(&name, index, before.as_deref(), why, applied_us);
+        }
+        self.save_explained();
+        self.flush();
+        Ok(())
+    }
+
+    /// Appends the changed accounts' stances to the generation in force; false if that needs a new one.
+    fn append(&mut self, changed: &mut [(String, u16, Option<Arc<Moment>>, Moment)], clocks: &Clocks) -> Result<bool, InstallError> {
+        let Some(current) = &mut self.current else { return Ok(false) };
+        for (name, index, _, after) in changed {
+            let epoch = self.epochs.get(name).copied().unwrap_or(0).wrapping_add(1);
+            let since = self.numbers.known_since.get(name).copied().unwrap_or(clocks.wall);
+            let outlook = outlook(&current.config, after, epoch, since, clocks.wall);
+            let extent = Extent::of(&current.generation);
+            let boot_ns_of = |at: Timestamp| clocks.boot_of(at);
+            let Ok(stance) = current.generation.append_stance(&current.bundle, name, &outlook, &boot_ns_of) else {
+                return Ok(false);
+            };
+            if self.kernel.extend(&current.generation, &extent).is_err() {
+                return Ok(false); // No room left: a new generation makes some.
+            }
+            after.until = earliest(after.until, current.bundle.next_boundary(name, clocks.wall));
+            // Names before the slot: no event may come that cannot be explained.
+            self.moments.insert((*index, epoch), Arc::new(after.clone()));
+            let number = writ_abi::Active(current.generation.active).generation();
+            let legend = Legend::of(&current.generation, current.bundle.digest());
+            self.generations.retain(|(known, _)| *known != number);
+            self.generations.push_back((number, Arc::new(Names { bundle: Arc::clone(&current.bundle), legend })));
+            let slot = Slot::new(stance, epoch);
+            self.kernel.set_slot(u32::from(*index), slot)?;
+            current.generation.set_slot(u32::from(*index), slot);
+            self.epochs.insert(name.clone(), epoch);
+            self.numbers.epochs.insert(name.clone(), epoch);
+            let flags = current.generation.flags.get(usize::from(*index)).copied().unwrap_or(0);
+            let wanted = if after.offboarded { flags | AccountFlags::OFFBOARDED } else { flags & !AccountFlags::OFFBOARDED };
+            if wanted != flags {
+                self.kernel.set_flags(u32::from(*index), AccountFlags(wanted))?;
+                if let Some(entry) = current.generation.flags.get_mut(usize::from(*index)) {
+                    *entry = wanted;
+                }
+            }
+        }
+        if let Err(error) = self.store.save_numbers(&self.numbers) {
+            tracing::error!(%error, "account epochs could not be kept");
+        }
+        Ok(true)
+    }
+
+    fn note_change(&mut self, name: &str, index: u16, before: Option<&Moment>, why: &Why, applied_us: u64) {
+        let now = Timestamp::now();
+        let epoch = self.epochs.get(name).copied().unwrap_or(0);
+        let Some(after) = self.moments.get(&(index, epoch)).cloned() else { return };
+        let Some(current) = &self.current else { return };
+        let digest = |epoch_of: u32| {
+            let slot = current.generation.slots.get(usize::from(index)).copied().map(Slot);
+            slot.filter(|slot| slot.epoch() == epoch_of)
+                .and_then(|slot| current.generation.digests.get(slot.stance() as usize).cloned())
+                .unwrap_or_default()
+        };
+        let mode = match current.config.accounts.get(name).map(|account| account.effective_mode(current.config.agent.mode)) {
+            Some(Mode::Observe) => EffectiveMode::Observe,
+            _ => EffectiveMode::Enforce,
+        };
+        let state = |moment: &Moment, at: Timestamp, stance_digest: String| {
+            let situation = moment.situation(&current.config.signals, at);
+            StanceState {
+                stance_digest,
+                risk: situation.state.risk,
+                signals: situation.state.signals.into_iter().collect(),
+                fresh: situation.state.fresh.into_iter().collect(),
+                grants: situation.grants.into_iter().collect(),
+                approvals: situation.approvals.into_iter().collect(),
+                offboarded: situation.offboarded,
+                mode: if situation.break_glass_until.is_some() { EffectiveMode::Observe } else { mode },
+                valid_until: moment.until.map(Time),
+            }
+        };
+        let change = Change {
+            account: name.to_owned(),
+            cause: why.cause.clone(),
+            cause_id: why.id.clone(),
+            reason: why.reason.clone(),
+            by: why.by.clone(),
+            before: before.map(|before| state(before, before.from, String::new())),
+            after: state(&after, now, digest(epoch)),
+            policy_digest: current.bundle.digest().to_owned(),
+            generation: writ_abi::Active(current.generation.active).generation(),
+            fallback_first: false,
+            applied_us,
+        };
+        self.note(Body::Change(Box::new(change)));
+    }
+
+    /// When something ends next by time alone.
+    pub(crate) fn next_deadline(&self) -> Option<Timestamp> {
+        let now = Timestamp::now();
+        let ends = self.epochs.iter().filter_map(|(name, epoch)| {
+            let index = self.current.as_ref()?.generation.account(name)?;
+            self.moments.get(&(u16::try_from(index).ok()?, *epoch))?.until
+        });
+        ends.chain(self.live.next_expiry(now)).min()
+    }
+
+    /// Ends what time has ended.
+    pub(crate) fn expire(&mut self) {
+        let now = Timestamp::now();
+        let ended = self.live.expire(now);
+        let anything = !ended.signals.is_empty() || !ended.grants.is_empty() || !ended.escalations.is_empty() || !ended.break_glass.is_empty();
+        for signal in &ended.signals {
+            self.note(signal_record(signal, SignalState::Expired, None, None));
+        }
+        for grant in &ended.grants {
+            self.note(grant_record(grant, GrantState::Expired, None));
+        }
+        for escalation in &ended.escalations {
+            self.note(escalation_record(escalation, EscalationState::Expired, None));
+        }
+        if anything {
+            self.save_live();
+        }
+        if let Err(error) = self.refresh(&Why::time()) {
+            tracing::error!(%error, "the kernel could not be told what time changed; its fallbacks hold");
+        }
+    }
+
+    fn save_live(&self) {
+        if let Err(error) = self.store.save_live(&self.live) {
+            tracing::error!(%error, "the live state could not be kept: a restart would forget its last change");
+        }
+    }
+
+    /// Notes who was refused what.
+    pub(crate) fn note_refused(&mut self, operation: &str, actor: &Actor, account: Option<String>, reason: &str) {
+        self.note_lifecycle(Lifecycle::Refused {
+            operation: operation.to_owned(),
+            by: actor.recorded(),
+            account,
+            reason: reason.to_owned(),
+        });
+        self.flush();
+    }
+
+    /// Takes or refuses a signal.
+    ///
+    /// # Errors
+    /// It was refused, which is recorded; or the kernel could not be told.
+    pub fn signal(&mut self, incoming: &Incoming, actor: &Actor) -> Done<Received> {
+        let config = self.config()?;
+        let received = self.live.receive(incoming, &actor.caller, Timestamp::now(), &config);
+        let Some(signal) = received.outcome.accepted().cloned() else {
+            let reason = received.outcome.code().to_owned();
+            self.note_refused("signal", actor, Some(incoming.account.clone()), &reason);
+            return match &received.outcome {
+                Outcome::Duplicate { .. } | Outcome::OutOfOrder { .. } => Ok(received),
+                Outcome::Unauthorised { .. } => Err(Refusal::NotPermitted(reason)),
+                Outcome::UnknownKind | Outcome::Incomplete if !actor.caller.is_operator(&config.agent.operators) => {
+                    Err(Refusal::NotPermitted(reason))
+                }
+                Outcome::UnknownAccount => Err(Refusal::NotFound(format!("no service account `{}`", incoming.account))),
+                _ => Err(Refusal::Invalid(reason)),
+            };
+        };
+        self.save_live();
+        self.note(signal_record(&signal, SignalState::Received, Some(actor), None));
+        for grant in &received.grants {
+            self.note(grant_record(grant, GrantState::Revoked, None));
+        }
+        for escalation in &received.approvals {
+            self.note(escalation_record(escalation, EscalationState::Expired, None));
+        }
+        let why = Why { cause: "signal".into(), id: Some(signal.id.clone()), reason: signal.evidence.clone(), by: Some(actor.recorded()) };
+        self.refresh(&why)?;
+        self.flush();
+        Ok(received)
+    }
+
+    /// Ends a signal before its time.
+    ///
+    /// # Errors
+    /// There is none, or the caller may not.
+    pub fn clear_signal(&mut self, id: &str, reason: &str, actor: &Actor) -> Done<Signal> {
+        use writ_core::stance::ClearRefusal;
+        let config = self.config()?;
+        let cleared = self.live.clear_signal(id, reason, &actor.caller, Timestamp::now(), &config);
+        let signal = cleared.map_err(|refusal| match refusal {
+            ClearRefusal::Unknown(_) => Refusal::NotFound(refusal.to_string()),
+            ClearRefusal::NotPermitted(_) => self.not_permitted("signal clear", actor, None, refusal.to_string()),
+            ClearRefusal::NoReason => Refusal::Invalid(refusal.to_string()),
+        })?;
+        self.save_live();
+        self.note(signal_record(&signal, SignalState::Cleared, Some(actor), Some(reason)));
+        let why = Why { cause: "signal-cleared".into(), id: Some(signal.id.clone()), reason: Some(reason.into()), by: Some(actor.recorded()) };
+        self.refresh(&why)?;
+        self.flush();
+        Ok(signal)
+    }
+
+    fn not_permitted(&mut self, operation: &str, actor: &Actor, account: Option<String>, reason: String) -> Refusal {
+        self.note_refused(operation, actor, account, &reason);
+        Refusal::NotPermitted(reason)
+    }
+
+    /// Makes a grant.
+    ///
+    /// # Errors
+    /// It may not be made, or the kernel could not be told: then there is no grant.
+    pub fn grant(&mut self, request: &GrantRequest, actor: &Actor) -> Done<Grant> {
+        use writ_core::stance::GrantRefusal;
+        let config = self.config()?;
+        let made = self.live.create_grant(request, &actor.caller, Timestamp::now(), &config);
+        let grant = made.map_err(|refusal| match refusal {
+            GrantRefusal::Approver(_) => self.not_permitted("grant create", actor, Some(request.account.clone()), refusal.to_string()),
+            GrantRefusal::UnknownAccount(_) => Refusal::NotFound(refusal.to_string()),
+            _ => Refusal::Invalid(refusal.to_string()),
+        })?;
+        self.save_live();
+        let why = Why { cause: "grant".into(), id: Some(grant.id.clone()), reason: Some(grant.reason.clone()), by: Some(actor.recorded()) };
+        if let Err(error) = self.refresh(&why) {
+            let _ = self.live.revoke_grant(&grant.id, "the kernel could not be told", &actor.caller, Timestamp::now(), &config);
+            self.save_live();
+            return Err(error.into());
+        }
+        self.note(grant_record(&grant, GrantState::Created, None));
+        self.flush();
+        Ok(grant)
+    }
+
+    /// Takes a grant back.
+    ///
+    /// # Errors
+    /// There is none, or the caller may not.
+    pub fn revoke_grant(&mut self, id: &str, reason: &str, actor: &Actor) -> Done<Grant> {
+        use writ_core::stance::RevokeRefusal;
+        let config = self.config()?;
+        let revoked = self.live.revoke_grant(id, reason, &actor.caller, Timestamp::now(), &config);
+        let grant = revoked.map_err(|refusal| match refusal {
+            RevokeRefusal::Approver(_) => self.not_permitted("grant revoke", actor, None, refusal.to_string()),
+            _ => Refusal::NotFound(refusal.to_string()),
+        })?;
+        self.save_live();
+        let why = Why { cause: "grant-revoked".into(), id: Some(grant.id.clone()), reason: Some(reason.into()), by: Some(actor.recorded()) };
+        self.refresh(&why)?;
+        self.note(grant_record(&grant, GrantState::Revoked, Some(actor)));
+        self.flush();
+        Ok(grant)
+    }
+
+    /// Notes an attempt that waits for a person.
+    pub(crate) fn escalate(&mut self, account: &str, attempt: &Attempt, policies: Vec<String>, decision: &str) {
+        let Attempt::Connect { ip, port, protocol, .. } = attempt else { return };
+        let Ok(config) = self.config() else { return };
+        let now = Timestamp::now();
+        let executable = self.last_executable.clone();
+        let attempt = writ_core::stance::Attempt {
+            account: account.to_owned(),
+            executable: executable.unwrap_or_default(),
+            address: *ip,
+            port: *port,
+            protocol: protocol.name().to_owned(),
+            policies: policies.into_iter().collect::<BTreeSet<_>>(),
+            policy_digest: self.base.digest().to_owned(),
+        };
+        if attempt.executable.is_empty() {
+            tracing::warn!(account, "an attempt by an unknown executable cannot be escalated");
+            return;
+        }
+        if let Attempted::New(escalation) = self.live.attempt(&attempt, now, &config) {
+            self.save_live();
+            let mut record = escalation_record(&escalation, EscalationState::Opened, None);
+            if let Body::Escalation(record) = &mut record {
+                record.decision = Some(decision.to_owned());
+            }
+            self.note(record);
+        }
+    }
+
+    /// Approves an escalation.
+    ///
+    /// # Errors
+    /// There is none, or the caller may not, or the kernel could not be told.
+    pub fn approve(&mut self, id: &str, ttl: Duration, reason: &str, ticket: Option<String>, actor: &Actor) -> Done<Escalation> {
+        let config = self.config()?;
+        let digest = self.base.digest().to_owned();
+        let now = Timestamp::now();
+        let approved = self.live.approve(id, ttl, reason, ticket, &actor.caller, &digest, now, &config);
+        let escalation = approved.map_err(|refusal| self.answer_refused("escalation approve", actor, refusal))?;
+        self.answered(&escalation, EscalationState::Approved, "approval", reason, actor)?;
+        Ok(escalation)
+    }
+
+    /// Denies an escalation, or takes its approval back.
+    ///
+    /// # Errors
+    /// There is none, or the caller may not, or the kernel could not be told.
+    pub fn deny(&mut self, id: &str, reason: &str, actor: &Actor) -> Done<Escalation> {
+        let config = self.config()?;
+        let denied = self.live.deny(id, reason, &actor.caller, Timestamp::now(), &config);
+        let escalation = denied.map_err(|refusal| self.answer_refused("escalation deny", actor, refusal))?;
+        self.answered(&escalation, EscalationState::Denied, "approval-denied", reason, actor)?;
+        Ok(escalation)
+    }
+
+    fn answer_refused(&mut self, operation: &str, actor: &Actor, refusal: writ_core::stance::AnswerRefusal) -> Refusal {
+        use writ_core::stance::AnswerRefusal;
+        let text = refusal.to_string();
+        match refusal {
+            AnswerRefusal::Approver(_) => self.not_permitted(operation, actor, None, text),
+            AnswerRefusal::Unknown(_) => Refusal::NotFound(text),
+            _ => Refusal::Invalid(text),
+        }
+    }
+
+    fn answered(&mut self, escalation: &Escalation, state: EscalationState, cause: &str, reason: &str, actor: &Actor) -> Done<()> {
+        self.save_live();
+        let why = Why { cause: cause.into(), id: Some(escalation.id.clone()), reason: Some(reason.into()), by: Some(actor.recorded()) };
+        self.refresh(&why)?;
+        self.note(escalation_record(escalation, state, Some(reason)));
+        self.flush();
+        Ok(())
+    }
+
+    /// Ends an account's access until it is reinstated.
+    ///
+    /// # Errors
+    /// It may not be ended, or the kernel could not be told.
+    pub fn offboard(&mut self, account: &str, reason: &str, actor: &Actor) -> Done<Offboarded> {
+        let config = self.config()?;
+        let done = self.live.offboard(account, reason, &actor.caller, Timestamp::now(), &config);
+        let (offboarded, grants, escalations) = done.map_err(|refusal| self.offboarding_refused("account offboard", account, actor, refusal))?;
+        self.save_live();
+        self.refresh(&Why { cause: "offboarded".into(), id: None, reason: Some(reason.into()), by: Some(actor.recorded()) })?;
+        for grant in &grants {
+            self.note(grant_record(grant, GrantState::Revoked, Some(actor)));
+        }
+        for escalation in &escalations {
+            self.note(escalation_record(escalation, EscalationState::Expired, Some(reason)));
+        }
+        self.flush();
+        Ok(offboarded)
+    }
+
+    /// Undoes an offboarding.
+    ///
+    /// # Errors
+    /// It may not be undone, or the kernel could not be told.
+    pub fn reinstate(&mut self, account: &str, reason: &str, actor: &Actor) -> Done<Offboarded> {
+        let config = self.config()?;
+        let done = self.live.reinstate(account, reason, &actor.caller, &config);
+        let was = done.map_err(|refusal| self.offboarding_refused("account reinstate", account, actor, refusal))?;
+        self.save_live();
+        self.refresh(&Why { cause: "reinstated".into(), id: None, reason: Some(reason.into()), by: Some(actor.recorded()) })?;
+        self.flush();
+        Ok(was)
+    }
+
+    fn offboarding_refused(&mut self, operation: &str, account: &str, actor: &Actor, refusal: writ_core::stance::OffboardingRefusal) -> Refusal {
+        use writ_core::stance::OffboardingRefusal;
+        let text = refusal.to_string();
+        match refusal {
+            OffboardingRefusal::Approver(_) => self.not_permitted(operation, actor, Some(account.to_owned()), text),
+            OffboardingRefusal::UnknownAccount(_) => Refusal::NotFound(text),
+            _ => Refusal::Invalid(text),
+        }
+    }
+
+    /// Breaks glass: verdicts are only observed until it ends by itself, in the kernel.
+    ///
+    /// # Errors
+    /// The caller may not, or the kernel could not be told.
+    pub fn break_glass(&mut self, request: &BreakGlassRequest, actor: &Actor) -> Done<BreakGlass> {
+        use writ_core::stance::BreakGlassRefusal;
+        let config = self.config()?;
+        let begun = self.live.begin_break_glass(request, &actor.caller, Timestamp::now(), &config);
+        let broken = begun.map_err(|refusal| match refusal {
+            BreakGlassRefusal::Approver(_) => self.not_permitted("break-glass", actor, request.account.clone(), refusal.to_string()),
+            BreakGlassRefusal::UnknownAccount(_) => Refusal::NotFound(refusal.to_string()),
+            _ => Refusal::Invalid(refusal.to_string()),
+        })?;
+        self.save_live();
+        tracing::warn!(account = request.account.as_deref().unwrap_or("all"), until = %broken.until, reason = broken.reason, "GLASS BROKEN: verdicts are only observed");
+        self.note_lifecycle(Lifecycle::BreakGlass {
+            account: broken.account.clone(),
+            expires: Time(broken.until),
+            by: approver(&broken.by),
+            reason: broken.reason.clone(),
+        });
+        self.refresh(&Why { cause: "break-glass".into(), id: None, reason: Some(broken.reason.clone()), by: Some(actor.recorded()) })?;
+        self.flush();
+        Ok(broken)
+    }
+}
+
+pub(crate) fn earliest(a: Option<Timestamp>, b: Option<Timestamp>) -> Option<Timestamp> {
+    a.into_iter().chain(b).min()
+}
+
+fn signal_record(signal: &Signal, state: SignalState, actor: Option<&Actor>, reason: Option<&str>) -> Body {
+    Body::Signal(Box::new(SignalRecord {
+        signal: signal.id.clone(),
+        state,
+        account: signal.account.clone(),
+        kind: signal.kind.clone(),
+        risk: signal.risk,
+        expires: Time(signal.expires),
+        source: signal.source.name.clone().unwrap_or_else(|| signal.source.uid.to_string()),
+        by: actor.map(Actor::recorded),
+        evidence: signal.evidence.clone(),
+        reason: reason.map(str::to_owned),
+    }))
+}
+
+fn grant_record(grant: &Grant, state: GrantState, actor: Option<&Actor>) -> Body {
+    let (because, signal) = match grant.revoked.as_ref().map(|revocation| &revocation.cause) {
+        Some(RevocationCause::Person { reason, .. }) => (Some(reason.clone()), None),
+        Some(RevocationCause::Drift { signal, kind }) => (Some(format!("drift: {kind}")), Some(signal.clone())),
+        Some(RevocationCause::Offboarded) => (Some("offboarded".to_owned()), None),
+        None => (None, None),
+    };
+    Body::Grant(Box::new(GrantRecord {
+        grant: grant.id.clone(),
+        state,
+        account: grant.account.clone(),
+        destination: grant.destination.to_string(),
+        expires: Time(grant.expires),
+        approver: approver(&grant.approver),
+        reason: grant.reason.clone(),
+        ended_because: because,
+        ended_by: actor.map(Actor::recorded),
+        signal,
+    }))
+}
+
+fn escalation_record(escalation: &Escalation, state: EscalationState, reason: Option<&str>) -> Body {
+    Body::Escalation(Box::new(EscalationRecord {
+        escalation: escalation.id.clone(),
+        state,
+        account: escalation.account.clone(),
+        destination: Endpoint { address: escalation.address.to_string(), port: escalation.port, protocol: escalation.protocol.clone() },
+        executable: Some(escalation.executable.clone()),
+        policies: escalation.policies.iter().map(|id| PolicyRef { id: id.clone(), ..PolicyRef::default() }).collect(),
+        decision: None,
+        approver: escalation.answer.as_ref().map(|answer| approver(&answer.approver)).filter(|_| escalation.status != EscalationStatus::Pending),
+        reason: reason.map(str::to_owned),
+        expires: Time(escalation.expires),
+    }))
+}

@@ -1,0 +1,227 @@
+//! From nothing to a policy in force: state and log opened, kernel side loaded or adopted, configuration activated.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use writ_core::config::{Agent, Config, Mode, SourceFile, parse};
+use writ_core::diagnostic::{Diagnostic, Severity};
+use writ_core::policy::{Bundle, nat64};
+use writ_core::record::{EffectiveMode, Host, Lifecycle};
+
+use super::activate::{ActivateError, Source};
+use super::clock::Clocks;
+use super::explain::Names;
+use super::persist::{Explained, Numbers, Store, StoreError};
+use super::status::COVERAGE;
+use super::{Engine, Losses};
+use crate::configuration::{self, host::host_facts};
+use crate::kernel::{CgroupMount, Kernel, OpenError, Options};
+use crate::log::{LogError, LogWriter};
+use crate::process::ProcessTable;
+
+/// Why the daemon cannot start. Enforcement that is pinned stays in force.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The configuration is refused, and there is no earlier one.
+    #[error("the configuration is refused, and there is no earlier one to fall back to")]
+    Refused(Vec<Diagnostic>, Vec<SourceFile>),
+    /// The kernel gives less than the configuration requires.
+    #[error("`[kernel] require` asks for `{0}`, which this writ does not provide on this kernel")]
+    Required(String),
+    /// The kernel side.
+    #[error(transparent)]
+    Kernel(#[from] OpenError),
+    /// The state directory.
+    #[error(transparent)]
+    State(#[from] StoreError),
+    /// The log.
+    #[error("log: {0}")]
+    Log(#[from] LogError),
+    /// The tables.
+    #[error(transparent)]
+    Activate(#[from] ActivateError),
+    /// This host.
+    #[error("{0}")]
+    Host(String),
+}
+
+/// An engine with a policy in force, and what was found on the way.
+pub struct OpenedEngine {
+    /// The engine.
+    pub engine: Engine,
+    /// Every finding of the configuration.
+    pub findings: Vec<Diagnostic>,
+    /// The files they are about.
+    pub sources: Vec<SourceFile>,
+}
+
+/// Opens everything and puts the configuration in force, or, if it is refused, the last one that was.
+///
+/// # Errors
+/// No policy could be put in force.
+pub fn open(config_dir: &Path) -> Result<OpenedEngine, StartError> {
+    let loaded = configuration::load(config_dir);
+    let agent = loaded.config.as_ref().map_or_else(|| agent_alone(&loaded.sources), |config| config.agent.clone());
+    let store = Store::open(Path::new(&agent.paths.state))?;
+    let last_good = store.load_last_good()?;
+    let (config, files, degraded) = match loaded.config {
+        Some(config) if compiles(&config).is_empty() => (config, loaded.sources.clone(), Vec::new()),
+        refused => {
+            let mut findings = loaded.diagnostics.clone();
+            findings.extend(refused.as_ref().map(compiles).unwrap_or_default());
+            let earlier = last_good.clone().and_then(|files| Some((parse(&files, &host_facts()).config?, files)));
+            let Some((mut config, files)) = earlier else { return Err(StartError::Refused(findings, loaded.sources)) };
+            // Where things lie is what the refused configuration says, if it says it: a log must not move by accident.
+            config.agent.paths = agent.paths.clone();
+            for finding in findings.iter().filter(|finding| finding.severity == Severity::Error) {
+                tracing::error!(code = finding.code, at = ?finding.at.as_ref().map(|at| format!("{}:{}:{}", at.file, at.line, at.column)), "{}", finding.message);
+            }
+            (config, files, vec!["config-rejected".to_owned()])
+        }
+    };
+    for wanted in &config.agent.kernel.require {
+        if !COVERAGE.contains(&wanted.as_str()) {
+            return Err(StartError::Required(wanted.clone()));
+        }
+    }
+    let read = |path: &str| fs::read_to_string(path).map(|text| text.trim().to_owned());
+    let boot_id = read("/proc/sys/kernel/random/boot_id").map_err(|error| StartError::Host(format!("boot id: {error}")))?;
+    let machine_id = read("/etc/machine-id").ok().filter(|id| id.len() == 32).unwrap_or_else(|| fallback_id(&store));
+    let origin = format!("writ/{machine_id}");
+    let (log, recovery) = LogWriter::open(Path::new(&agent.paths.log), &store.key(), config.agent.log.clone(), &origin)?;
+    let cgroup = CgroupMount::find(agent.paths.cgroup.as_deref()).map_err(|error| StartError::Host(error.to_string()))?;
+    let kernel = Kernel::open(&Options {
+        pins: PathBuf::from(&agent.paths.pins),
+        cgroup: cgroup.clone(),
+        ring_size: config.agent.kernel.ring_size,
+        nat64: nat64(&config).to_vec(),
+    })?;
+    let adopted = kernel.adopted;
+    let mut live = store.load_live()?;
+    if let Some(step) = live.read_clock(Clocks::read().reading(&boot_id)) {
+        tracing::warn!(%step, "the wall clock was set while writ was away; everything that ends by time was moved along");
+    }
+    let mut numbers = store.load_numbers()?;
+    if !adopted || numbers.boot_id != boot_id {
+        // Nothing in the kernel knows the old numbers.
+        numbers = Numbers { boot_id: boot_id.clone(), known_since: numbers.known_since, ..Numbers::default() };
+    }
+    let positions: BTreeMap<u32, u64> = if adopted {
+        let mine = recovery.positions.iter().filter(|((boot, _), _)| *boot == boot_id);
+        mine.map(|((_, cpu), sequence)| (*cpu, *sequence)).collect()
+    } else {
+        BTreeMap::new()
+    };
+    let (base, _) = Bundle::compile(&config);
+    let Some(base) = base else { return Err(StartError::Refused(loaded.diagnostics, loaded.sources)) };
+    let mut engine = Engine {
+        config_dir: config_dir.to_owned(),
+        kernel,
+        current: None,
+        live,
+        log,
+        host: Host { id: machine_id, boot_id },
+        processes: ProcessTable::new(cgroup),
+        losses: Losses::resumed(positions),
+        generations: VecDeque::new(),
+        moments: HashMap::new(),
+        epochs: numbers.epochs.clone(),
+        numbers,
+        base: Arc::new(base),
+        manifest: serde_json::Value::Null,
+        degraded,
+        started: Timestamp::now(),
+        agent_records: 0,
+        waiting: VecDeque::new(),
+        log_failure: None,
+        last_reload: None,
+        heartbeat_due: Instant::now() + Duration::from_secs(300),
+        requests: 0,
+        last_executable: None,
+        stopping: false,
+        store,
+    };
+    if !recovery.is_clean() {
+        engine.note_lifecycle(Lifecycle::LogRepair {
+            repairs: recovery.repairs.clone(),
+            cut_bytes: recovery.cut_bytes,
+            unsigned_tail: recovery.unsigned_tail,
+            set_aside: recovery.set_aside.clone(),
+        });
+    }
+    if adopted {
+        engine.recall(last_good.as_deref())?;
+    }
+    engine.activate(Source { config, files, warnings: loaded.diagnostics.clone() })?;
+    engine.note_started(adopted);
+    // What was decided while no daemon ran comes first.
+    while engine.pump() {}
+    Ok(OpenedEngine { engine, findings: loaded.diagnostics, sources: loaded.sources })
+}
+
+impl Engine {
+    /// Takes up what an earlier daemon kept to explain the events it did not read.
+    fn recall(&mut self, last_good: Option<&[SourceFile]>) -> Result<(), StartError> {
+        let Explained { legends, moments } = self.store.load_explained()?;
+        let earlier = last_good.and_then(|files| parse(files, &host_facts()).config);
+        let Some(bundle) = earlier.and_then(|config| Bundle::compile(&config).0).map(Arc::new) else { return Ok(()) };
+        for legend in legends.into_iter().rev() {
+            self.generations.push_back((legend.generation, Arc::new(Names { bundle: Arc::clone(&bundle), legend })));
+        }
+        for (account, epoch, moment) in moments {
+            self.moments.insert((account, epoch), Arc::new(moment));
+        }
+        Ok(())
+    }
+
+    fn note_started(&mut self, adopted: bool) {
+        let kernel_release = nix::sys::utsname::uname()
+            .map(|name| name.release().to_string_lossy().into_owned())
+            .unwrap_or_default();
+        let policy_digest = self.current().map(|current| current.bundle.digest().to_owned()).unwrap_or_default();
+        let generation = self.current().map_or(0, |current| writ_abi::Active(current.generation.active).generation());
+        let mode = match self.current().map(|current| current.config.agent.mode) {
+            Some(Mode::Observe) => EffectiveMode::Observe,
+            _ => EffectiveMode::Enforce,
+        };
+        let degraded = self.degraded.clone();
+        self.note_lifecycle(if adopted {
+            Lifecycle::Adopt { policy_digest, generation, degraded, kernel_release }
+        } else {
+            let coverage = COVERAGE.iter().map(|name| (*name).to_owned()).collect();
+            Lifecycle::Start { policy_digest, mode, coverage, degraded, kernel_release }
+        });
+        self.flush();
+    }
+}
+
+/// Errors that only compiling finds.
+fn compiles(config: &Config) -> Vec<Diagnostic> {
+    let (_, mut findings) = Bundle::compile(config);
+    findings.extend(writ_core::table::Identities::check(config));
+    findings.retain(|finding| finding.severity == Severity::Error);
+    findings
+}
+
+/// The agent's settings from a configuration of which the rest may be refused.
+pub(crate) fn agent_alone(sources: &[SourceFile]) -> Agent {
+    let own: Vec<SourceFile> = sources.iter().filter(|source| source.name == "writ.toml").cloned().collect();
+    parse(&own, &host_facts()).config.map(|config| config.agent).unwrap_or_default()
+}
+
+/// An id for a host without a machine id: made once, kept in the state directory.
+fn fallback_id(store: &Store) -> String {
+    let path = store.key().with_file_name("host-id");
+    if let Ok(id) = fs::read_to_string(&path) {
+        return id.trim().to_owned();
+    }
+    let mut bytes = [0u8; 16];
+    let _ = getrandom::fill(&mut bytes);
+    let id = bytes.iter().fold(String::new(), |id, byte| format!("{id}{byte:02x}"));
+    let _ = fs::write(&path, &id);
+    id
+}

@@ -1,0 +1,72 @@
+//! Reload: the configuration directory read again; in force whole, or refused with the one before still in force.
+
+use jiff::Timestamp;
+use serde_json::Value;
+use writ_abi::Active;
+use writ_core::diagnostic::{Diagnostic, Severity};
+use writ_core::record::Lifecycle;
+
+use super::activate::{ActivateError, Source};
+use super::status::{COVERAGE, ReloadResult};
+use super::{Actor, Engine};
+use crate::api::Reloaded;
+use crate::configuration;
+
+impl Engine {
+    /// Applies the configuration directory. Returns once the kernel holds it.
+    ///
+    /// # Errors
+    /// What is wrong, in a line and as findings; nothing changed.
+    pub fn reload(&mut self, by: Option<&Actor>) -> Result<Reloaded, (String, Vec<Value>)> {
+        let before = self.base.digest().to_owned();
+        let loaded = configuration::load(&self.config_dir);
+        let mut findings = loaded.diagnostics.clone();
+        let outcome = match loaded.config {
+            None => Err(findings.clone()),
+            Some(config) => {
+                let required = config.agent.kernel.require.iter().find(|wanted| !COVERAGE.contains(&wanted.as_str()));
+                let moved = self.current().is_some_and(|current| current.config.agent.paths != config.agent.paths);
+                if let Some(wanted) = required {
+                    let message = format!("`[kernel] require` asks for `{wanted}`, which this writ does not provide");
+                    Err(vec![Diagnostic::error("not-covered", message)])
+                } else if moved {
+                    let message = "`[paths]` cannot change while writ runs";
+                    Err(vec![Diagnostic::error("paths-changed", message).help("restart the daemon; enforcement stays in force meanwhile")])
+                } else {
+                    self.activate(Source { config, files: loaded.sources, warnings: findings.clone() }).map_err(|error| match error {
+                        ActivateError::Refused(found) => found,
+                        ActivateError::Install(error) => vec![Diagnostic::error("kernel", error.to_string())],
+                    })
+                }
+            }
+        };
+        let caller = by.map(Actor::recorded);
+        match outcome {
+            Ok(()) => {
+                let after = self.base.digest().to_owned();
+                let generation = self.current().map_or(0, |current| Active(current.generation.active).generation());
+                self.degraded.retain(|reason| reason != "config-rejected");
+                self.last_reload = Some(ReloadResult { at: Timestamp::now(), ok: true, problem: None });
+                self.note_lifecycle(Lifecycle::Reload { before: before.clone(), after: after.clone(), by: caller, generation });
+                self.flush();
+                findings = self.current().map(|current| current.warnings.clone()).unwrap_or_default();
+                Ok(Reloaded { before, after, generation, warnings: findings.iter().filter_map(|finding| serde_json::to_value(finding).ok()).collect() })
+            }
+            Err(found) => {
+                let problems: Vec<String> = found
+                    .iter()
+                    .filter(|finding| finding.severity == Severity::Error)
+                    .map(|finding| match &finding.at {
+                        Some(at) => format!("{}:{}:{}: {}", at.file, at.line, at.column, finding.message),
+                        None => finding.message.clone(),
+                    })
+                    .collect();
+                let first = problems.first().cloned().unwrap_or_else(|| "the configuration is refused".into());
+                self.last_reload = Some(ReloadResult { at: Timestamp::now(), ok: false, problem: Some(first.clone()) });
+                self.note_lifecycle(Lifecycle::ReloadRefused { policy_digest: before, by: caller, problems });
+                self.flush();
+                Err((first, found.iter().filter_map(|finding| serde_json::to_value(finding).ok()).collect()))
+            }
+        }
+    }
+}

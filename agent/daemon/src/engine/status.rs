@@ -1,0 +1,226 @@
+//! What is in force and how it fares, as `status` shows it.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use writ_abi::{Active, Counter, Slot};
+use writ_core::config::Mode;
+use writ_core::table::Unresolved;
+
+use super::Engine;
+use crate::kernel::boot_ns;
+
+/// What this writ provides on every kernel it loads on; the names that `[kernel] require` can use.
+pub const COVERAGE: [&str; 3] = ["cgroup", "tracing", "set-retval"];
+
+/// The whole status.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Status {
+    /// `running`
+    pub state: String,
+    /// This agent.
+    pub version: String,
+    /// The mode the configuration asks for.
+    pub mode: Mode,
+    /// The mode in force: `enforce` only if every account that asks for it has it.
+    pub effective_mode: Mode,
+    /// Digest of the policy set, grants included.
+    pub policy_digest: String,
+    /// Digest of the policy set as configured.
+    pub configuration_digest: String,
+    /// The configuration's label.
+    pub bundle: Option<String>,
+    /// The generation of kernel tables.
+    pub generation: u32,
+    /// Why writ is not what the configuration asks for; empty if it is.
+    pub degraded: Vec<String>,
+    /// What is covered.
+    pub coverage: Vec<String>,
+    /// The cgroup that is judged.
+    pub cgroup: String,
+    /// Whether that is only part of the host.
+    pub partial: bool,
+    /// When the daemon started.
+    pub started: Timestamp,
+    /// When the configuration in force was put in force.
+    pub in_force_since: Timestamp,
+    /// How the last reload went.
+    pub last_reload: Option<ReloadResult>,
+    /// The accounts.
+    pub accounts: Vec<AccountStatus>,
+    /// Attempts: seen, recorded, lost, in flight.
+    pub records: Records,
+    /// Every kernel counter.
+    pub counters: BTreeMap<String, u64>,
+    /// The log's head.
+    pub checkpoint: Checkpoint,
+    /// Where records go.
+    pub sinks: Vec<Sink>,
+    /// Live sessions that writ tracks.
+    pub sessions: u64,
+    /// Warnings of the configuration in force.
+    pub warnings: usize,
+}
+
+/// How a reload went.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ReloadResult {
+    /// When.
+    pub at: Timestamp,
+    /// Whether the configuration was put in force.
+    pub ok: bool,
+    /// The first problem, if it was not.
+    pub problem: Option<String>,
+}
+
+/// One account.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct AccountStatus {
+    /// Its name.
+    pub name: String,
+    /// Who answers for it.
+    pub owner: Option<String>,
+    /// The mode in force for it.
+    pub mode: Mode,
+    /// Risk now.
+    pub risk: u8,
+    /// Flags of live signals.
+    pub signals: Vec<String>,
+    /// Live grants.
+    pub grants: Vec<String>,
+    /// Whether it is offboarded.
+    pub offboarded: bool,
+    /// Digest of its row.
+    pub stance_digest: String,
+    /// Number of its last change.
+    pub epoch: u32,
+    /// When time alone changes its stance.
+    pub valid_until: Option<Timestamp>,
+    /// Selectors that nothing on this host matches.
+    pub unmatched: Vec<String>,
+}
+
+/// Attempts, by what became of their records: `seen = recorded + lost + in_flight`.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+pub struct Records {
+    /// Attempts of managed accounts that were judged.
+    pub seen: u64,
+    /// Attempts whose event was taken from the ring or waits in it.
+    pub recorded: u64,
+    /// Attempts without a record.
+    pub lost: u64,
+    /// Attempts between their number and the ring.
+    pub in_flight: u64,
+}
+
+/// The log's head.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Checkpoint {
+    /// Lines in the log.
+    pub size: u64,
+    /// Lines that the last checkpoint signs.
+    pub signed: Option<u64>,
+    /// The log's name.
+    pub origin: String,
+    /// The public key.
+    pub vkey: String,
+}
+
+/// One place where records go.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Sink {
+    /// Its name.
+    pub name: String,
+    /// Whether it works.
+    pub ok: bool,
+    /// Lines that wait for it.
+    pub waiting: usize,
+    /// Why it does not work.
+    pub error: Option<String>,
+}
+
+impl Engine {
+    /// The status now.
+    pub fn status(&self) -> Option<Status> {
+        let current = self.current()?;
+        let counts = self.kernel.counters().unwrap_or_default();
+        let counter = |counter: Counter| counts.iter().filter_map(|counts| counts.get(counter as usize)).sum::<u64>();
+        let seen = counter(Counter::Seen);
+        let recorded = counter(Counter::Recorded);
+        let lost = counter(Counter::LostRingFull) + counter(Counter::LostBudget);
+        let accounts: Vec<AccountStatus> =
+            current.config.accounts.keys().filter_map(|name| self.account_status(name)).collect();
+        let observed = accounts.iter().any(|account| account.mode == Mode::Observe);
+        let mode = current.config.agent.mode;
+        Some(Status {
+            state: "running".into(),
+            version: super::evidence::VERSION.into(),
+            mode,
+            effective_mode: if observed && mode == Mode::Enforce && accounts.iter().all(|account| account.mode == Mode::Observe) { Mode::Observe } else { mode },
+            policy_digest: current.bundle.digest().into(),
+            configuration_digest: self.base.digest().into(),
+            bundle: None,
+            generation: Active(current.generation.active).generation(),
+            degraded: self.degraded.clone(),
+            coverage: COVERAGE.iter().filter(|name| **name != "set-retval" || self.kernel.chooses_errno).map(|name| (*name).to_owned()).collect(),
+            cgroup: self.kernel.cgroup().attached.display().to_string(),
+            partial: self.kernel.cgroup().partial(),
+            started: self.started,
+            in_force_since: current.since,
+            last_reload: self.last_reload.clone(),
+            accounts,
+            records: Records { seen, recorded, lost, in_flight: seen.saturating_sub(recorded + lost) },
+            counters: Counter::ALL.iter().map(|which| (which.name().to_owned(), counter(*which))).collect(),
+            checkpoint: Checkpoint {
+                size: self.log.size(),
+                signed: self.log.signed(),
+                origin: self.log.origin().into(),
+                vkey: self.log.vkey().to_string(),
+            },
+            sinks: vec![Sink {
+                name: "log".into(),
+                ok: self.log_failure.is_none(),
+                waiting: self.waiting.len(),
+                error: self.log_failure.as_ref().map(|(error, _)| error.clone()),
+            }],
+            sessions: 0,
+            warnings: current.warnings.len(),
+        })
+    }
+
+    /// One account's status now.
+    pub fn account_status(&self, name: &str) -> Option<AccountStatus> {
+        let current = self.current()?;
+        let account = current.config.accounts.get(name)?;
+        let index = current.generation.account(name)?;
+        let slot = current.generation.slots.get(index as usize).copied().map(Slot)?;
+        let moment = self.moments.get(&(u16::try_from(index).ok()?, slot.epoch()));
+        let situation = moment.map(|moment| moment.situation(&current.config.signals, Timestamp::now()));
+        let broken = situation.as_ref().is_some_and(|situation| situation.break_glass_until.is_some());
+        let stance = current.generation.stances.get(slot.stance() as usize);
+        let expired = stance.is_some_and(|stance| boot_ns() >= stance.valid_until);
+        let shown = if expired { stance.map_or(0, |stance| stance.fallback) } else { slot.stance() };
+        Some(AccountStatus {
+            name: name.to_owned(),
+            owner: account.owner.clone(),
+            mode: if broken { Mode::Observe } else { account.effective_mode(current.config.agent.mode) },
+            risk: situation.as_ref().map_or(0, |situation| situation.state.risk),
+            signals: situation.as_ref().map(|situation| situation.state.signals.iter().cloned().collect()).unwrap_or_default(),
+            grants: situation.as_ref().map(|situation| situation.grants.iter().cloned().collect()).unwrap_or_default(),
+            offboarded: situation.as_ref().is_some_and(|situation| situation.offboarded),
+            stance_digest: current.generation.digests.get(shown as usize).cloned().unwrap_or_default(),
+            epoch: slot.epoch(),
+            valid_until: moment.and_then(|moment| moment.until),
+            unmatched: current.unresolved.iter().filter_map(|missing| unmatched(missing, name)).collect(),
+        })
+    }
+}
+
+fn unmatched(missing: &Unresolved, account: &str) -> Option<String> {
+    match missing {
+        Unresolved::User { account: of, user } if of == account => Some(format!("user {user}")),
+        Unresolved::Executable { account: of, path } if of == account => Some(format!("executable {path}")),
+        _ => None,
+    }
+}

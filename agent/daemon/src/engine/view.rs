@@ -1,0 +1,112 @@
+//! What can be asked without changing anything: one account in full, and what a connect would meet now.
+
+use jiff::Timestamp;
+use serde_json::{Value, json};
+use writ_abi::Protocol;
+use writ_core::config::Config;
+use writ_core::policy::{AccountState, Attempt, Bundle, Evaluation};
+use writ_core::record::PolicyRef;
+use writ_core::signal::RiskRule;
+
+use super::{Engine, Refusal};
+use crate::api::{SimulateBody, Simulated};
+
+impl Engine {
+    /// One account in full: stance, risk and why, grants, baseline, what comes next.
+    pub fn account_view(&self, name: &str) -> Option<Value> {
+        let current = self.current()?;
+        let account = current.config.accounts.get(name)?;
+        let status = self.account_status(name)?;
+        let now = Timestamp::now();
+        let live = self.live.account(name, now, &current.config, RiskRule::default(), self.base.digest());
+        let index = current.generation.account(name)?;
+        let mut seen: Vec<String> = self
+            .kernel
+            .seen()
+            .into_iter()
+            .filter(|(account, ..)| *account == index)
+            .map(|(_, octets, _)| writ_abi::Address::from_octets(octets).to_string())
+            .collect();
+        seen.sort();
+        let mut view = serde_json::to_value(&status).ok()?;
+        let members = view.as_object_mut()?;
+        members.insert("teams".into(), json!(account.teams));
+        members.insert("executables".into(), json!(account.executables));
+        members.insert("risk_explained".into(), json!(live.risk(now)));
+        members.insert("live_signals".into(), json!(live.signals));
+        members.insert("live_grants".into(), json!(live.grants));
+        members.insert("approvals".into(), json!(live.approved));
+        members.insert("freshness".into(), json!(live.freshness(&account.requires_fresh, now)));
+        members.insert("policies".into(), json!(current.bundle.policies_of(name)));
+        members.insert("destinations_seen".into(), json!(seen));
+        Some(view)
+    }
+
+    /// What a connect would meet, from live state.
+    ///
+    /// # Errors
+    /// There is no such account.
+    pub fn simulate(&self, asked: &SimulateBody) -> Result<Simulated, Refusal> {
+        let current = self.current().ok_or(Refusal::NotReady)?;
+        let at = asked.at.unwrap_or_else(Timestamp::now);
+        let live = self.live.account(&asked.account, at, &current.config, RiskRule::default(), self.base.digest());
+        let situation = live.situation(at);
+        let mut state = situation.state;
+        if let Some(risk) = asked.risk {
+            state.risk = risk;
+        }
+        let mut simulated = simulate(&current.config, &current.bundle, asked, &state)?;
+        simulated.live = true;
+        if situation.offboarded {
+            simulated.verdict = "deny".into();
+            simulated.would = "deny".into();
+            simulated.reason_code = "offboarded".into();
+            simulated.policies.clear();
+        }
+        if situation.break_glass_until.is_some() {
+            simulated.effective_mode = "observe".into();
+        }
+        Ok(simulated)
+    }
+}
+
+/// What a connect would meet in a state.
+///
+/// # Errors
+/// There is no such account, or the protocol is not known.
+pub fn simulate(config: &Config, bundle: &Bundle, asked: &SimulateBody, state: &AccountState) -> Result<Simulated, Refusal> {
+    let account = config
+        .accounts
+        .get(&asked.account)
+        .ok_or_else(|| Refusal::NotFound(format!("no service account `{}` is declared", asked.account)))?;
+    let protocol = [Protocol::Tcp, Protocol::Udp]
+        .into_iter()
+        .find(|protocol| protocol.name() == asked.protocol)
+        .ok_or_else(|| Refusal::Invalid(format!("protocol `{}` is neither `tcp` nor `udp`", asked.protocol)))?;
+    let attempt = Attempt::Connect {
+        ip: asked.address,
+        port: asked.port,
+        protocol,
+        new_destination: asked.new_destination,
+        executable: asked.executable.clone(),
+    };
+    let Evaluation { verdict, would, reason, policies, errors, .. } = bundle.evaluate(&asked.account, state, &attempt);
+    let named = |id: &String| match bundle.policies().get(id) {
+        Some(policy) => PolicyRef { id: id.clone(), owner: policy.owner.clone(), reason: policy.reason.clone(), controls: policy.controls.clone() },
+        None => PolicyRef { id: id.clone(), ..PolicyRef::default() },
+    };
+    let determining = if errors.is_empty() { &policies } else { &errors };
+    let name = |verdict: writ_abi::Verdict| writ_core::record::Verdict::from(verdict).name().to_owned();
+    Ok(Simulated {
+        verdict: name(verdict),
+        would: name(would),
+        effective_mode: match account.effective_mode(config.agent.mode) {
+            writ_core::config::Mode::Enforce => "enforce".into(),
+            writ_core::config::Mode::Observe => "observe".into(),
+        },
+        reason_code: reason.code().into(),
+        policies: determining.iter().map(named).collect(),
+        groups: bundle.groups_of(asked.address, asked.port, protocol).into_iter().collect(),
+        live: false,
+    })
+}

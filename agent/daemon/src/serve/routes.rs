@@ -1,0 +1,321 @@
+//! The routes under `/v1`: each reads its request, asks the engine as the caller it is, and answers.
+
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Bytes;
+use axum::extract::{ConnectInfo, DefaultBodyLimit, Path, State};
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::json;
+use writ_core::signal::Incoming;
+use writ_core::stance::{BreakGlassRequest, GrantRequest};
+
+use super::caller::Peer;
+use crate::api::{self, ApproveBody, BreakGlassBody, Failure, GrantBody, Problem, ReasonBody, SignalBody, SimulateBody};
+use crate::engine::{Actor, Engine, Handle, Refusal};
+
+/// The largest request body.
+const MOST_BYTES: usize = 256 * 1024;
+
+/// An answer that is an error.
+pub(super) struct Fault {
+    status: StatusCode,
+    problem: Box<Problem>,
+}
+
+impl Fault {
+    fn new(status: StatusCode, code: &str, message: impl Into<String>) -> Self {
+        let problem = Problem { code: code.into(), message: message.into(), hint: None, findings: Vec::new() };
+        Self { status, problem: Box::new(problem) }
+    }
+
+    fn invalid(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "invalid-request", message)
+    }
+
+    fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.problem.hint = Some(hint.into());
+        self
+    }
+
+    fn stopped() -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "stopping", "the daemon is stopping").hint("try again in a moment")
+    }
+}
+
+impl From<Refusal> for Fault {
+    fn from(refusal: Refusal) -> Self {
+        let text = refusal.to_string();
+        match refusal {
+            Refusal::NotPermitted(_) => Self::new(StatusCode::FORBIDDEN, "not-permitted", text)
+                .hint("`approvers` and `operators` in writ.toml say who may"),
+            Refusal::NotFound(_) => Self::new(StatusCode::NOT_FOUND, "not-found", text),
+            Refusal::Invalid(_) => Self::invalid(text),
+            Refusal::Kernel(_) => Self::new(StatusCode::INTERNAL_SERVER_ERROR, "kernel", text)
+                .hint("what was in force still is; see the daemon's own messages"),
+            Refusal::NotReady => Self::new(StatusCode::SERVICE_UNAVAILABLE, "starting", text),
+        }
+    }
+}
+
+impl IntoResponse for Fault {
+    fn into_response(self) -> Response {
+        answer(self.status, &Failure { error: *self.problem })
+    }
+}
+
+fn answer(status: StatusCode, body: &impl Serialize) -> Response {
+    match serde_json::to_vec(body) {
+        Ok(bytes) => (status, [(header::CONTENT_TYPE, "application/json")], bytes).into_response(),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
+    }
+}
+
+type Answer = Result<Response, Fault>;
+
+fn ok(body: &impl Serialize) -> Answer {
+    Ok(answer(StatusCode::OK, body))
+}
+
+/// Reads a body. Its type is not asked of the header: on a local socket nothing depends on it.
+fn read<T: DeserializeOwned>(body: &Bytes) -> Result<T, Fault> {
+    serde_json::from_slice(body).map_err(|error| Fault::invalid(format!("the body is not what is asked for: {error}")))
+}
+
+fn ttl(text: &str) -> Result<Duration, Fault> {
+    api::duration(text).map_err(|why| Fault::invalid(format!("`ttl`: {why}")))
+}
+
+/// Asks the engine as the caller.
+async fn ask<R: Send + 'static>(
+    engine: &Handle,
+    peer: Peer,
+    question: impl FnOnce(&mut Engine, &Actor) -> Result<R, Fault> + Send + 'static,
+) -> Result<R, Fault> {
+    engine
+        .ask(move |engine| match peer.actor(engine) {
+            Ok(actor) => question(engine, &actor),
+            Err(error) => Err(Fault::new(StatusCode::FORBIDDEN, "unidentified", error.to_string())),
+        })
+        .await
+        .map_err(|_| Fault::stopped())?
+}
+
+/// Every route.
+pub(super) fn router(engine: Handle) -> Router {
+    Router::new()
+        .route("/v1/status", get(status))
+        .route("/v1/reload", post(reload))
+        .route("/v1/simulate", post(simulate))
+        .route("/v1/signals", get(signals).post(send_signal))
+        .route("/v1/signals/{id}/clear", post(clear_signal))
+        .route("/v1/grants", get(grants).post(create_grant))
+        .route("/v1/grants/{id}/revoke", post(revoke_grant))
+        .route("/v1/escalations", get(escalations))
+        .route("/v1/escalations/{id}/approve", post(approve))
+        .route("/v1/escalations/{id}/deny", post(deny))
+        .route("/v1/accounts", get(accounts))
+        .route("/v1/accounts/{name}", get(account))
+        .route("/v1/accounts/{name}/offboard", post(offboard))
+        .route("/v1/accounts/{name}/reinstate", post(reinstate))
+        .route("/v1/break-glass", post(break_glass))
+        .fallback(|| async { Fault::new(StatusCode::NOT_FOUND, "not-found", "there is nothing at this path") })
+        .layer(DefaultBodyLimit::max(MOST_BYTES))
+        .with_state(engine)
+}
+
+/// What only root, operators and approvers may read: it names every account and what each is doing.
+fn readable(engine: &Engine, actor: &Actor) -> Result<(), Fault> {
+    let Some(current) = engine.current() else { return Err(Refusal::NotReady.into()) };
+    let agent = &current.config.agent;
+    let approver = actor.caller.may_approve(&agent.approvers, None).is_ok();
+    if approver || actor.caller.is_operator(&agent.operators) || actor.caller.named_in(&agent.approvers) {
+        return Ok(());
+    }
+    Err(Refusal::NotPermitted("only root, operators and approvers may read this".into()).into())
+}
+
+async fn status(State(engine): State<Handle>, ConnectInfo(peer): ConnectInfo<Peer>) -> Answer {
+    let status = ask(&engine, peer, |engine, actor| {
+        readable(engine, actor)?;
+        engine.status().ok_or_else(|| Refusal::NotReady.into())
+    });
+    ok(&status.await?)
+}
+
+async fn reload(State(engine): State<Handle>, ConnectInfo(peer): ConnectInfo<Peer>) -> Answer {
+    let reloaded = ask(&engine, peer, |engine, actor| {
+        let config = engine.config()?;
+        if !actor.caller.is_operator(&config.agent.operators) {
+            engine.note_refused("reload", actor, None, "not an operator");
+            return Err(Refusal::NotPermitted("only root and operators may reload".into()).into());
+        }
+        engine.reload(Some(actor)).map_err(|(message, findings)| {
+            let mut fault = Fault::new(StatusCode::UNPROCESSABLE_ENTITY, "configuration-refused", message)
+                .hint("the configuration in force is unchanged; `writ check` shows the same findings");
+            fault.problem.findings = findings;
+            fault
+        })
+    });
+    ok(&reloaded.await?)
+}
+
+async fn simulate(State(engine): State<Handle>, ConnectInfo(peer): ConnectInfo<Peer>, body: Bytes) -> Answer {
+    let asked: SimulateBody = read(&body)?;
+    let simulated = ask(&engine, peer, move |engine, actor| {
+        readable(engine, actor)?;
+        engine.simulate(&asked).map_err(Fault::from)
+    });
+    ok(&simulated.await?)
+}
+
+async fn signals(State(engine): State<Handle>, ConnectInfo(peer): ConnectInfo<Peer>) -> Answer {
+    let listed = ask(&engine, peer, |engine, actor| {
+        readable(engine, actor)?;
+        Ok(engine.live.signals().all(jiff::Timestamp::now()).cloned().collect::<Vec<_>>())
+    });
+    ok(&listed.await?)
+}
+
+async fn send_signal(State(engine): State<Handle>, ConnectInfo(peer): ConnectInfo<Peer>, body: Bytes) -> Answer {
+    let sent: SignalBody = read(&body)?;
+    let incoming = Incoming {
+        id: sent.id,
+        account: sent.account,
+        kind: sent.kind,
+        risk: sent.risk,
+        ttl: sent.ttl.as_deref().map(ttl).transpose()?,
+        evidence: sent.evidence,
+        at: sent.at,
+    };
+    let received = ask(&engine, peer, move |engine, actor| engine.signal(&incoming, actor).map_err(Fault::from));
+    ok(&received.await?)
+}
+
+async fn clear_signal(
+    State(engine): State<Handle>,
+    ConnectInfo(peer): ConnectInfo<Peer>,
+    Path(id): Path<String>,
+    body: Bytes,
+) -> Answer {
+    let given: ReasonBody = read(&body)?;
+    let cleared =
+        ask(&engine, peer, move |engine, actor| engine.clear_signal(&id, &given.reason, actor).map_err(Fault::from));
+    ok(&cleared.await?)
+}
+
+async fn grants(State(engine): State<Handle>, ConnectInfo(peer): ConnectInfo<Peer>) -> Answer {
+    let listed = ask(&engine, peer, |engine, actor| {
+        readable(engine, actor)?;
+        Ok(engine.live.grants().all(jiff::Timestamp::now()).cloned().collect::<Vec<_>>())
+    });
+    ok(&listed.await?)
+}
+
+async fn create_grant(State(engine): State<Handle>, ConnectInfo(peer): ConnectInfo<Peer>, body: Bytes) -> Answer {
+    let asked: GrantBody = read(&body)?;
+    let request = GrantRequest {
+        account: asked.account,
+        destination: asked.to.parse().map_err(|error: writ_core::stance::DestinationError| Fault::invalid(error.to_string()))?,
+        executable: asked.executable,
+        ttl: ttl(&asked.ttl)?,
+        reason: asked.reason,
+        ticket: asked.ticket,
+    };
+    let made = ask(&engine, peer, move |engine, actor| engine.grant(&request, actor).map_err(Fault::from));
+    ok(&made.await?)
+}
+
+async fn revoke_grant(
+    State(engine): State<Handle>,
+    ConnectInfo(peer): ConnectInfo<Peer>,
+    Path(id): Path<String>,
+    body: Bytes,
+) -> Answer {
+    let given: ReasonBody = read(&body)?;
+    let revoked =
+        ask(&engine, peer, move |engine, actor| engine.revoke_grant(&id, &given.reason, actor).map_err(Fault::from));
+    ok(&revoked.await?)
+}
+
+async fn escalations(State(engine): State<Handle>, ConnectInfo(peer): ConnectInfo<Peer>) -> Answer {
+    let listed = ask(&engine, peer, |engine, actor| {
+        readable(engine, actor)?;
+        Ok(engine.live.escalations().all(jiff::Timestamp::now()).cloned().collect::<Vec<_>>())
+    });
+    ok(&listed.await?)
+}
+
+async fn approve(
+    State(engine): State<Handle>,
+    ConnectInfo(peer): ConnectInfo<Peer>,
+    Path(id): Path<String>,
+    body: Bytes,
+) -> Answer {
+    let given: ApproveBody = read(&body)?;
+    let ttl = ttl(&given.ttl)?;
+    let approved = ask(&engine, peer, move |engine, actor| {
+        engine.approve(&id, ttl, &given.reason, given.ticket.clone(), actor).map_err(Fault::from)
+    });
+    ok(&approved.await?)
+}
+
+async fn deny(
+    State(engine): State<Handle>,
+    ConnectInfo(peer): ConnectInfo<Peer>,
+    Path(id): Path<String>,
+    body: Bytes,
+) -> Answer {
+    let given: ReasonBody = read(&body)?;
+    let denied = ask(&engine, peer, move |engine, actor| engine.deny(&id, &given.reason, actor).map_err(Fault::from));
+    ok(&denied.await?)
+}
+
+async fn accounts(State(engine): State<Handle>, ConnectInfo(peer): ConnectInfo<Peer>) -> Answer {
+    let listed = ask(&engine, peer, |engine, actor| {
+        readable(engine, actor)?;
+        engine.status().map(|status| status.accounts).ok_or_else(|| Refusal::NotReady.into())
+    });
+    ok(&listed.await?)
+}
+
+async fn account(State(engine): State<Handle>, ConnectInfo(peer): ConnectInfo<Peer>, Path(name): Path<String>) -> Answer {
+    let shown = ask(&engine, peer, move |engine, actor| {
+        readable(engine, actor)?;
+        engine.account_view(&name).ok_or_else(|| Refusal::NotFound(format!("no service account `{name}` is declared")).into())
+    });
+    ok(&shown.await?)
+}
+
+async fn offboard(
+    State(engine): State<Handle>,
+    ConnectInfo(peer): ConnectInfo<Peer>,
+    Path(name): Path<String>,
+    body: Bytes,
+) -> Answer {
+    let given: ReasonBody = read(&body)?;
+    let done = ask(&engine, peer, move |engine, actor| engine.offboard(&name, &given.reason, actor).map_err(Fault::from));
+    ok(&done.await?)
+}
+
+async fn reinstate(
+    State(engine): State<Handle>,
+    ConnectInfo(peer): ConnectInfo<Peer>,
+    Path(name): Path<String>,
+    body: Bytes,
+) -> Answer {
+    let given: ReasonBody = read(&body)?;
+    let done = ask(&engine, peer, move |engine, actor| engine.reinstate(&name, &given.reason, actor).map_err(Fault::from));
+    ok(&done.await?)
+}
+
+async fn break_glass(State(engine): State<Handle>, ConnectInfo(peer): ConnectInfo<Peer>, body: Bytes) -> Answer {
+    let asked: BreakGlassBody = read(&body)?;
+    let request = BreakGlassRequest { account: asked.account, ttl: ttl(&asked.ttl)?, reason: asked.reason };
+    let broken = ask(&engine, peer, move |engine, actor| engine.break_glass(&request, actor).map_err(Fault::from));
+    ok(&json!(broken.await?))
+}
