@@ -1,5 +1,8 @@
 //! writ: decides at run time what a host's service accounts may connect to, and proves every decision.
+
 mod api;
+mod cli;
+mod client;
 mod configuration;
 mod engine;
 mod kernel;
@@ -7,4 +10,6 @@ mod log;
 mod process;
 mod serve;
 
-fn main() {}
+fn main() -> std::process::ExitCode {
+    cli::main()
+}

@@ -78,6 +78,9 @@ pub enum Lifecycle {
         passed: bool,
         /// Each hook with its result.
         results: Vec<String>,
+        /// The kernel's number of the attempt, where it was judged.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        kernel: Option<super::Kernel>,
     },
     /// The log was repaired when it was opened.
     LogRepair {

@@ -233,5 +233,7 @@ pub(crate) fn resolve(config: &Config, generation: &writ_core::table::Generation
             executables.insert(path.clone(), (kernel_device(found.dev()), found.ino()));
         }
     }
-    Identities::build(config, &users, &executables, generation)
+    let (mut identities, unresolved) = Identities::build(config, &users, &executables, generation);
+    super::selftest::add_identity(&mut identities);
+    (identities, unresolved)
 }

@@ -52,6 +52,9 @@ impl Engine {
     }
 
     fn take(&mut self, event: &DecisionEvent, clocks: &Clocks) {
+        if self.took_self_test(event) {
+            return;
+        }
         let at = clocks.wall_of(event.at);
         let named = self.processes.name(event);
         let names = self.names_of(event.generation);

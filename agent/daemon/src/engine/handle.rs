@@ -25,6 +25,11 @@ impl Handle {
         (Self { questions }, answers)
     }
 
+    /// Waits until the engine has stopped: written what was left, and signed it.
+    pub async fn drained(self) {
+        let _ = tokio::time::timeout(std::time::Duration::from_secs(20), self.questions.closed()).await;
+    }
+
     /// Asks, and waits for the answer.
     ///
     /// # Errors

@@ -13,6 +13,7 @@ mod losses;
 mod persist;
 mod ready;
 mod reload;
+mod selftest;
 mod status;
 mod turn;
 mod view;
@@ -35,12 +36,15 @@ use crate::log::LogWriter;
 use crate::process::ProcessTable;
 
 pub use activate::{ActivateError, Source};
+pub use ready::note_uninstalled;
+pub(crate) use ready::agent_alone;
 pub use explain::Moment;
 pub use handle::{Handle, Stopped};
 pub use live::{Actor, Refusal};
 pub use losses::Losses;
 pub use persist::Store;
 pub use ready::{OpenedEngine, StartError, open};
+pub use selftest::{Outcome as SelfTest, probe as self_test_probe, run as self_test};
 pub use status::{AccountStatus, Status};
 pub use turn::run;
 pub use view::simulate;
@@ -101,6 +105,7 @@ pub struct Engine {
     pub(crate) requests: u64,
     /// Executable of the event being recorded.
     pub(crate) last_executable: Option<String>,
+    pub(crate) self_test: Option<selftest::Outcome>,
     pub(crate) stopping: bool,
 }
 

@@ -142,6 +142,7 @@ pub fn open(config_dir: &Path) -> Result<OpenedEngine, StartError> {
         heartbeat_due: Instant::now() + Duration::from_secs(300),
         requests: 0,
         last_executable: None,
+        self_test: None,
         stopping: false,
         store,
     };
@@ -224,4 +225,37 @@ fn fallback_id(store: &Store) -> String {
     let id = bytes.iter().fold(String::new(), |id, byte| format!("{id}{byte:02x}"));
     let _ = fs::write(&path, &id);
     id
+}
+
+/// Records that enforcement was taken away, in the log of a host whose daemon does not run.
+///
+/// # Errors
+/// The daemon holds the log, or it cannot be written.
+pub fn note_uninstalled(agent: &Agent) -> Result<(), String> {
+    let failed = |error: &dyn std::fmt::Display| error.to_string();
+    let log = Path::new(&agent.paths.log);
+    if !log.exists() {
+        return Ok(()); // writ never ran here: there is nothing to say, and no log to begin.
+    }
+    let store = Store::open(Path::new(&agent.paths.state)).map_err(|error| failed(&error))?;
+    let machine_id = fs::read_to_string("/etc/machine-id").map(|id| id.trim().to_owned()).ok().filter(|id| id.len() == 32);
+    let machine_id = machine_id.unwrap_or_else(|| fallback_id(&store));
+    let boot_id = fs::read_to_string("/proc/sys/kernel/random/boot_id").map_err(|error| failed(&error))?.trim().to_owned();
+    let (mut writer, _) = LogWriter::open(log, &store.key(), agent.log.clone(), &format!("writ/{machine_id}")).map_err(|error| failed(&error))?;
+    let now = Timestamp::now();
+    let by = writ_core::record::Caller {
+        uid: nix::unistd::getuid().as_raw(),
+        loginuid: fs::read_to_string("/proc/self/loginuid")
+            .ok()
+            .and_then(|text| text.trim().parse().ok())
+            .map_or(writ_core::record::LoginUid::Unattributed, writ_core::record::LoginUid::from_kernel),
+        user: None,
+        pid: Some(std::process::id()),
+        executable: None,
+    };
+    let id = writ_core::record::record_id(now, &boot_id, writ_core::record::IdSource::Agent(writer.size() + (1 << 40)));
+    let body = writ_core::record::Body::Lifecycle(Box::new(Lifecycle::Uninstall { by }));
+    let mut record = writ_core::record::Record::new(id, now, Host { id: machine_id, boot_id }, super::evidence::VERSION, body);
+    writer.append(&[record.to_line()]).map_err(|error| failed(&error))?;
+    writer.close().map_err(|error| failed(&error))
 }

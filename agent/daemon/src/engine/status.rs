@@ -59,6 +59,8 @@ pub struct Status {
     pub sinks: Vec<Sink>,
     /// Live sessions that writ tracks.
     pub sessions: u64,
+    /// What the last self-test found.
+    pub self_test: Option<super::SelfTest>,
     /// Warnings of the configuration in force.
     pub warnings: usize,
 }
@@ -185,6 +187,7 @@ impl Engine {
                 error: self.log_failure.as_ref().map(|(error, _)| error.clone()),
             }],
             sessions: 0,
+            self_test: self.self_test.clone(),
             warnings: current.warnings.len(),
         })
     }

@@ -72,6 +72,8 @@ async fn turn(mut engine: Engine, mut questions: mpsc::Receiver<Question>, ring:
         }
     }
     engine.stop();
+    // Only now do those who wait for us see the end: see `Handle::drained`.
+    drop(questions);
 }
 
 async fn sleep(duration: Option<Duration>) {
@@ -118,6 +120,11 @@ impl Engine {
             lost: records.lost,
             in_flight: records.in_flight,
         });
+    }
+
+    /// Ends the turn after this question.
+    pub fn begin_stop(&mut self) {
+        self.stopping = true;
     }
 
     /// Reads what is left, says so, signs the head. Enforcement stays.

@@ -5,6 +5,7 @@
 
 mod btf;
 mod bytes;
+mod features;
 mod generation;
 mod host;
 mod object;
@@ -12,6 +13,7 @@ mod pins;
 mod ring;
 mod syscall;
 
+pub use features::{Feature, features};
 pub use generation::{Extent, InstallError};
 pub use host::{CgroupMount, boot_ns, cgroup_id, cgroup_paths};
 pub use object::{Kernel, Options};

@@ -110,6 +110,7 @@ pub(super) fn router(engine: Handle) -> Router {
     Router::new()
         .route("/v1/status", get(status))
         .route("/v1/reload", post(reload))
+        .route("/v1/self-test", post(self_test))
         .route("/v1/simulate", post(simulate))
         .route("/v1/signals", get(signals).post(send_signal))
         .route("/v1/signals/{id}/clear", post(clear_signal))
@@ -162,6 +163,19 @@ async fn reload(State(engine): State<Handle>, ConnectInfo(peer): ConnectInfo<Pee
         })
     });
     ok(&reloaded.await?)
+}
+
+async fn self_test(State(engine): State<Handle>, ConnectInfo(peer): ConnectInfo<Peer>) -> Answer {
+    let cgroup = ask(&engine, peer, |engine, actor| {
+        readable(engine, actor)?;
+        Ok(engine.kernel.cgroup().attached.clone())
+    });
+    let cgroup = cgroup.await?;
+    let failed = |error: tokio::task::JoinError| Fault::new(StatusCode::INTERNAL_SERVER_ERROR, "self-test", error.to_string());
+    let outcome = tokio::task::spawn_blocking(move || crate::engine::self_test(&cgroup)).await.map_err(failed)?;
+    let kept = outcome.clone();
+    engine.ask(move |engine| engine.self_tested(kept)).await.map_err(|_| Fault::stopped())?;
+    ok(&outcome)
 }
 
 async fn simulate(State(engine): State<Handle>, ConnectInfo(peer): ConnectInfo<Peer>, body: Bytes) -> Answer {

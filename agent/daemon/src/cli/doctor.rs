@@ -1,0 +1,123 @@
+//! `writ doctor`: what this kernel gives, what is asked for, what is in force, and whether a forbidden connect is refused.
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use anstyle::AnsiColor;
+use serde::Serialize;
+use writ_core::config::Mode;
+
+use super::output;
+use crate::client::ClientError;
+use crate::configuration;
+use crate::engine::{SelfTest, Status, agent_alone};
+use crate::kernel::{CgroupMount, features};
+
+/// What `doctor` takes.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// One finding.
+#[derive(Clone, Debug, Serialize)]
+struct Finding {
+    name: String,
+    /// `ok`, `partial`, `missing`, `unknown`
+    state: &'static str,
+    detail: String,
+    /// Whether this makes the host weaker than configured.
+    weaker: bool,
+}
+
+impl Finding {
+    fn new(name: &str, state: &'static str, detail: impl Into<String>, weaker: bool) -> Self {
+        Self { name: name.into(), state, detail: detail.into(), weaker }
+    }
+}
+
+/// Examines; exit code 1 if the host is weaker than configured.
+pub fn run(config_dir: &Path, args: &Args) -> anyhow::Result<ExitCode> {
+    let sources = configuration::read::read(config_dir).sources;
+    let agent = agent_alone(&sources);
+    let mut findings = Vec::new();
+    for feature in features() {
+        let state = match feature.present {
+            Some(true) => "ok",
+            Some(false) => "missing",
+            None => "unknown",
+        };
+        let required = agent.kernel.require.iter().any(|wanted| wanted == feature.name);
+        findings.push(Finding::new(feature.name, state, feature.detail, required && feature.present != Some(true)));
+    }
+    findings.push(match CgroupMount::find(agent.paths.cgroup.as_deref()) {
+        Ok(mount) if mount.partial() => {
+            Finding::new("attachment", "partial", format!("{}: only processes below it are judged", mount.attached.display()), false)
+        }
+        Ok(mount) => Finding::new("attachment", "ok", format!("{}: the whole host", mount.attached.display()), false),
+        Err(error) => Finding::new("attachment", "missing", error.to_string(), true),
+    });
+    let asked = output::converse(config_dir, async |client| {
+        // A live one: a process that must be refused tries to connect.
+        client.post::<SelfTest>("/v1/self-test", &serde_json::json!({})).await?;
+        client.get::<Status>("/v1/status").await
+    });
+    match asked {
+        Ok(status) => findings.extend(of_daemon(&status)),
+        Err(error) => {
+            let detail = match error.downcast_ref::<ClientError>() {
+                Some(ClientError::Unreachable { .. }) => "not running; enforcement that is pinned holds".to_owned(),
+                _ => format!("{error:#}"),
+            };
+            findings.push(Finding::new("daemon", "missing", detail, true));
+        }
+    }
+    let weaker = findings.iter().any(|finding| finding.weaker);
+    if output::is_json(args.json) {
+        output::json(&serde_json::json!({ "weaker_than_configured": weaker, "findings": findings }))?;
+    } else {
+        for finding in &findings {
+            let colour = match (finding.weaker, finding.state) {
+                (true, _) => AnsiColor::Red,
+                (false, "ok") => AnsiColor::Green,
+                _ => AnsiColor::Yellow,
+            };
+            println!("{:<18} {}  {}", finding.name, output::painted(&format!("{:<8}", finding.state), colour), finding.detail);
+        }
+        println!("\n{}", if weaker { "this host is weaker than configured" } else { "this host gives what is configured" });
+    }
+    Ok(if weaker { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+fn of_daemon(status: &Status) -> Vec<Finding> {
+    let mode = |mode: Mode| match mode {
+        Mode::Enforce => "enforce",
+        Mode::Observe => "observe",
+    };
+    let mut findings = vec![
+        Finding::new("daemon", "ok", format!("version {}, generation {}", status.version, status.generation), false),
+        Finding::new(
+            "mode",
+            if status.mode == status.effective_mode { "ok" } else { "partial" },
+            format!("configured {}, in force {}", mode(status.mode), mode(status.effective_mode)),
+            status.mode != status.effective_mode,
+        ),
+    ];
+    for reason in &status.degraded {
+        findings.push(Finding::new("degraded", "partial", reason.clone(), true));
+    }
+    for account in status.accounts.iter().filter(|account| !account.unmatched.is_empty()) {
+        let detail = format!("service account `{}`: nothing on this host is {}", account.name, account.unmatched.join(", "));
+        findings.push(Finding::new("unmatched", "partial", detail, false));
+    }
+    for sink in status.sinks.iter().filter(|sink| !sink.ok) {
+        findings.push(Finding::new("sink", "missing", format!("{}: {}", sink.name, sink.error.as_deref().unwrap_or("")), true));
+    }
+    if let Some(test) = &status.self_test {
+        let state = if test.passed { "ok" } else { "missing" };
+        findings.push(Finding::new("self-test", state, test.detail.clone(), !test.passed));
+    }
+    findings
+}

@@ -1,0 +1,91 @@
+//! The command line: what each command takes, and which file does it.
+
+mod check;
+mod doctor;
+mod output;
+mod reload;
+mod run;
+mod simulate;
+mod status;
+mod uninstall;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Wrong usage (sysexits.h `EX_USAGE`).
+pub const USAGE: u8 = 64;
+/// The daemon cannot be reached, or was silent (sysexits.h `EX_UNAVAILABLE`).
+pub const UNAVAILABLE: u8 = 69;
+/// An internal error (sysexits.h `EX_SOFTWARE`).
+pub const INTERNAL: u8 = 70;
+/// Not permitted (sysexits.h `EX_NOPERM`).
+pub const NOT_PERMITTED: u8 = 77;
+
+/// Decides at run time what this host's service accounts may connect to, and proves every decision.
+#[derive(Debug, Parser)]
+#[command(name = "writ", version, propagate_version = true, arg_required_else_help = true)]
+pub struct Cli {
+    /// The configuration directory
+    #[arg(long, global = true, value_name = "DIR", default_value = "/etc/writ", env = "WRIT_CONFIG_DIR")]
+    pub config_dir: PathBuf,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// Every command.
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the daemon in the foreground; ready when policy is in force
+    Run(run::Args),
+    /// Validate the configuration; needs no privileges and no daemon
+    Check(check::Args),
+    /// Apply the configuration; returns when the kernel holds it
+    Reload(reload::Args),
+    /// Show kernel features, coverage, requested and effective mode
+    Doctor(doctor::Args),
+    /// Show what is in force
+    Status(status::Args),
+    /// Tell what a connect would meet
+    Simulate(simulate::Args),
+    /// Remove programs, maps and pins
+    Uninstall(uninstall::Args),
+    /// Be refused: the self-test's own process
+    #[command(hide = true)]
+    SelfTestProbe {
+        /// The judged cgroup
+        cgroup: PathBuf,
+    },
+}
+
+/// Parses the command line and does it.
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let _ = error.print();
+            return match error.kind() {
+                clap::error::ErrorKind::DisplayHelp
+                | clap::error::ErrorKind::DisplayVersion => ExitCode::SUCCESS,
+                _ => ExitCode::from(USAGE),
+            };
+        }
+    };
+    let directory = cli.config_dir.as_path();
+    let done = match &cli.command {
+        Command::Run(args) => run::run(directory, args),
+        Command::Check(args) => check::run(directory, args),
+        Command::Reload(args) => reload::run(directory, args),
+        Command::Doctor(args) => doctor::run(directory, args),
+        Command::Status(args) => status::run(directory, args),
+        Command::Simulate(args) => simulate::run(directory, args),
+        Command::Uninstall(args) => uninstall::run(directory, args),
+        Command::SelfTestProbe { cgroup } => {
+            let (refused, detail) = crate::engine::self_test_probe(cgroup);
+            println!("{detail}");
+            Ok(if refused { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+        }
+    };
+    done.unwrap_or_else(|error| output::failure(&error))
+}

@@ -1,0 +1,85 @@
+//! How commands speak: tables and colour on a terminal, JSON when piped or asked, errors with what to do.
+
+use std::io::{self, IsTerminal, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anstyle::{AnsiColor, Style};
+use comfy_table::{ContentArrangement, Table};
+use serde::Serialize;
+
+use super::INTERNAL;
+use crate::client::{Client, ClientError};
+use crate::configuration;
+use crate::engine::agent_alone;
+
+/// Whether a command prints JSON: asked to, or not speaking to a terminal.
+pub fn is_json(asked: bool) -> bool {
+    asked || !io::stdout().is_terminal()
+}
+
+/// Whether errors may be coloured.
+pub fn colours() -> bool {
+    io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none()
+}
+
+/// Prints a value as JSON, indented where a person reads it.
+pub fn json(value: &impl Serialize) -> anyhow::Result<()> {
+    let mut out = io::stdout().lock();
+    if io::stdout().is_terminal() {
+        serde_json::to_writer_pretty(&mut out, value)?;
+    } else {
+        serde_json::to_writer(&mut out, value)?;
+    }
+    writeln!(out)?;
+    Ok(())
+}
+
+/// A table with these columns.
+pub fn table(columns: &[&str]) -> Table {
+    let mut table = Table::new();
+    table.load_preset(comfy_table::presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic);
+    table.set_header(columns.iter().map(|column| column.to_uppercase()));
+    table
+}
+
+/// A word in a colour, on a terminal.
+pub fn painted(word: &str, colour: AnsiColor) -> String {
+    if !io::stdout().is_terminal() || std::env::var_os("NO_COLOR").is_some() {
+        return word.to_owned();
+    }
+    let style = Style::new().fg_color(Some(colour.into()));
+    format!("{style}{word}{style:#}")
+}
+
+/// Says what went wrong, and turns it into the exit code it means.
+pub fn failure(error: &anyhow::Error) -> ExitCode {
+    let bold = if colours() { Style::new().bold().fg_color(Some(AnsiColor::Red.into())) } else { Style::new() };
+    eprintln!("{bold}error{bold:#}: {error:#}");
+    let Some(refused) = error.downcast_ref::<ClientError>() else { return ExitCode::from(INTERNAL) };
+    match refused {
+        ClientError::Refused { problem, .. } => {
+            if let Some(hint) = &problem.hint {
+                eprintln!("  hint: {hint}");
+            }
+        }
+        ClientError::Unreachable { .. } => {
+            eprintln!("  hint: is it running? `systemctl status writ`; enforcement that is pinned holds either way");
+        }
+        ClientError::Garbled(_) => {}
+    }
+    ExitCode::from(refused.exit_code())
+}
+
+/// The socket that the configuration names; the default if the configuration cannot be read.
+pub fn socket(config_dir: &Path) -> PathBuf {
+    let sources = configuration::read::read(config_dir).sources;
+    PathBuf::from(agent_alone(&sources).paths.socket)
+}
+
+/// Runs a conversation with the daemon.
+pub fn converse<T>(config_dir: &Path, talk: impl AsyncFnOnce(Client<'_>) -> Result<T, ClientError>) -> anyhow::Result<T> {
+    let socket = socket(config_dir);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    Ok(runtime.block_on(talk(Client::new(&socket)))?)
+}

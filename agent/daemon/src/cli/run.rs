@@ -1,0 +1,129 @@
+//! `writ run`: read, open, announce, serve, drain. Enforcement outlives every way this can end.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use nix::unistd::Uid;
+use sd_notify::NotifyState;
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::{INTERNAL, NOT_PERMITTED, output};
+use crate::configuration::render;
+use crate::engine::{self, Handle, OpenedEngine, StartError};
+use crate::serve;
+
+/// What `run` takes.
+#[derive(Debug, clap::Args)]
+pub struct Args {}
+
+/// Runs the daemon.
+pub fn run(config_dir: &Path, _: &Args) -> anyhow::Result<ExitCode> {
+    announce_on_stderr();
+    if !Uid::effective().is_root() {
+        eprintln!("error: `writ run` needs root, or CAP_BPF, CAP_NET_ADMIN, CAP_PERFMON and CAP_SYS_ADMIN");
+        return Ok(ExitCode::from(NOT_PERMITTED));
+    }
+    let OpenedEngine { engine, findings, sources } = match engine::open(config_dir) {
+        Ok(opened) => opened,
+        Err(StartError::Refused(findings, sources)) => {
+            eprint!("{}", render::render(&findings, &sources, output::colours()));
+            eprintln!("error: the configuration is refused, and there is no earlier one to fall back to");
+            return Ok(ExitCode::FAILURE);
+        }
+        Err(error) => {
+            eprintln!("error: {error}");
+            eprintln!("  enforcement that was pinned before stays in force");
+            return Ok(ExitCode::FAILURE);
+        }
+    };
+    if !findings.is_empty() {
+        eprint!("{}", render::render(&findings, &sources, output::colours()));
+    }
+    let socket = engine.current().map(|current| PathBuf::from(&current.config.agent.paths.socket)).unwrap_or_default();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let code = runtime.block_on(async move {
+        let server = match serve::bind(&socket).await {
+            Ok(server) => server,
+            Err(error) => {
+                eprintln!("error: {error}");
+                return ExitCode::FAILURE;
+            }
+        };
+        match engine::run(engine) {
+            Ok((handle, stopped)) => {
+                lifecycle(handle, stopped, server).await;
+                ExitCode::SUCCESS
+            }
+            Err(error) => {
+                eprintln!("error: the engine cannot run: {error}");
+                ExitCode::from(INTERNAL)
+            }
+        }
+    });
+    Ok(code)
+}
+
+async fn lifecycle(handle: Handle, stopped: tokio::sync::oneshot::Receiver<()>, server: serve::Server) {
+    let (stop, stopping) = tokio::sync::watch::channel(false);
+    let mut until = stopping.clone();
+    let serving = tokio::spawn(server.serve(handle.clone(), async move {
+        let _ = until.wait_for(|stop| *stop).await;
+    }));
+    // Policy is in force, and the socket answers.
+    let _ = sd_notify::notify(&[NotifyState::Ready, NotifyState::Status("policy in force")]);
+    tracing::info!("policy in force");
+    let watchdog = tokio::spawn(watchdog(handle.clone()));
+    tokio::select! {
+        () = signals(&handle) => {}
+        _ = stopped => tracing::error!("the engine stopped by itself"),
+    }
+    let _ = sd_notify::notify(&[NotifyState::Stopping]);
+    watchdog.abort();
+    let _ = stop.send(true);
+    let _ = tokio::time::timeout(Duration::from_secs(5), handle.ask(engine::Engine::begin_stop)).await;
+    let _ = tokio::time::timeout(Duration::from_secs(5), serving).await;
+    handle.drained().await;
+    tracing::info!("stopped; enforcement stays in force until `writ uninstall`");
+}
+
+/// Waits for the end; reloads on the way.
+async fn signals(handle: &Handle) {
+    let (Ok(mut terminate), Ok(mut interrupt), Ok(mut hangup)) =
+        (signal(SignalKind::terminate()), signal(SignalKind::interrupt()), signal(SignalKind::hangup()))
+    else {
+        tracing::error!("signals cannot be waited for");
+        return;
+    };
+    loop {
+        tokio::select! {
+            _ = terminate.recv() => return,
+            _ = interrupt.recv() => return,
+            _ = hangup.recv() => {
+                match handle.ask(|engine| engine.reload(None)).await {
+                    Ok(Ok(reloaded)) => tracing::info!(generation = reloaded.generation, "reloaded"),
+                    Ok(Err((problem, _))) => tracing::error!(problem, "reload refused; the configuration before is in force"),
+                    Err(_) => return,
+                }
+            }
+        }
+    }
+}
+
+/// Tells systemd that the engine still takes its turns; silence gets us restarted, and enforcement adopted.
+async fn watchdog(handle: Handle) {
+    let Some(every) = sd_notify::watchdog_enabled() else { return };
+    let mut tick = tokio::time::interval(every / 3);
+    loop {
+        tick.tick().await;
+        if handle.ask(|_| ()).await.is_ok() {
+            let _ = sd_notify::notify(&[NotifyState::Watchdog]);
+        }
+    }
+}
+
+fn announce_on_stderr() {
+    use tracing_subscriber::EnvFilter;
+    let filter = EnvFilter::try_from_env("WRIT_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).try_init();
+}

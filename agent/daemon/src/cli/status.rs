@@ -1,0 +1,99 @@
+//! `writ status`: what is in force, for people and for fleet tools.
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use anstyle::AnsiColor;
+use writ_core::config::Mode;
+
+use super::output;
+use crate::client::ClientError;
+use crate::engine::Status;
+
+/// What `status` takes.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// The daemon is not running.
+const NOT_RUNNING: u8 = 3;
+/// The daemon has not put a policy in force yet.
+const STARTING: u8 = 4;
+
+/// Shows the status; exit code 3 if nothing runs, 4 while it starts.
+pub fn run(config_dir: &Path, args: &Args) -> anyhow::Result<ExitCode> {
+    let asked = output::converse(config_dir, async |client| client.get::<Status>("/v1/status").await);
+    let status = match asked {
+        Ok(status) => status,
+        Err(error) => {
+            let code = match error.downcast_ref::<ClientError>() {
+                Some(ClientError::Unreachable { .. }) => NOT_RUNNING,
+                Some(ClientError::Refused { status: 503, .. }) => STARTING,
+                _ => return Err(error),
+            };
+            let state = if code == NOT_RUNNING { "not-running" } else { "starting" };
+            if output::is_json(args.json) {
+                output::json(&serde_json::json!({ "state": state }))?;
+            } else {
+                eprintln!("{state}: {error:#}");
+            }
+            return Ok(ExitCode::from(code));
+        }
+    };
+    if output::is_json(args.json) {
+        output::json(&status)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    show(&status);
+    Ok(ExitCode::SUCCESS)
+}
+
+fn show(status: &Status) {
+    let mode = |mode: Mode| match mode {
+        Mode::Enforce => output::painted("enforce", AnsiColor::Green),
+        Mode::Observe => output::painted("observe", AnsiColor::Yellow),
+    };
+    println!("writ {}  {}  generation {}", status.version, mode(status.effective_mode), status.generation);
+    if status.mode != status.effective_mode {
+        println!("{}", output::painted("the mode in force is not the one configured", AnsiColor::Red));
+    }
+    for reason in &status.degraded {
+        println!("{} {reason}", output::painted("degraded:", AnsiColor::Red));
+    }
+    println!("policies  {}", status.policy_digest);
+    println!("cgroup    {}{}", status.cgroup, if status.partial { "  (part of the host)" } else { "" });
+    println!("coverage  {}", status.coverage.join(" "));
+    let records = status.records;
+    println!("attempts  {} seen, {} recorded, {} lost, {} in flight", records.seen, records.recorded, records.lost, records.in_flight);
+    println!("log       {} records, {} signed", status.checkpoint.size, status.checkpoint.signed.unwrap_or(0));
+    for sink in status.sinks.iter().filter(|sink| !sink.ok) {
+        println!("{} {}: {}", output::painted("failing:", AnsiColor::Red), sink.name, sink.error.as_deref().unwrap_or("unknown"));
+    }
+    if status.accounts.is_empty() {
+        println!("\nno service accounts are declared");
+        return;
+    }
+    let mut table = output::table(&["account", "mode", "risk", "signals", "grants", "changes next", "note"]);
+    for account in &status.accounts {
+        let note = if account.offboarded {
+            "offboarded".to_owned()
+        } else if account.unmatched.is_empty() {
+            String::new()
+        } else {
+            format!("unmatched: {}", account.unmatched.join(", "))
+        };
+        table.add_row([
+            account.name.clone(),
+            mode(account.mode),
+            account.risk.to_string(),
+            account.signals.join(" "),
+            account.grants.join(" "),
+            account.valid_until.map_or_else(String::new, |until| until.strftime("%F %T").to_string()),
+            note,
+        ]);
+    }
+    println!("\n{table}");
+}
