@@ -6,6 +6,7 @@
 mod archive;
 mod error;
 mod file;
+mod follow;
 mod key;
 mod layout;
 mod lines;
@@ -14,12 +15,16 @@ mod retention;
 #[cfg(test)]
 mod tests;
 mod tiles;
+mod verify;
 mod writer;
 
 pub use archive::{archive_get, archive_put};
 pub use error::{AppendError, LogError};
+pub use follow::Follow;
 pub use layout::Layout;
 pub use lines::{LineError, SegmentLines};
 pub use recovery::Recovery;
 pub use retention::PruneOutcome;
+pub use tiles::read_hashes as tile_hashes;
+pub use verify::{Finding, Report, SequenceReport, Trust, own_key, verify};
 pub use writer::LogWriter;

@@ -106,7 +106,8 @@ impl LogWriter {
             }
             let since = self.edge.size() - self.signed.unwrap_or(0);
             let until_checkpoint = LINES_PER_CHECKPOINT.saturating_sub(since).max(1);
-            let (batch, after) = rest.split_at(rest.len().min(until_checkpoint as usize));
+            let most = self.segment.room(rest, self.settings.segment_size).min(until_checkpoint as usize);
+            let (batch, after) = rest.split_at(rest.len().min(most));
             self.write_lines(batch).map_err(|error| AppendError { written: written + error.written, ..error })?;
             written += batch.len();
             rest = after;
@@ -252,6 +253,17 @@ impl Segment {
         let path = layout.segment(first);
         let file = open_for_writing(&path, true)?;
         Ok(Self { file, path, first, len, allocated: len, dirty: true, unsynced: true, opened: Instant::now() })
+    }
+
+    /// How many of the lines bring it to its size: at least one.
+    fn room(&self, lines: &[Vec<u8>], size: u64) -> usize {
+        let mut len = self.len;
+        let fits = lines.iter().take_while(|line| {
+            let before = len;
+            len += line.len() as u64 + 1;
+            before < size
+        });
+        fits.count().max(1)
     }
 
     /// Writes whole lines; returns how many are in the file, and why the next one is not.
