@@ -92,7 +92,10 @@ fn cut_event(record: &Record, cut: &Cut) -> Value {
     if let Some(policy) = cut.policies.first() {
         put("policy", policy_object(policy, true));
     }
-    put("unmapped", json!({ "record_type": "cut", "method": cut.method, "change": cut.change, "decision": cut.decision }));
+    put(
+        "unmapped",
+        json!({ "record_type": "cut", "method": cut.method, "change": cut.change, "decision": cut.decision }),
+    );
     Value::Object(event)
 }
 

@@ -14,13 +14,13 @@ use crate::log::{Layout, SegmentLines};
 
 /// Options of `explain`.
 #[derive(clap::Args, Clone, Debug)]
-pub struct ExplainArgs {
+pub(crate) struct ExplainArgs {
     /// The record's id
     pub id: String,
 }
 
 /// Tells the story of a record.
-pub fn explain(args: &ExplainArgs, log: &Path) -> anyhow::Result<ExitCode> {
+pub(crate) fn explain(args: &ExplainArgs, log: &Path) -> anyhow::Result<ExitCode> {
     let Some(found) = by_id(log, &args.id)? else { bail!("no record has the id `{}`", args.id) };
     let record = Record::from_line(&found.line).context("the record cannot be read")?;
     let page = match &record.body {
@@ -75,7 +75,10 @@ fn earlier(log: &Path, index: u64, judged: &Decision) -> anyhow::Result<Earlier>
 
 fn tell(record: &Record, judged: &Decision, before: &Earlier) -> String {
     let mut page = String::new();
-    let mut say = |text: String| drop(writeln!(page, "{text}"));
+    let mut say = |text: String| {
+        page.push_str(&text);
+        page.push('\n');
+    };
     let observed = matches!(record.body, Body::Observation(_));
     let outcome = match (observed, judged.errno.as_deref()) {
         (true, _) => "It was observed, not enforced: the call went on.".to_owned(),

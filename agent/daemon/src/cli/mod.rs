@@ -8,8 +8,8 @@ mod show;
 mod tail;
 mod verify;
 
-pub use explain::{ExplainArgs, explain};
-pub use prove::{ProveArgs, prove};
-pub use report::{ReportArgs, report};
-pub use tail::{TailArgs, tail};
-pub use verify::{VerifyArgs, verify};
+pub(crate) use explain::{ExplainArgs, explain};
+pub(crate) use prove::{ProveArgs, prove};
+pub(crate) use report::{ReportArgs, report};
+pub(crate) use tail::{TailArgs, tail};
+pub(crate) use verify::{VerifyArgs, verify};

@@ -12,13 +12,13 @@ use crate::log::{Layout, own_key, tile_hashes};
 
 /// Options of `prove`.
 #[derive(clap::Args, Clone, Debug)]
-pub struct ProveArgs {
+pub(crate) struct ProveArgs {
     /// The record's id
     pub id: String,
 }
 
 /// Writes the proof of a record to the standard output.
-pub fn prove(args: &ProveArgs, log: &Path) -> anyhow::Result<ExitCode> {
+pub(crate) fn prove(args: &ProveArgs, log: &Path) -> anyhow::Result<ExitCode> {
     let proof = proof_of(&args.id, log)?;
     write!(std::io::stdout().lock(), "{proof}")?;
     Ok(ExitCode::SUCCESS)

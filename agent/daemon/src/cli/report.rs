@@ -12,7 +12,7 @@ use super::find::{Filter, each, since};
 
 /// Options of `report`.
 #[derive(clap::Args, Clone, Debug)]
-pub struct ReportArgs {
+pub(crate) struct ReportArgs {
     /// Only records since a time, or for a duration: 15m, 2h, 7d
     #[arg(long, value_name = "TIME")]
     pub since: Option<String>,
@@ -67,7 +67,7 @@ struct Account {
 const CONTROLS: [&str; 4] = ["NIST CSF 2.0 DE.CM-01", "OWASP NHI5:2025", "OWASP ASI03:2026", "ATT&CK v20 TA0011"];
 
 /// Reports on the log below `log`.
-pub fn report(args: &ReportArgs, log: &Path) -> anyhow::Result<ExitCode> {
+pub(crate) fn report(args: &ReportArgs, log: &Path) -> anyhow::Result<ExitCode> {
     let filter = Filter { since: args.since.as_deref().map(since).transpose()?, ..Filter::default() };
     let mut report = Report::default();
     each(log, |_, line| {

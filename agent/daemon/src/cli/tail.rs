@@ -18,7 +18,7 @@ const RECENT: usize = 10;
 
 /// Options of `tail`.
 #[derive(clap::Args, Clone, Debug, Default)]
-pub struct TailArgs {
+pub(crate) struct TailArgs {
     /// Show the last 10 records, then each new one
     #[arg(short, long)]
     pub follow: bool,
@@ -57,7 +57,7 @@ struct Folding {
 }
 
 /// Shows the log below `log`.
-pub fn tail(args: &TailArgs, log: &Path) -> anyhow::Result<ExitCode> {
+pub(crate) fn tail(args: &TailArgs, log: &Path) -> anyhow::Result<ExitCode> {
     let terminal = io::stdout().is_terminal();
     let filter = Filter {
         account: args.account.clone(),

@@ -13,7 +13,7 @@ use crate::log::{Layout, Report, Trust, own_key, verify as verify_log};
 
 /// Options of `verify`.
 #[derive(clap::Args, Clone, Debug, Default)]
-pub struct VerifyArgs {
+pub(crate) struct VerifyArgs {
     /// The log directory; without it, the configured one
     #[arg(value_name = "LOGDIR")]
     pub log: Option<PathBuf>,
@@ -32,7 +32,7 @@ pub struct VerifyArgs {
 }
 
 /// Verifies; `log` is the configured directory. Exit code 1: tampered.
-pub fn verify(args: &VerifyArgs, log: &Path) -> anyhow::Result<ExitCode> {
+pub(crate) fn verify(args: &VerifyArgs, log: &Path) -> anyhow::Result<ExitCode> {
     let log = args.log.as_deref().unwrap_or(log);
     let json = args.json || !io::stdout().is_terminal();
     let key = args.key.as_deref().map(read_key).transpose()?;

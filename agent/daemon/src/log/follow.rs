@@ -6,7 +6,7 @@ use std::path::Path;
 use super::{Layout, LineError, LogError, SegmentLines};
 
 /// A place in the log that moves forward.
-pub struct Follow {
+pub(crate) struct Follow {
     layout: Layout,
     open: Option<Open>,
     /// Index of the next line.
@@ -21,17 +21,17 @@ struct Open {
 
 impl Follow {
     /// From the oldest line that is retained.
-    pub fn from_start(dir: &Path) -> Self {
+    pub(crate) fn from_start(dir: &Path) -> Self {
         Self { layout: Layout::new(dir), open: None, index: 0 }
     }
 
     /// From the line with this index, or the oldest retained after it.
-    pub fn from_index(dir: &Path, index: u64) -> Self {
+    pub(crate) fn from_index(dir: &Path, index: u64) -> Self {
         Self { layout: Layout::new(dir), open: None, index }
     }
 
     /// The next whole line with its index; `None` if there is none now: ask again later.
-    pub fn next_line(&mut self) -> Result<Option<(u64, Vec<u8>)>, LogError> {
+    pub(crate) fn next_line(&mut self) -> Result<Option<(u64, Vec<u8>)>, LogError> {
         loop {
             let Some(open) = &mut self.open else {
                 if self.open_segment()? {

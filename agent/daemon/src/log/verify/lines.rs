@@ -131,6 +131,5 @@ fn read_line(line: &[u8]) -> Result<Place, (Option<String>, String)> {
     if line.len() > MAX_LINE {
         return Err((None, format!("{} bytes are more than a line may have", line.len())));
     }
-    let record = Record::from_line(line).map_err(|error| (None, error.to_string()))?;
-    Ok(Place::of(record))
+    Record::check(line).map(Place::of).map_err(|error| (None, error.to_string()))
 }

@@ -12,7 +12,7 @@ use serde::Serialize;
 use writ_core::log::{Checkpoint, Hash, Pruned, Vkey, root_of};
 
 use self::lines::{Lines, read_lines};
-pub use self::sequence::SequenceReport;
+pub(crate) use self::sequence::SequenceReport;
 use self::sequence::Sequences;
 use self::tile::check_tiles;
 use super::file::read_if_there;
@@ -21,7 +21,7 @@ use super::{Layout, LogError};
 
 /// What is wrong, and where.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
-pub struct Finding {
+pub(crate) struct Finding {
     /// The file, relative to the log directory.
     pub file: String,
     /// The line in it, from 1.
@@ -45,7 +45,7 @@ impl Finding {
 
 /// The answer of `verify`.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
-pub struct Report {
+pub(crate) struct Report {
     /// Whether nothing is wrong.
     pub ok: bool,
     /// What the answer rests on: `key given`, or `integrity only: key taken from the log itself`.
@@ -72,7 +72,7 @@ pub struct Report {
 
 /// What the caller trusts already.
 #[derive(Clone, Debug, Default)]
-pub struct Trust {
+pub(crate) struct Trust {
     /// The log's public key, from elsewhere.
     pub key: Option<Vkey>,
     /// A checkpoint that was taken earlier: the log must continue it.
@@ -82,7 +82,7 @@ pub struct Trust {
 const MOST_FINDINGS: usize = 100;
 
 /// Verifies a log directory, which may be written meanwhile.
-pub fn verify(dir: &Path, trust: &Trust) -> Result<Report, LogError> {
+pub(crate) fn verify(dir: &Path, trust: &Trust) -> Result<Report, LogError> {
     let layout = Layout::new(dir);
     if !layout.records().is_dir() {
         return Err(LogError::invalid(&layout.records(), "there is no log here"));
@@ -125,7 +125,7 @@ pub fn verify(dir: &Path, trust: &Trust) -> Result<Report, LogError> {
 }
 
 /// The key that lies beside the log.
-pub fn own_key(layout: &Layout, findings: &mut Vec<Finding>) -> Option<Vkey> {
+pub(crate) fn own_key(layout: &Layout, findings: &mut Vec<Finding>) -> Option<Vkey> {
     let text = match read_if_there(&layout.vkey()) {
         Ok(Some(text)) => String::from_utf8_lossy(&text).into_owned(),
         _ => {

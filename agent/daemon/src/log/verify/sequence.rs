@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde::Serialize;
-use writ_core::record::{Body, Lifecycle, Record};
+use writ_core::record::{Body, Checked, Lifecycle};
 
 use super::Finding;
 
@@ -20,15 +20,16 @@ pub(super) enum Place {
 }
 
 impl Place {
-    pub(super) fn of(record: Record) -> Self {
+    pub(super) fn of(checked: Checked) -> Self {
+        let record = match checked {
+            Checked::Judged { boot_id: boot, place: Some((cpu, sequence)), count } => {
+                return Self::Attempt { boot, cpu, sequence, count: count.into() };
+            }
+            Checked::Judged { place: None, .. } => return Self::Other,
+            Checked::Other(record) => *record,
+        };
         let boot = record.host.boot_id;
         match record.body {
-            Body::Decision(judged) | Body::Observation(judged) => match judged.kernel {
-                Some(kernel) => {
-                    Self::Attempt { boot, cpu: kernel.cpu, sequence: kernel.sequence, count: judged.count.into() }
-                }
-                None => Self::Other,
-            },
             Body::Loss(loss) => {
                 let cpu = match (loss.cpu, loss.from_sequence, loss.to_sequence) {
                     (Some(cpu), Some(from), Some(to)) => Some((cpu, from, to)),
@@ -49,7 +50,7 @@ impl Place {
 
 /// Attempts and losses of all boots in the log.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize)]
-pub struct SequenceReport {
+pub(crate) struct SequenceReport {
     /// Numbers seen on all CPUs: from the first to the last in the log.
     pub seen: u64,
     /// Those that have a record.
