@@ -9,6 +9,7 @@ mod event;
 mod id;
 mod lifecycle;
 mod line;
+mod ocsf;
 
 mod process;
 mod reason;
@@ -26,8 +27,9 @@ pub use decision::{
 pub use event::{Context, errno_name, identified_by};
 pub use id::{IdSource, record_id, time_of_id};
 pub use lifecycle::Lifecycle;
-pub use line::{Envelope, Head, HeadHost, HeadKernel, MAX_LINE, ParseError};
+pub use line::{Checked, Envelope, Head, HeadHost, HeadKernel, MAX_LINE, ParseError};
 
+pub use ocsf::to_ocsf;
 pub use process::{Cgroup, Parent, Process};
 pub use reason::REASON_CODES;
 pub use time::Time;

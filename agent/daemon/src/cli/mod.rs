@@ -2,12 +2,19 @@
 
 mod check;
 mod doctor;
+mod explain;
+mod find;
 mod output;
+mod prove;
 mod reload;
+mod report;
 mod run;
+mod show;
 mod simulate;
 mod status;
+mod tail;
 mod uninstall;
+mod verify;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -49,6 +56,16 @@ enum Command {
     Status(status::Args),
     /// Tell what a connect would meet
     Simulate(simulate::Args),
+    /// Show records: every retained one, oldest first; with -f the last 10, then live
+    Tail(tail::TailArgs),
+    /// Check a log: tree, checkpoints, signatures, sequences, losses
+    Verify(verify::VerifyArgs),
+    /// Write one record's self-contained proof (C2SP tlog-proof)
+    Prove(prove::ProveArgs),
+    /// Tell one record's story
+    Explain(explain::ExplainArgs),
+    /// Tell what each account did
+    Report(report::ReportArgs),
     /// Remove programs, maps and pins
     Uninstall(uninstall::Args),
     /// Be refused: the self-test's own process
@@ -80,6 +97,11 @@ pub fn main() -> ExitCode {
         Command::Doctor(args) => doctor::run(directory, args),
         Command::Status(args) => status::run(directory, args),
         Command::Simulate(args) => simulate::run(directory, args),
+        Command::Tail(args) => tail::tail(args, &output::log(directory)),
+        Command::Verify(args) => verify::verify(args, &output::log(directory)),
+        Command::Prove(args) => prove::prove(args, &output::log(directory)),
+        Command::Explain(args) => explain::explain(args, &output::log(directory)),
+        Command::Report(args) => report::report(args, &output::log(directory)),
         Command::Uninstall(args) => uninstall::run(directory, args),
         Command::SelfTestProbe { cgroup } => {
             let (refused, detail) = crate::engine::self_test_probe(cgroup);

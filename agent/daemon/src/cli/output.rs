@@ -38,7 +38,7 @@ pub fn json(value: &impl Serialize) -> anyhow::Result<()> {
 /// A table with these columns.
 pub fn table(columns: &[&str]) -> Table {
     let mut table = Table::new();
-    table.load_preset(comfy_table::presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic);
+    table.load_style(comfy_table::presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic);
     table.set_header(columns.iter().map(|column| column.to_uppercase()));
     table
 }
@@ -75,6 +75,12 @@ pub fn failure(error: &anyhow::Error) -> ExitCode {
 pub fn socket(config_dir: &Path) -> PathBuf {
     let sources = configuration::read::read(config_dir).sources;
     PathBuf::from(agent_alone(&sources).paths.socket)
+}
+
+/// The log directory that the configuration names; the default if the configuration cannot be read.
+pub fn log(config_dir: &Path) -> PathBuf {
+    let sources = configuration::read::read(config_dir).sources;
+    PathBuf::from(agent_alone(&sources).paths.log)
 }
 
 /// Runs a conversation with the daemon.

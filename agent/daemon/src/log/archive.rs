@@ -6,7 +6,7 @@ use super::file::{make_dir, read_if_there, replace};
 use super::{Layout, LogError};
 
 /// Keeps a policy set, schema or entity snapshot; returns its digest as records name it, `sha256-HEX`.
-pub fn archive_put(layout: &Layout, content: &[u8]) -> Result<String, LogError> {
+pub(crate) fn archive_put(layout: &Layout, content: &[u8]) -> Result<String, LogError> {
     let hex: String = Sha256::digest(content).iter().map(|byte| format!("{byte:02x}")).collect();
     let name = format!("sha256-{hex}");
     let path = layout.archive().join(&name);
@@ -18,7 +18,7 @@ pub fn archive_put(layout: &Layout, content: &[u8]) -> Result<String, LogError> 
 }
 
 /// What was kept under a digest; an error if the file is no longer what its name says.
-pub fn archive_get(layout: &Layout, digest: &str) -> Result<Option<Vec<u8>>, LogError> {
+pub(crate) fn archive_get(layout: &Layout, digest: &str) -> Result<Option<Vec<u8>>, LogError> {
     let hex =
         digest.strip_prefix("sha256-").filter(|hex| hex.len() == 64 && hex.bytes().all(|b| b.is_ascii_hexdigit()));
     let path = layout.archive().join(digest);

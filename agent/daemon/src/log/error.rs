@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 /// A failed operation on the log. The log stays as it was: the same call can be made again.
 #[derive(Debug, thiserror::Error)]
-pub enum LogError {
+pub(crate) enum LogError {
     /// The system refused: full, read-only, broken, not permitted.
     #[error("{operation} {}: {source}", path.display())]
     Io {
@@ -58,7 +58,7 @@ impl LogError {
     }
 
     /// The errno, where the system said one: ENOSPC, EROFS, EIO.
-    pub fn errno(&self) -> Option<i32> {
+    pub(crate) fn errno(&self) -> Option<i32> {
         match self {
             Self::Io { source, .. } => source.raw_os_error(),
             Self::Backlog { source, .. } => source.errno(),
@@ -70,7 +70,7 @@ impl LogError {
 /// A batch that was not written whole.
 #[derive(Debug, thiserror::Error)]
 #[error("{written} lines written, then: {source}")]
-pub struct AppendError {
+pub(crate) struct AppendError {
     /// How many lines, from the beginning of the batch, are in the log all the same.
     pub written: usize,
     /// Why the next one is not.

@@ -8,63 +8,63 @@ use super::LogError;
 
 /// The log directory and where everything in it lies.
 #[derive(Clone, Debug)]
-pub struct Layout {
+pub(crate) struct Layout {
     dir: PathBuf,
 }
 
 impl Layout {
     /// The layout of a log directory.
-    pub fn new(dir: &Path) -> Self {
+    pub(crate) fn new(dir: &Path) -> Self {
         Self { dir: dir.to_owned() }
     }
 
     /// The directory itself.
-    pub fn dir(&self) -> &Path {
+    pub(crate) fn dir(&self) -> &Path {
         &self.dir
     }
 
     /// The lines.
-    pub fn records(&self) -> PathBuf {
+    pub(crate) fn records(&self) -> PathBuf {
         self.dir.join("records")
     }
 
     /// The segment whose first line has this index.
-    pub fn segment(&self, first: u64) -> PathBuf {
+    pub(crate) fn segment(&self, first: u64) -> PathBuf {
         self.records().join(format!("{first:020}.jsonl"))
     }
 
     /// Hashes and entries.
-    pub fn tiles(&self) -> PathBuf {
+    pub(crate) fn tiles(&self) -> PathBuf {
         self.dir.join("tile")
     }
 
     /// One tile.
-    pub fn tile(&self, tile: TilePath) -> PathBuf {
+    pub(crate) fn tile(&self, tile: TilePath) -> PathBuf {
         self.tiles().join(tile.to_string())
     }
 
     /// The signed tree head.
-    pub fn checkpoint(&self) -> PathBuf {
+    pub(crate) fn checkpoint(&self) -> PathBuf {
         self.dir.join("checkpoint")
     }
 
     /// The signed statement of what was removed.
-    pub fn pruned(&self) -> PathBuf {
+    pub(crate) fn pruned(&self) -> PathBuf {
         self.dir.join("pruned")
     }
 
     /// The public key.
-    pub fn vkey(&self) -> PathBuf {
+    pub(crate) fn vkey(&self) -> PathBuf {
         self.dir.join("writ.vkey")
     }
 
     /// Policies, schemas and entities by digest.
-    pub fn archive(&self) -> PathBuf {
+    pub(crate) fn archive(&self) -> PathBuf {
         self.dir.join("archive")
     }
 
     /// The segments in log order, each with the index of its first line. A directory that is not there has none.
-    pub fn segments(&self) -> Result<Vec<(u64, PathBuf)>, LogError> {
+    pub(crate) fn segments(&self) -> Result<Vec<(u64, PathBuf)>, LogError> {
         let records = self.records();
         let entries = match std::fs::read_dir(&records) {
             Ok(entries) => entries,

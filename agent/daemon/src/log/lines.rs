@@ -10,7 +10,7 @@ use super::LogError;
 
 /// Why a segment does not go on.
 #[derive(Debug, thiserror::Error)]
-pub enum LineError {
+pub(crate) enum LineError {
     /// It cannot be read.
     #[error(transparent)]
     Log(#[from] LogError),
@@ -25,7 +25,7 @@ pub enum LineError {
 }
 
 /// A segment being read.
-pub struct SegmentLines {
+pub(crate) struct SegmentLines {
     reader: BufReader<File>,
     path: PathBuf,
     offset: u64,
@@ -34,7 +34,7 @@ pub struct SegmentLines {
 
 impl SegmentLines {
     /// Opens a segment at its beginning.
-    pub fn open(path: &Path) -> Result<Self, LogError> {
+    pub(crate) fn open(path: &Path) -> Result<Self, LogError> {
         let file = File::open(path).map_err(LogError::io("open", path))?;
         Ok(Self {
             reader: BufReader::with_capacity(256 * 1024, file),
@@ -45,12 +45,12 @@ impl SegmentLines {
     }
 
     /// Where the next line begins.
-    pub const fn offset(&self) -> u64 {
+    pub(crate) const fn offset(&self) -> u64 {
         self.offset
     }
 
     /// Goes to a place where a line begins.
-    pub fn seek(&mut self, offset: u64) -> Result<(), LogError> {
+    pub(crate) fn seek(&mut self, offset: u64) -> Result<(), LogError> {
         self.reader.seek(SeekFrom::Start(offset)).map_err(LogError::io("seek in", &self.path))?;
         self.offset = offset;
         Ok(())
@@ -58,7 +58,7 @@ impl SegmentLines {
 
     /// The next line without its newline; `None` at the end of the file. After a torn line, the place is where that line
     /// begins: it may be complete when it is asked for again.
-    pub fn next_line(&mut self) -> Result<Option<&[u8]>, LineError> {
+    pub(crate) fn next_line(&mut self) -> Result<Option<&[u8]>, LineError> {
         self.line.clear();
         let limit = MAX_LINE as u64 + 2;
         let read = (&mut self.reader)

@@ -6,6 +6,7 @@
 mod archive;
 mod error;
 mod file;
+mod follow;
 mod key;
 mod layout;
 mod lines;
@@ -14,12 +15,14 @@ mod retention;
 #[cfg(test)]
 mod tests;
 mod tiles;
+mod verify;
 mod writer;
 
-pub use archive::{archive_get, archive_put};
-pub use error::{AppendError, LogError};
-pub use layout::Layout;
-pub use lines::{LineError, SegmentLines};
-pub use recovery::Recovery;
-pub use retention::PruneOutcome;
-pub use writer::LogWriter;
+pub(crate) use error::{AppendError, LogError};
+pub(crate) use follow::Follow;
+pub(crate) use layout::Layout;
+pub(crate) use lines::{LineError, SegmentLines};
+pub(crate) use recovery::Recovery;
+pub(crate) use tiles::read_hashes as tile_hashes;
+pub(crate) use verify::{Report, Trust, own_key, verify};
+pub(crate) use writer::LogWriter;

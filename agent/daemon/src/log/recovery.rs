@@ -13,7 +13,7 @@ use super::{Layout, LineError, LogError, SegmentLines};
 
 /// What opening a log found and did. Where [`Recovery::is_clean`] says no, the daemon writes a `log-repair` record.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct Recovery {
+pub(crate) struct Recovery {
     /// Lines in the log now.
     pub records: u64,
     /// Whole lines after the last checkpoint; they are kept, and the next checkpoint signs them.
@@ -32,7 +32,7 @@ pub struct Recovery {
 
 impl Recovery {
     /// Whether the log was as a clean stop leaves it.
-    pub const fn is_clean(&self) -> bool {
+    pub(crate) const fn is_clean(&self) -> bool {
         self.unsigned_tail == 0
             && self.cut_bytes == 0
             && self.restored == 0

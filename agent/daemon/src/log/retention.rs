@@ -12,7 +12,7 @@ const LONGEST_SEGMENT: Duration = Duration::from_secs(24 * 3600);
 
 /// What was removed; the daemon writes a record of it.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct PruneOutcome {
+pub(crate) struct PruneOutcome {
     /// Index of the first line that is still there.
     pub first_index: u64,
     /// The segments removed, by name.
@@ -22,7 +22,7 @@ pub struct PruneOutcome {
 impl LogWriter {
     /// Removes closed segments that were last written before `now` minus the retention; `None` if there was nothing to
     /// remove. Call it now and then, an hour apart.
-    pub fn prune(&mut self, now: SystemTime) -> Result<Option<PruneOutcome>, LogError> {
+    pub(crate) fn prune(&mut self, now: SystemTime) -> Result<Option<PruneOutcome>, LogError> {
         let Some(retention) = self.settings().retention else { return Ok(None) };
         let (_, age) = self.current_segment();
         if age >= LONGEST_SEGMENT.min(retention) {

@@ -37,9 +37,14 @@ impl Log {
 
     /// A log of so many records, closed.
     pub(crate) fn of(records: u64, segment_size: u64) -> Self {
+        Self::with(&lines(0..records), segment_size)
+    }
+
+    /// A log of these lines, closed.
+    pub(crate) fn with(lines: &[Vec<u8>], segment_size: u64) -> Self {
         let log = Self::new(segment_size);
         let (mut writer, _) = log.open();
-        writer.append(&lines(0..records)).unwrap();
+        writer.append(lines).unwrap();
         writer.close().unwrap();
         log
     }

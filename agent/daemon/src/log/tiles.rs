@@ -188,7 +188,7 @@ pub(super) fn read_wide_enough(layout: &Layout, tile: TilePath) -> Result<Option
 }
 
 /// The first `tile.width` hashes of a hash tile.
-pub(super) fn read_hashes(layout: &Layout, tile: TilePath) -> Result<Vec<Hash>, LogError> {
+pub(crate) fn read_hashes(layout: &Layout, tile: TilePath) -> Result<Vec<Hash>, LogError> {
     let path = layout.tile(tile);
     let content = read_wide_enough(layout, tile)?.ok_or_else(|| LogError::invalid(&path, "it is missing"))?;
     let (hashes, rest) = content.as_chunks::<32>();

@@ -22,7 +22,7 @@ const MOST_WAITING: u64 = 16 * 1024;
 const AHEAD: u64 = 1024 * 1024;
 
 /// The log, open for writing. Only one process can have it.
-pub struct LogWriter {
+pub(crate) struct LogWriter {
     layout: Layout,
     signer: NoteSigner,
     settings: LogSettings,
@@ -56,7 +56,7 @@ impl LogWriter {
     /// Opens the log, makes it if there is none, repairs what a crash left. `origin` names the log, and with it the host:
     /// a log of another origin is moved to `old-ORIGIN` and a new one begun. What was done is in [`Recovery`], for a record
     /// of it.
-    pub fn open(
+    pub(crate) fn open(
         dir: &Path,
         key_path: &Path,
         settings: LogSettings,
@@ -88,7 +88,7 @@ impl LogWriter {
 
     /// Appends lines (without newlines) and returns the index of the first. On an error, the lines that are in the log are
     /// counted in it; the others are not there, not even in part, and can be appended again.
-    pub fn append(&mut self, lines: &[Vec<u8>]) -> Result<u64, AppendError> {
+    pub(crate) fn append(&mut self, lines: &[Vec<u8>]) -> Result<u64, AppendError> {
         let first = self.edge.size();
         let mut rest = lines;
         let mut written = 0;
@@ -106,7 +106,8 @@ impl LogWriter {
             }
             let since = self.edge.size() - self.signed.unwrap_or(0);
             let until_checkpoint = LINES_PER_CHECKPOINT.saturating_sub(since).max(1);
-            let (batch, after) = rest.split_at(rest.len().min(until_checkpoint as usize));
+            let most = self.segment.room(rest, self.settings.segment_size).min(until_checkpoint as usize);
+            let (batch, after) = rest.split_at(rest.len().min(most));
             self.write_lines(batch).map_err(|error| AppendError { written: written + error.written, ..error })?;
             written += batch.len();
             rest = after;
@@ -117,7 +118,7 @@ impl LogWriter {
 
     /// Signs the tree's head, if there is something new under it; returns its size. Call it every second, and to be sure
     /// that what was appended survives (with `fsync` other than `never`).
-    pub fn checkpoint(&mut self) -> Result<u64, LogError> {
+    pub(crate) fn checkpoint(&mut self) -> Result<u64, LogError> {
         let size = self.edge.size();
         if self.signed == Some(size) {
             return Ok(size);
@@ -136,7 +137,7 @@ impl LogWriter {
     }
 
     /// The last checkpoint, everything forced to the disk.
-    pub fn close(mut self) -> Result<(), LogError> {
+    pub(crate) fn close(mut self) -> Result<(), LogError> {
         self.checkpoint()?;
         if self.settings.fsync != Fsync::Never {
             self.sync_everything()?;
@@ -146,7 +147,7 @@ impl LogWriter {
     }
 
     /// Closes the segment and begins the next. Done by [`Self::append`] when the segment is full.
-    pub fn rotate(&mut self) -> Result<(), LogError> {
+    pub(crate) fn rotate(&mut self) -> Result<(), LogError> {
         if self.segment.first == self.edge.size() {
             return Ok(());
         }
@@ -162,38 +163,38 @@ impl LogWriter {
     }
 
     /// How many lines the log has, the removed ones included.
-    pub const fn size(&self) -> u64 {
+    pub(crate) const fn size(&self) -> u64 {
         self.edge.size()
     }
 
     /// The size that the last checkpoint signs; `None` before the first.
-    pub const fn signed(&self) -> Option<u64> {
+    pub(crate) const fn signed(&self) -> Option<u64> {
         self.signed
     }
 
     /// The root of all lines, signed or not.
-    pub fn root(&self) -> Hash {
+    pub(crate) fn root(&self) -> Hash {
         self.edge.root()
     }
 
     /// Which log it is.
-    pub fn origin(&self) -> &str {
+    pub(crate) fn origin(&self) -> &str {
         self.signer.name()
     }
 
     /// The public key.
-    pub fn vkey(&self) -> Vkey {
+    pub(crate) fn vkey(&self) -> Vkey {
         self.signer.vkey()
     }
 
     /// Where everything lies.
-    pub const fn layout(&self) -> &Layout {
+    pub(crate) const fn layout(&self) -> &Layout {
         &self.layout
     }
 
     /// Why the last checkpoint or rotation that [`Self::append`] made by the way failed, if it did. The lines are written
     /// all the same, and it is tried again.
-    pub const fn failure(&self) -> Option<&LogError> {
+    pub(crate) const fn failure(&self) -> Option<&LogError> {
         self.failure.as_ref()
     }
 
@@ -252,6 +253,17 @@ impl Segment {
         let path = layout.segment(first);
         let file = open_for_writing(&path, true)?;
         Ok(Self { file, path, first, len, allocated: len, dirty: true, unsynced: true, opened: Instant::now() })
+    }
+
+    /// How many of the lines bring it to its size: at least one.
+    fn room(&self, lines: &[Vec<u8>], size: u64) -> usize {
+        let mut len = self.len;
+        let fits = lines.iter().take_while(|line| {
+            let before = len;
+            len += line.len() as u64 + 1;
+            before < size
+        });
+        fits.count().max(1)
     }
 
     /// Writes whole lines; returns how many are in the file, and why the next one is not.

@@ -1,0 +1,196 @@
+//! `writ explain ID`: one record's story, for a person to read aloud.
+
+use std::fmt::Write as _;
+use std::io::Write as _;
+use std::path::Path;
+use std::process::ExitCode;
+
+use anyhow::{Context as _, bail};
+use writ_core::record::{Body, Decision, Head, PolicyRef, REASON_CODES, Record};
+
+use super::find::by_id;
+use super::show::{program, summary, target};
+use crate::log::{Layout, SegmentLines};
+
+/// Options of `explain`.
+#[derive(clap::Args, Clone, Debug)]
+pub(crate) struct ExplainArgs {
+    /// The record's id
+    pub id: String,
+}
+
+/// Tells the story of a record.
+pub(crate) fn explain(args: &ExplainArgs, log: &Path) -> anyhow::Result<ExitCode> {
+    let Some(found) = by_id(log, &args.id)? else { bail!("no record has the id `{}`", args.id) };
+    let record = Record::from_line(&found.line).context("the record cannot be read")?;
+    let page = match &record.body {
+        Body::Decision(judged) | Body::Observation(judged) => {
+            let before = earlier(log, found.index, judged)?;
+            tell(&record, judged, &before)
+        }
+        _ => tell_other(&record)?,
+    };
+    std::io::stdout().lock().write_all(page.as_bytes())?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What is known from before: the previous attempt of the account to the same place, and the changes since.
+#[derive(Default)]
+struct Earlier {
+    attempt: Option<Record>,
+    changes: Vec<Record>,
+}
+
+/// Looks back through the segment of the record and the one before.
+fn earlier(log: &Path, index: u64, judged: &Decision) -> anyhow::Result<Earlier> {
+    let segments = Layout::new(log).segments()?;
+    let place = segments.partition_point(|(first, _)| *first <= index);
+    let mut earlier = Earlier::default();
+    for (first, path) in segments.iter().take(place).skip(place.saturating_sub(2)) {
+        let mut lines = SegmentLines::open(path)?;
+        let mut at = *first;
+        while let Ok(Some(line)) = lines.next_line() {
+            if at >= index {
+                break;
+            }
+            at += 1;
+            let Ok(head) = Head::of(line) else { continue };
+            if head.account.as_deref() != Some(judged.account.as_str()) {
+                continue;
+            }
+            match head.r#type.as_ref() {
+                "decision" | "observation" => {
+                    let record = Record::from_line(line)?;
+                    if record.body.judged().is_some_and(|other| other.destination == judged.destination) {
+                        earlier = Earlier { attempt: Some(record), changes: Vec::new() };
+                    }
+                }
+                "change" | "grant" | "escalation" | "signal" => earlier.changes.push(Record::from_line(line)?),
+                _ => {}
+            }
+        }
+    }
+    Ok(earlier)
+}
+
+fn tell(record: &Record, judged: &Decision, before: &Earlier) -> String {
+    let mut page = String::new();
+    let mut say = |text: String| {
+        page.push_str(&text);
+        page.push('\n');
+    };
+    let observed = matches!(record.body, Body::Observation(_));
+    let outcome = match (observed, judged.errno.as_deref()) {
+        (true, _) => "It was observed, not enforced: the call went on.".to_owned(),
+        (false, Some(errno)) => format!("The call was refused with {errno}."),
+        (false, None) => "The call went on.".to_owned(),
+    };
+    let verb = if observed { "would have been judged" } else { "was judged" };
+    say(format!("{} {}", record.body.kind().to_uppercase(), record.id));
+    say(format!("{}, host {}", record.time, record.host.id));
+    say(String::new());
+    let owner = judged.owner.as_ref().map(|owner| format!(" (owner {owner})")).unwrap_or_default();
+    say(format!("Service account {}{owner} tried to {} {}.", judged.account, judged.action, target(judged)));
+    say(format!("It {verb}: {}. {outcome}", judged.verdict.name().to_uppercase()));
+    say(String::new());
+
+    say("Who".to_owned());
+    say(format!("  program     {}", program(judged)));
+    if let Some(process) = &judged.process {
+        let parents: Vec<String> = process
+            .parents
+            .iter()
+            .map(|parent| format!("{}[{}]", parent.executable.as_deref().unwrap_or("?"), parent.pid))
+            .collect();
+        if !parents.is_empty() {
+            say(format!("  started by  {}", parents.join(" ← ")));
+        }
+        let login = process.loginuid.map_or("nobody logged in".to_owned(), |uid| format!("login uid {uid}"));
+        say(format!("  as          uid {}, euid {}, {login}", process.uid, process.euid));
+        if let Some(unit) = process.unit.as_ref().or(process.cgroup.path.as_ref()) {
+            say(format!("  in          {unit}"));
+        }
+    }
+    say(format!("  known by    {}", judged.identified_by.join(", ")));
+    if !judged.also_matched.is_empty() {
+        say(format!("  also        {} (no stricter)", judged.also_matched.join(", ")));
+    }
+    say(String::new());
+
+    say("Why".to_owned());
+    let meaning = REASON_CODES.iter().find(|(code, _)| *code == judged.reason_code).map_or("", |(_, meaning)| meaning);
+    say(format!("  {}: {meaning}", judged.reason_code));
+    policies(&judged.policies, &mut say);
+    if let Some(would) = &judged.would {
+        say(format!("  with observe-mode policies enforced it would be: {}", would.verdict.name()));
+        policies(&would.policies, &mut say);
+    }
+    say(String::new());
+
+    say("At that moment".to_owned());
+    say(format!("  risk        {}", judged.risk));
+    for signal in &judged.signals {
+        let (kind, source) = (&signal.kind, &signal.source);
+        say(format!(
+            "  signal      {kind} +{} from {source}, {} s old, until {}",
+            signal.risk, signal.age_seconds, signal.expires
+        ));
+    }
+    match &judged.grant {
+        Some(grant) => say(format!("  grant       {} until {}: {}", grant.id, grant.expires, grant.reason)),
+        None => say("  grant       none".to_owned()),
+    }
+    for (name, value) in &judged.request.context {
+        say(format!("  {name:<11} {value}"));
+    }
+    say(String::new());
+
+    say("Before".to_owned());
+    match &before.attempt {
+        Some(last) => say(format!("  last time   {} {}", last.time, summary(last))),
+        None => say("  last time   none found near this record".to_owned()),
+    }
+    for change in &before.changes {
+        say(format!("  since       {} {}", change.time, summary(change)));
+    }
+    say(String::new());
+    say(what_next(judged));
+    page
+}
+
+fn policies(policies: &[PolicyRef], say: &mut impl FnMut(String)) {
+    for policy in policies {
+        let owner = policy.owner.as_ref().map(|owner| format!(" (owner {owner})")).unwrap_or_default();
+        say(format!("  policy {}{owner}: {}", policy.id, policy.reason.as_deref().unwrap_or("no reason given")));
+    }
+}
+
+/// What would have made it allowed, as far as the record itself tells.
+fn what_next(judged: &Decision) -> String {
+    use writ_core::record::Verdict;
+    match (judged.verdict, judged.policies.is_empty(), judged.reason_code.as_str()) {
+        (Verdict::Allow, _, _) => "Nothing to do: it was allowed.".to_owned(),
+        (Verdict::Escalate, _, _) => {
+            "To allow it: an approver answers the escalation (`writ escalation list`, `writ approve ID`).".to_owned()
+        }
+        (Verdict::Deny, true, "policy") => {
+            "To allow it: no policy permits it; a `permit` would have to, or a grant (`writ grant create`).".to_owned()
+        }
+        (Verdict::Deny, false, _) => {
+            let ids: Vec<&str> = judged.policies.iter().map(|policy| policy.id.as_str()).collect();
+            format!("To allow it: the conditions of {} must no longer hold; ask their owner.", ids.join(", "))
+        }
+        (Verdict::Deny, true, code) => {
+            format!("To allow it: `{code}` is a fault of the host or of writ; see `writ doctor`.")
+        }
+    }
+}
+
+fn tell_other(record: &Record) -> anyhow::Result<String> {
+    let mut page =
+        format!("{} {}\n{}, host {}\n\n", record.body.kind().to_uppercase(), record.id, record.time, record.host.id);
+    writeln!(page, "{}\n", summary(record))?;
+    let value: serde_json::Value = serde_json::from_slice(&record.to_line())?;
+    writeln!(page, "{}", serde_json::to_string_pretty(&value)?)?;
+    Ok(page)
+}

@@ -1,0 +1,135 @@
+//! The lines: hashed and read in parallel, segment by segment.
+
+use std::path::Path;
+
+use rayon::prelude::*;
+use writ_core::log::{Hash, TILE_WIDTH, TileKind, TilePath, hash_leaf};
+use writ_core::record::{MAX_LINE, Record};
+
+use super::super::tiles::read_hashes;
+use super::super::{Layout, LogError};
+use super::sequence::{Place, Sequences};
+use super::{Finding, MOST_FINDINGS};
+
+/// What is known of all lines.
+pub(super) struct Lines {
+    /// The leaf hash of each line; of removed lines, what the tiles say (the root confirms it).
+    pub(super) hashes: Vec<Hash>,
+    /// Bytes after the last whole line.
+    pub(super) torn_bytes: u64,
+    /// Each segment: index of its first line, and its name relative to the log.
+    segments: Vec<(u64, String)>,
+}
+
+impl Lines {
+    /// Where a record lies: file and line number.
+    pub(super) fn locate(&self, index: u64) -> (String, Option<u64>) {
+        let place = self.segments.partition_point(|(first, _)| *first <= index).checked_sub(1);
+        match place.and_then(|place| self.segments.get(place)) {
+            Some((first, name)) => (name.clone(), Some(index - first + 1)),
+            None => ("records".to_owned(), None),
+        }
+    }
+}
+
+/// Reads everything; what is wrong with a line on its own is found here.
+pub(super) fn read_lines(
+    layout: &Layout,
+    pruned: u64,
+    signed: u64,
+    sequences: &mut Sequences,
+    findings: &mut Vec<Finding>,
+) -> Result<Lines, LogError> {
+    let segments = layout.segments()?;
+    let first = segments.first().map_or(pruned.min(signed), |(first, _)| *first);
+    let mut lines = Lines { hashes: removed(layout, first.min(pruned), findings), torn_bytes: 0, segments: Vec::new() };
+    if first > pruned {
+        let problem = format!("records {pruned} to {} are missing", first - 1);
+        findings.push(Finding { index: Some(pruned), ..Finding::of("records", problem) });
+        // So that what is there keeps its place.
+        lines.hashes.resize(first as usize, [0; 32]);
+    }
+    for (place, (first, path)) in segments.iter().enumerate() {
+        let name = format!("records/{}", path.file_name().unwrap_or_default().to_string_lossy());
+        let index = lines.hashes.len() as u64;
+        if *first != index {
+            let problem = format!("its first record should be number {first} of the log, but is number {index}");
+            findings.push(Finding { line: Some(1), index: Some(index.min(*first)), ..Finding::of(&name, problem) });
+        }
+        lines.segments.push((index, name.clone()));
+        let last = place + 1 == segments.len();
+        read_segment(path, &name, (last, signed), &mut lines, sequences, findings)?;
+    }
+    Ok(lines)
+}
+
+/// Leaf hashes of removed lines, from their tiles.
+fn removed(layout: &Layout, count: u64, findings: &mut Vec<Finding>) -> Vec<Hash> {
+    let mut hashes = Vec::with_capacity(count as usize);
+    while (hashes.len() as u64) < count {
+        let index = hashes.len() as u64 / TILE_WIDTH;
+        let width = (count - index * TILE_WIDTH).min(TILE_WIDTH) as u16;
+        match read_hashes(layout, TilePath { kind: TileKind::Hashes(0), index, width }) {
+            Ok(found) => hashes.extend(found),
+            Err(error) => {
+                findings.push(Finding::of("tile", error.to_string()));
+                hashes.resize(count as usize, [0; 32]);
+            }
+        }
+    }
+    hashes
+}
+
+/// What one line says about itself.
+struct Read {
+    hash: Hash,
+    place: Result<Place, (Option<String>, String)>,
+}
+
+fn read_segment(
+    path: &Path,
+    name: &str,
+    (last, signed): (bool, u64),
+    lines: &mut Lines,
+    sequences: &mut Sequences,
+    findings: &mut Vec<Finding>,
+) -> Result<(), LogError> {
+    let content = std::fs::read(path).map_err(LogError::io("read", path))?;
+    let mut texts: Vec<&[u8]> = content.split(|byte| *byte == b'\n').collect();
+    let torn = texts.pop().unwrap_or_default();
+    let first = lines.hashes.len() as u64;
+    let read: Vec<Read> =
+        texts.par_iter().with_min_len(64).map(|line| Read { hash: hash_leaf(line), place: read_line(line) }).collect();
+    for (number, read) in (0u64..).zip(read) {
+        lines.hashes.push(read.hash);
+        let index = first + number;
+        let finding = match read.place {
+            Ok(place) => sequences.add(place, index >= signed).err().map(|problem| (None, problem)),
+            Err(problem) => Some(problem),
+        };
+        if let Some((id, problem)) = finding.filter(|_| findings.len() < MOST_FINDINGS) {
+            findings.push(Finding { line: Some(number + 1), index: Some(index), id, ..Finding::of(name, problem) });
+        }
+    }
+    if !torn.is_empty() {
+        let index = lines.hashes.len() as u64;
+        if last && index >= signed {
+            lines.torn_bytes = torn.len() as u64;
+        } else {
+            let problem = "its last line has no end".to_owned();
+            findings.push(Finding {
+                line: Some(texts.len() as u64 + 1),
+                index: Some(index),
+                ..Finding::of(name, problem)
+            });
+        }
+    }
+    Ok(())
+}
+
+fn read_line(line: &[u8]) -> Result<Place, (Option<String>, String)> {
+    if line.len() > MAX_LINE {
+        return Err((None, format!("{} bytes are more than a line may have", line.len())));
+    }
+    Record::check(line).map(Place::of).map_err(|error| (None, error.to_string()))
+}

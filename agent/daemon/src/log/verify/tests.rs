@@ -1,0 +1,380 @@
+//! Claims about verification: a sound log passes, and whatever is done to a signed one is found and placed.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use proptest::prelude::*;
+use writ_core::log::{Checkpoint, NoteSigner, hash_leaf, root_of};
+use writ_core::record::{
+    Body, Decision, Destination, EffectiveMode, Host, IdSource, Kernel, Lifecycle, Loss, Process, Record, Request,
+    Verdict, record_id,
+};
+
+use super::super::tests::{Log, ORIGIN, copy_dir};
+use super::{Report, Trust, verify};
+
+/// Real records: decisions on two CPUs, now and then a counted loss.
+pub(crate) fn records(numbers: std::ops::Range<u64>) -> Vec<Vec<u8>> {
+    numbers.map(|number| record(number).to_line()).collect()
+}
+
+pub(crate) fn record(number: u64) -> Record {
+    let time = jiff::Timestamp::from_millisecond(1_795_000_000_000 + number as i64).unwrap();
+    let host = Host { id: "machine".to_owned(), boot_id: "boot".to_owned() };
+    let (cpu, round) = ((number % 2) as u32, number / 2);
+    // Each CPU loses two numbers after every tenth, where a record says so.
+    let sequence = round / 10 * 11 + round % 10 + 1;
+    let body = if number == 5 {
+        Body::Lifecycle(Box::new(Lifecycle::Heartbeat { seen: 4, recorded: 3, lost: 1, in_flight: 0 }))
+    } else if round % 10 == 9 {
+        Body::Loss(Box::new(Loss {
+            cpu: Some(cpu),
+            from_sequence: Some(sequence),
+            to_sequence: Some(sequence + 1),
+            count: 2,
+            reason: "ring-full".to_owned(),
+            ..Loss::default()
+        }))
+    } else {
+        Body::Decision(Box::new(decision(cpu, sequence)))
+    };
+    Record::new(record_id(time, "boot", IdSource::Kernel { cpu, sequence }), time, host, "0.1.0", body)
+}
+
+fn decision(cpu: u32, sequence: u64) -> Decision {
+    Decision {
+        account: "billing".to_owned(),
+        owner: None,
+        identified_by: vec!["uid".to_owned()],
+        also_matched: Vec::new(),
+        verdict: Verdict::Deny,
+        effective_mode: EffectiveMode::Enforce,
+        action: "connect".to_owned(),
+        destination: Some(Destination {
+            address: "10.20.0.5".to_owned(),
+            port: 5432,
+            protocol: "tcp".to_owned(),
+            ..Destination::default()
+        }),
+        given_address: None,
+        process: Some(Process { pid: 100, comm: "python3".to_owned(), ..Process::default() }),
+        policies: Vec::new(),
+        policy_digest: "sha256-00".to_owned(),
+        stance_digest: "sha256-11".to_owned(),
+        risk: 0,
+        signals: Vec::new(),
+        grant: None,
+        request: Request::default(),
+        kernel: Some(Kernel { cpu, sequence, hook: "cgroup/connect4".to_owned(), ..Kernel::default() }),
+        reason_code: "policy".to_owned(),
+        errno: Some("EACCES".to_owned()),
+        would: None,
+        count: 1,
+        boot_time_ns: sequence,
+    }
+}
+
+fn trust(log: &Log) -> Trust {
+    let private = fs::read_to_string(log.home.path().join("state/key")).unwrap();
+    Trust { key: Some(NoteSigner::parse(private.trim()).unwrap().vkey()), against: None }
+}
+
+fn problems(report: &Report) -> Vec<String> {
+    let place = |line: Option<u64>| line.map(|line| format!(":{line}")).unwrap_or_default();
+    report.findings.iter().map(|found| format!("{}{}: {}", found.file, place(found.line), found.problem)).collect()
+}
+
+/// A log of 600 records in several segments. Number 5 has no sequence of its own, which makes one gap on CPU 1; the
+/// heartbeat in its place is left out here.
+fn sound() -> Log {
+    let mut lines = records(0..600);
+    lines[5] = {
+        let loss = Loss {
+            cpu: Some(1),
+            from_sequence: Some(3),
+            to_sequence: Some(3),
+            count: 1,
+            reason: "budget".to_owned(),
+            ..Loss::default()
+        };
+        let host = Host { id: "machine".to_owned(), boot_id: "boot".to_owned() };
+        Record::new(
+            "00000000000000000000000005".to_owned(),
+            jiff::Timestamp::UNIX_EPOCH,
+            host,
+            "0.1.0",
+            Body::Loss(Box::new(loss)),
+        )
+        .to_line()
+    };
+    Log::with(&lines, 100_000)
+}
+
+#[test]
+fn a_sound_log_verifies_wherever_it_is_copied_to() {
+    let log = sound();
+    let report = verify(&log.dir(), &trust(&log)).unwrap();
+    assert_eq!(problems(&report), Vec::<String>::new());
+    assert_eq!((report.records, report.signed, report.unsigned_tail), (600, 600, 0));
+    assert_eq!(report.sequences.missing, 0);
+    assert_eq!(report.trust, "key given");
+    let copy = tempfile::TempDir::new().unwrap();
+    copy_dir(&log.dir(), copy.path());
+    let report = verify(copy.path(), &Trust::default()).unwrap();
+    assert!(report.ok);
+    assert_eq!(report.trust, "integrity only: key taken from the log itself");
+}
+
+#[test]
+fn an_unsigned_tail_is_counted_and_a_gap_nobody_counted_is_named() {
+    let log = sound();
+    let (mut writer, _) = log.open();
+    writer.append(&records(640..643)).unwrap();
+    let report = verify(&log.dir(), &trust(&log)).unwrap();
+    assert_eq!((report.ok, report.unsigned_tail), (true, 3), "{:?}", problems(&report));
+    writer.checkpoint().unwrap();
+    let report = verify(&log.dir(), &trust(&log)).unwrap();
+    assert!(problems(&report)[0].contains("attempts without record or loss"), "{:?}", problems(&report));
+}
+
+#[test]
+fn a_changed_byte_is_placed_at_its_line() {
+    let log = sound();
+    let (path, content) = segment(&log, 1);
+    let line = 1 + content[..content.len() / 2].iter().filter(|byte| **byte == b'\n').count();
+    let text = String::from_utf8(content).unwrap();
+    let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
+    lines[line] = lines[line].replace("\"deny\"", "\"allow\"").replace("ring-full", "ring-none");
+    fs::write(&path, lines.join("\n") + "\n").unwrap();
+    let report = verify(&log.dir(), &trust(&log)).unwrap();
+    let first = &report.findings[0];
+    assert_eq!(
+        (first.file.as_str(), first.line),
+        (name(&path).as_str(), Some(line as u64 + 1)),
+        "{:?}",
+        problems(&report)
+    );
+    assert!(first.id.is_some());
+}
+
+#[test]
+fn a_rollback_and_another_key_are_found_with_what_the_caller_trusts() {
+    let log = sound();
+    let later = fs::read_to_string(log.dir().join("checkpoint")).unwrap();
+    let trusted = trust(&log);
+    // Root rolls the log back to 500 records and signs that with the right key.
+    let lines = log.lines();
+    let rolled = Log::new(100_000);
+    fs::create_dir_all(rolled.home.path().join("state")).unwrap();
+    fs::copy(log.home.path().join("state/key"), rolled.home.path().join("state/key")).unwrap();
+    let (mut writer, _) = rolled.open();
+    writer.append(&lines[..500]).unwrap();
+    writer.close().unwrap();
+    assert!(verify(&rolled.dir(), &trusted).unwrap().ok);
+    let against = Trust { against: Some(later), ..trusted.clone() };
+    assert!(problems(&verify(&rolled.dir(), &against).unwrap())[0].contains("rolled back"));
+    assert!(verify(&log.dir(), &against).unwrap().ok);
+    // Root writes other lines under a key of its own.
+    let forged = Log::with(&lines[100..], 100_000);
+    assert!(verify(&forged.dir(), &Trust::default()).unwrap().ok, "without a key, nobody can tell");
+    assert!(!verify(&forged.dir(), &trusted).unwrap().ok);
+    // Root keeps the key, but changes the past.
+    let mut other = lines.clone();
+    other.remove(7);
+    fs::remove_dir_all(rolled.dir()).unwrap();
+    let (mut writer, _) = rolled.open();
+    writer.append(&other).unwrap();
+    writer.append(&records(700..702)).unwrap();
+    writer.close().unwrap();
+    assert!(problems(&verify(&rolled.dir(), &against).unwrap()).iter().any(|problem| problem.contains("rewritten")));
+}
+
+#[test]
+fn a_pruned_log_verifies_and_a_segment_removed_without_a_statement_does_not() {
+    let mut log = sound();
+    log.settings.retention = Some(std::time::Duration::from_secs(3600));
+    let (mut writer, _) = log.open();
+    let later = std::time::SystemTime::now() + std::time::Duration::from_secs(7200);
+    let pruned = writer.prune(later).unwrap().unwrap();
+    writer.close().unwrap();
+    let report = verify(&log.dir(), &trust(&log)).unwrap();
+    assert_eq!((report.ok, report.pruned_before), (true, pruned.first_index), "{:?}", problems(&report));
+    fs::remove_file(log.dir().join("pruned")).unwrap();
+    let report = verify(&log.dir(), &trust(&log)).unwrap();
+    assert_eq!(problems(&report)[0], format!("records: records 0 to {} are missing", pruned.first_index - 1));
+}
+
+fn segment(log: &Log, place: usize) -> (PathBuf, Vec<u8>) {
+    let (_, path) = super::super::Layout::new(&log.dir()).segments().unwrap().swap_remove(place);
+    let content = fs::read(&path).unwrap();
+    (path, content)
+}
+
+fn name(path: &Path) -> String {
+    format!("records/{}", path.file_name().unwrap().to_string_lossy())
+}
+
+/// What somebody with root could do to the files.
+#[derive(Clone, Debug)]
+enum Tampering {
+    FlipByte(usize, u8),
+    DropLine(usize),
+    DoubleLine(usize),
+    SwapLines(usize, usize),
+    ReplaceLine(usize, usize),
+    InsertLine(usize),
+    CutBytes(usize),
+    RemoveFile(usize),
+    FlipTile(usize, usize, u8),
+    CutTile(usize, usize),
+    Resign,
+    ForgeCheckpoint,
+}
+
+fn tampering() -> impl Strategy<Value = Tampering> {
+    let place = any::<usize>;
+    prop_oneof![
+        (place(), 1u8..).prop_map(|(at, mask)| Tampering::FlipByte(at, mask)),
+        place().prop_map(Tampering::DropLine),
+        place().prop_map(Tampering::DoubleLine),
+        (place(), place()).prop_map(|(one, two)| Tampering::SwapLines(one, two)),
+        (place(), place()).prop_map(|(one, two)| Tampering::ReplaceLine(one, two)),
+        place().prop_map(Tampering::InsertLine),
+        place().prop_map(Tampering::CutBytes),
+        place().prop_map(Tampering::RemoveFile),
+        (place(), place(), 1u8..).prop_map(|(file, at, mask)| Tampering::FlipTile(file, at, mask)),
+        (place(), place()).prop_map(|(file, at)| Tampering::CutTile(file, at)),
+        Just(Tampering::Resign),
+        Just(Tampering::ForgeCheckpoint),
+    ]
+}
+
+/// Does it; `false` if nothing was changed after all.
+fn apply(log: &Log, what: &Tampering) -> bool {
+    let segments = super::super::Layout::new(&log.dir()).segments().unwrap();
+    let whole: Vec<Vec<u8>> = segments.iter().map(|(_, path)| fs::read(path).unwrap()).collect();
+    let all = log.lines();
+    let edit = |change: &dyn Fn(&mut Vec<Vec<u8>>)| {
+        let mut lines = all.clone();
+        change(&mut lines);
+        // Each segment keeps as many lines as it had; what is left over goes to the last.
+        let mut rest = lines.as_slice();
+        for (place, (_, path)) in segments.iter().enumerate() {
+            let had = whole[place].iter().filter(|byte| **byte == b'\n').count();
+            let take = if place + 1 == segments.len() { rest.len() } else { had.min(rest.len()) };
+            let (here, after) = rest.split_at(take);
+            fs::write(path, here.iter().flat_map(|line| [line.as_slice(), b"\n"].concat()).collect::<Vec<u8>>())
+                .unwrap();
+            rest = after;
+        }
+        lines != all
+    };
+    let count = all.len();
+    let mut tiles = Vec::new();
+    list(&log.dir().join("tile"), &mut tiles);
+    match what {
+        Tampering::FlipByte(at, mask) => {
+            let at = at % whole.iter().map(Vec::len).sum::<usize>();
+            let mut before = 0;
+            let place = whole
+                .iter()
+                .position(|content| {
+                    before += content.len();
+                    at < before
+                })
+                .unwrap();
+            let mut content = whole[place].clone();
+            let offset = at - (before - content.len());
+            content[offset] ^= mask;
+            fs::write(&segments[place].1, content).unwrap();
+            true
+        }
+        Tampering::DropLine(at) => edit(&|lines| drop(lines.remove(at % count))),
+        Tampering::DoubleLine(at) => edit(&|lines| lines.insert(at % count, lines[at % count].clone())),
+        Tampering::SwapLines(one, two) => edit(&|lines| lines.swap(one % count, two % count)),
+        Tampering::ReplaceLine(one, two) => edit(&|lines| lines[one % count] = lines[two % count].clone()),
+        Tampering::InsertLine(at) => edit(&|lines| lines.insert(at % count, records(9000..9001).remove(0))),
+        Tampering::CutBytes(by) => {
+            let (_, path) = segments.last().unwrap();
+            let length = fs::metadata(path).unwrap().len();
+            fs::OpenOptions::new().write(true).open(path).unwrap().set_len(length - 1 - *by as u64 % length).unwrap();
+            true
+        }
+        Tampering::RemoveFile(which) => {
+            let mut files = tiles;
+            files.extend(segments.into_iter().map(|(_, path)| path));
+            files.push(log.dir().join("checkpoint"));
+            fs::remove_file(&files[which % files.len()]).unwrap();
+            true
+        }
+        Tampering::FlipTile(file, at, mask) => {
+            let path = &tiles[file % tiles.len()];
+            let mut content = fs::read(path).unwrap();
+            let at = at % content.len();
+            content[at] ^= mask;
+            fs::write(path, content).unwrap();
+            true
+        }
+        Tampering::CutTile(file, at) => {
+            let path = &tiles[file % tiles.len()];
+            let length = fs::metadata(path).unwrap().len();
+            fs::OpenOptions::new().write(true).open(path).unwrap().set_len(*at as u64 % length).unwrap();
+            true
+        }
+        Tampering::Resign | Tampering::ForgeCheckpoint => {
+            let leaves: Vec<_> = all.iter().map(|line| hash_leaf(line)).collect();
+            let stranger = NoteSigner::from_seed(ORIGIN, &[9; 32]).unwrap();
+            let checkpoint = Checkpoint { origin: ORIGIN.to_owned(), size: count as u64, root: root_of(&leaves) };
+            if matches!(what, Tampering::Resign) {
+                fs::write(log.dir().join("writ.vkey"), stranger.vkey().to_string()).unwrap();
+            }
+            fs::write(log.dir().join("checkpoint"), checkpoint.sign(&stranger)).unwrap();
+            true
+        }
+    }
+}
+
+fn list(dir: &Path, files: &mut Vec<PathBuf>) {
+    let mut entries: Vec<PathBuf> = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).collect();
+    entries.sort();
+    for path in entries {
+        if path.is_dir() { list(&path, files) } else { files.push(path) }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(400))]
+    #[test]
+    fn no_tampering_goes_unnoticed(what in tampering()) {
+        thread_local!(static SOUND: (Log, Trust) = { let log = sound(); let trust = trust(&log); (log, trust) });
+        SOUND.with(|(log, trust)| {
+            let copy = Log::new(100_000);
+            copy_dir(log.home.path(), copy.home.path());
+            if apply(&copy, &what) {
+                let report = verify(&copy.dir(), trust).unwrap();
+                assert!(!report.ok, "{what:?}");
+            }
+        });
+    }
+}
+
+/// tests/verify_log.py knows nothing of this code: it was written from the specifications.
+#[test]
+fn a_second_verifier_in_another_language_agrees() {
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/verify_log.py");
+    let second = |dir: &Path| std::process::Command::new("python3").arg(script).arg(dir).output().unwrap();
+    let mut log = sound();
+    let said = second(&log.dir());
+    assert!(said.status.success(), "{}", String::from_utf8_lossy(&said.stderr));
+    assert!(String::from_utf8_lossy(&said.stdout).contains("600 records"));
+    log.settings.retention = Some(std::time::Duration::from_secs(3600));
+    let (mut writer, _) = log.open();
+    writer.prune(std::time::SystemTime::now() + std::time::Duration::from_secs(7200)).unwrap().unwrap();
+    writer.append(&records(640..700)).unwrap();
+    writer.close().unwrap();
+    let said = second(&log.dir());
+    assert!(said.status.success(), "{}", String::from_utf8_lossy(&said.stderr));
+    let (path, content) = segment(&log, 0);
+    fs::write(path, String::from_utf8(content).unwrap().replacen("deny", "alow", 1)).unwrap();
+    assert!(!second(&log.dir()).status.success());
+}
