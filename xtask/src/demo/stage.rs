@@ -101,9 +101,8 @@ impl Stage {
     fn serve(&mut self) -> Result<()> {
         let Ports { reports, production, payroll } = self.ports;
         for port in [reports, production, payroll] {
-            let mut server = until_we_end();
             // As nobody, so that a service account that got through would have gained nothing.
-            server.args(["setpriv", "--reuid", "nobody", "--regid", "nogroup", "--clear-groups", "--"]);
+            let mut server = until_we_end(&["--reuid", "nobody", "--regid", "nogroup", "--clear-groups"]);
             server.args(["/usr/bin/python3", "-m", "http.server", "--bind", "127.0.0.1", &port.to_string()]);
             server.current_dir(Path::new(DIRECTORY).join("www")).stdout(Stdio::null()).stderr(Stdio::null());
             self.children.push(server.spawn().context("cannot start a web server")?);
@@ -116,7 +115,7 @@ impl Stage {
     fn govern(&mut self) -> Result<()> {
         let log = Path::new(DIRECTORY).join("writ.output");
         let file = fs::File::create(&log).context("cannot make writ's output file")?;
-        let mut daemon = until_we_end();
+        let mut daemon = until_we_end(&[]);
         daemon.arg(&self.scenery.writ).arg("run").arg("--config-dir").arg(config_directory());
         daemon.stdout(file.try_clone().context("cannot share writ's output file")?).stderr(file);
         let mut daemon = daemon.spawn().context("cannot start writ")?;
@@ -174,10 +173,11 @@ forbid (
 );
 "#;
 
-/// A command that the kernel ends with this program, should this program be killed.
-fn until_we_end() -> Command {
+/// A command that the kernel ends with this program, should this program be killed. Who it becomes must be said here: a
+/// later change of user would undo the first.
+fn until_we_end(identity: &[&str]) -> Command {
     let mut command = command("setpriv");
-    command.args(["--pdeathsig", "KILL", "--"]).stdin(Stdio::null());
+    command.args(["--pdeathsig", "KILL"]).args(identity).arg("--").stdin(Stdio::null());
     command
 }
 
