@@ -58,11 +58,12 @@ fn the_probe_names_the_error() {
 fn a_prober_counts_until_it_is_stopped() {
     let host = Host::prepare(&Config::new());
     let peer = TcpPeer::new();
-    let prober = host.prober("tcp", peer.address);
-    prober.wait_for_more(100);
-    let counts = prober.stop();
-    assert!(counts.succeeded >= 100, "{counts:?}");
-    assert_eq!(counts.attempts(), counts.succeeded, "{counts:?}");
+    for prober in [host.prober("tcp", peer.address), host.flood("tcp", peer.address)] {
+        prober.wait_for_more(100);
+        let counts = prober.stop();
+        assert!(counts.succeeded >= 100, "{counts:?}");
+        assert_eq!(counts.attempts(), counts.succeeded, "{counts:?}");
+    }
 }
 
 #[test]

@@ -212,10 +212,20 @@ impl Host {
         Attempt::parse(&String::from_utf8_lossy(&output.stdout))
     }
 
-    /// Starts a process of the account under test that repeats an attempt without a pause.
+    /// Starts a process of the account under test that repeats an attempt a few thousand times a second: often enough to
+    /// hit a gap of a millisecond, seldom enough that every attempt can be recorded.
     pub fn prober(&self, operation: &str, to: SocketAddr) -> Prober {
+        self.repeat("200", operation, to)
+    }
+
+    /// Starts a process of the account under test that repeats an attempt without a pause.
+    pub fn flood(&self, operation: &str, to: SocketAddr) -> Prober {
+        self.repeat("0", operation, to)
+    }
+
+    fn repeat(&self, pause: &str, operation: &str, to: SocketAddr) -> Prober {
         let mut command = self.command(self.probe());
-        command.args(["loop", operation, &to.to_string()]);
+        command.args(["loop", pause, operation, &to.to_string()]);
         Prober::start(command)
     }
 

@@ -79,7 +79,7 @@ impl Counts {
     }
 }
 
-/// A process that makes the same attempt as fast as it can until it is told to stop.
+/// A process that makes the same attempt again and again until it is told to stop.
 #[derive(Debug)]
 pub struct Prober {
     child: Child,

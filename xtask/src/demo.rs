@@ -40,9 +40,9 @@ pub(crate) fn demo(options: &Options) -> Result<()> {
     say("clearing the stage");
     let cleared = scenery.clear();
     let (well, curtain, received) = played?;
+    curtain.lift(received)?;
     cleared?;
     println!("    the user, the cgroup, the servers, the policy and everything in the kernel are gone");
-    curtain.lift(received)?;
     if !well {
         bail!("the demo did not go as announced");
     }

@@ -29,8 +29,8 @@ const USAGE: &str = "writ-probe OPERATION ADDRESS:PORT…, where OPERATION is
   sendmmsg     send one datagram to each address in one call
   mapped       connect a TCP socket to the IPv4 address in its IPv6-mapped form
   mapped-udp   send a datagram to the IPv4 address in its IPv6-mapped form
-  loop OPERATION ADDRESS:PORT
-               repeat until standard input closes, printing counts";
+  loop PAUSE OPERATION ADDRESS:PORT
+               repeat with a pause of so many microseconds until standard input closes, printing counts";
 
 const MESSAGE: &[u8] = b"writ-probe";
 /// A lost packet must not hang a test.
@@ -50,7 +50,10 @@ fn main() -> ExitCode {
 
 fn run(arguments: &[String]) -> Result<()> {
     match arguments {
-        [word, operation, address] if word == "loop" => repeat(operation, parse(address)?),
+        [word, pause, operation, address] if word == "loop" => {
+            let pause = pause.parse().with_context(|| format!("`{pause}` is no number of microseconds"))?;
+            repeat(operation, parse(address)?, Duration::from_micros(pause))
+        }
         [operation, addresses @ ..] if !addresses.is_empty() => {
             let addresses: Vec<SocketAddr> = addresses.iter().map(|address| parse(address)).collect::<Result<_>>()?;
             println!("{}", answer(attempt(operation, &addresses)?));
@@ -136,8 +139,8 @@ fn send_many(addresses: &[SocketAddr]) -> nix::Result<usize> {
     Ok(sent.count())
 }
 
-/// Attempts without a pause until standard input closes; prints counts as it goes, and the last ones at the end.
-fn repeat(operation: &str, address: SocketAddr) -> Result<()> {
+/// Attempts until standard input closes; prints counts as it goes, and the last ones at the end.
+fn repeat(operation: &str, address: SocketAddr, pause: Duration) -> Result<()> {
     let stop = Arc::new(AtomicBool::new(false));
     let stopped = Arc::clone(&stop);
     std::thread::spawn(move || {
@@ -155,6 +158,9 @@ fn repeat(operation: &str, address: SocketAddr) -> Result<()> {
         if reported.is_none_or(|at| at.elapsed() > PROGRESS) {
             println!("{}", json!({ "succeeded": succeeded, "failed": failed }));
             reported = Some(Instant::now());
+        }
+        if !pause.is_zero() {
+            std::thread::sleep(pause);
         }
     }
     println!("{}", json!({ "succeeded": succeeded, "failed": failed }));
