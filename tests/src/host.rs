@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, User};
 use tempfile::TempDir;
@@ -17,9 +18,9 @@ use crate::cgroup::Cgroup;
 use crate::config::Config;
 use crate::probe::{self, Attempt, Prober};
 use crate::record::Record;
+use crate::sweep::{self, BPFFS, PREFIX};
 use crate::{user, wait};
 
-const BPFFS: &str = "/sys/fs/bpf";
 /// Lines of the daemon's own output shown when a test fails.
 const SHOWN_OUTPUT: usize = 80;
 
@@ -49,9 +50,10 @@ impl Host {
     #[track_caller]
     pub fn prepare(config: &Config) -> Self {
         assert!(nix::unistd::geteuid().is_root(), "the whole-system tests need root");
-        let name = format!("writ-test-{}-{}", std::process::id(), HOSTS.fetch_add(1, Ordering::Relaxed));
+        let name = format!("{PREFIX}{}-{}", std::process::id(), HOSTS.fetch_add(1, Ordering::Relaxed));
         mount_bpffs();
-        let directory = tempfile::Builder::new().prefix("writ-test-").tempdir().expect("cannot make a directory");
+        sweep::sweep();
+        let directory = tempfile::Builder::new().prefix(PREFIX).tempdir().expect("cannot make a directory");
         // The service account runs the probe from here.
         fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755)).expect("cannot open the directory");
         fs::copy(probe::program(), directory.path().join("writ-probe"))
@@ -131,6 +133,8 @@ impl Host {
         let mut command = self.writ(&["run"]);
         command.stdout(output.try_clone().expect("cannot share the daemon's output file")).stderr(output);
         command.env_remove("NOTIFY_SOCKET");
+        // SAFETY: between fork and exec this makes one system call; it allocates nothing and takes no lock.
+        unsafe { command.pre_exec(|| Ok(set_pdeathsig(Signal::SIGKILL)?)) };
         let mut child = command.spawn().expect("cannot run `writ`; WRIT_BIN names the binary to test");
         let ready = wait::within(wait::PATIENCE, || {
             if let Ok(Some(status)) = child.try_wait() {
@@ -184,7 +188,11 @@ impl Host {
                     && libc::setresgid(gid, gid, gid) == 0
                     && libc::setresuid(uid, uid, uid) == 0
             };
-            if changed { Ok(()) } else { Err(std::io::Error::last_os_error()) }
+            if !changed {
+                return Err(std::io::Error::last_os_error());
+            }
+            // Last, because a change of user clears it: should the test be killed, this process ends too.
+            Ok(set_pdeathsig(Signal::SIGKILL)?)
         };
         // SAFETY: between fork and exec the closure makes only system calls; it allocates nothing and takes no lock.
         unsafe { command.pre_exec(enter) };

@@ -11,6 +11,7 @@ pub mod host;
 pub mod listener;
 pub mod probe;
 pub mod record;
+mod sweep;
 pub mod user;
 pub mod wait;
 
