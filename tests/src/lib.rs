@@ -1,1 +1,22 @@
-//! x
+//! The harness of the whole-system tests: a host under policy, processes in it, and the records they leave.
+//!
+//! A test makes a [`Host`], makes its service account do something real through a probe, and asserts on what the process
+//! saw *and* on what was recorded. Everything a host makes is undone when it is dropped. Nothing here sleeps for a
+//! guessed time: [`wait`] polls a condition until a deadline.
+#![expect(clippy::expect_used, clippy::panic, reason = "a test harness fails by panicking")]
+
+pub mod cgroup;
+pub mod config;
+pub mod host;
+pub mod listener;
+pub mod probe;
+pub mod record;
+mod sweep;
+pub mod user;
+pub mod wait;
+
+pub use config::Config;
+pub use host::Host;
+pub use listener::{TcpPeer, UdpPeer};
+pub use probe::{Attempt, Prober};
+pub use record::Record;

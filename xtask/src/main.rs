@@ -45,18 +45,19 @@ enum Command {
 }
 
 fn main() -> ExitCode {
+    let done = |()| ExitCode::SUCCESS;
     let result = match Cli::parse().command {
-        Command::Setup(options) => setup::setup(&options),
-        Command::Build(options) => build::build(&options),
-        Command::Run(options) => run::run(&options),
-        Command::Lint => lint::lint(),
+        Command::Setup(options) => setup::setup(&options).map(done),
+        Command::Build(options) => build::build(&options).map(done),
+        Command::Run(options) => run::run(&options).map(done),
+        Command::Lint => lint::lint().map(done),
         Command::Test(options) => test::test(&options),
-        Command::Vm(options) => vm::vm(&options),
-        Command::Bench(options) => bench::bench(&options),
-        Command::Demo(options) => demo::demo(&options),
+        Command::Vm(options) => vm::vm(&options).map(done),
+        Command::Bench(options) => bench::bench(&options).map(done),
+        Command::Demo(options) => demo::demo(&options).map(done),
     };
     match result {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             eprintln!("error: {error:#}");
             ExitCode::FAILURE

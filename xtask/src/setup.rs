@@ -74,6 +74,7 @@ fn debian_packages(wanted: &[&str]) -> Result<()> {
     // A conffile question or a restart prompt would wait for ever where nobody answers.
     install.envs([("DEBIAN_FRONTEND", "noninteractive"), ("NEEDRESTART_MODE", "l")]);
     install.args(["install", "-y", "-qq", "--no-install-recommends", "-o", "Dpkg::Options::=--force-confold"]);
+    install.args(["-o", "DPkg::Lock::Timeout=300"]);
     run(install.args(&missing)).with_context(|| {
         format!(
             "a package cannot be installed. Needed: {by_hand}. LLVM 22 comes from Debian 12's security archive, and \

@@ -27,6 +27,8 @@ impl AddAssign for Tally {
 impl Tally {
     /// One failure that no runner counted: it did not start, or ended without its closing line.
     pub(crate) const ONE_FAILURE: Self = Self { passed: 0, failed: 1, skipped: 0 };
+    /// One claim that holds, made by something other than a test runner.
+    pub(crate) const ONE_SUCCESS: Self = Self { passed: 1, failed: 0, skipped: 0 };
 
     /// The closing lines in a runner's output, added up.
     pub(crate) fn read(output: &str) -> Self {

@@ -1,7 +1,116 @@
-//! `cargo xtask test`: everything CI runs, with one summary line at the end.
-use anyhow::Result;
-#[derive(clap::Args)]
-pub(crate) struct Options {}
-pub(crate) fn test(_: &Options) -> Result<()> {
-    Ok(())
+//! `cargo xtask test`: everything CI runs, each step printed, with one summary line at the end.
+
+use std::process::ExitCode;
+use std::time::Instant;
+
+use anyhow::{Result, bail};
+use clap::Args;
+
+use crate::build::{self, cargo_with_object};
+use crate::process::say;
+use crate::tally::{Tally, counted};
+use crate::{demo, lint, setup, vm, workspace};
+
+/// What to leave out.
+#[derive(Args, Clone, Copy, Debug)]
+pub(crate) struct Options {
+    /// Leave out the virtual machines
+    #[arg(long)]
+    no_vm: bool,
+}
+
+/// Runs every step whatever the others do, except that nothing can run without the build.
+pub(crate) fn test(options: &Options) -> Result<ExitCode> {
+    if options.no_vm && std::env::var_os("CI").is_some() {
+        bail!("CI leaves nothing out: `--no-vm` is for developers");
+    }
+    let mut report = Report::default();
+    let prepared = report.step("setup", || {
+        setup::setup(&setup::Options { build: true, test: true, vm: !options.no_vm })?;
+        Ok(Tally::default())
+    }) && report.step("build", || build::build(&build::Options::default()).map(|()| Tally::default()));
+    if prepared {
+        report.step("lint", || lint::lint().map(|()| Tally::default()));
+        report.step("unit tests", unit);
+        report.step("whole-system tests, on this kernel", whole_system);
+        report.step("demo", || demo::demo(&demo::Options::default()).map(|()| Tally::ONE_SUCCESS));
+        if options.no_vm {
+            println!("==> whole-system tests, in virtual machines: left out (--no-vm)");
+        } else {
+            report.step("whole-system tests, in virtual machines", || vm::suite(&vm::Options::CI));
+        }
+    }
+    Ok(report.close())
+}
+
+/// The tests of every crate that needs no kernel and no root.
+fn unit() -> Result<Tally> {
+    let mut cargo = cargo_with_object();
+    cargo.args(["test", "--workspace", "--no-fail-fast", "--exclude", "writ-programs", "--exclude", "writ-tests"]);
+    counted(&mut cargo)
+}
+
+/// The built `writ` on the kernel that runs here, confined to cgroups of the tests' own.
+fn whole_system() -> Result<Tally> {
+    let mut cargo = cargo_with_object();
+    cargo.env("WRIT_BIN", workspace::writ(false));
+    // One at a time: each test asks the kernel for maps and programs of its own, and waits by the clock.
+    counted(cargo.args(["test", "--package", "writ-tests", "--no-fail-fast", "--", "--test-threads=1"]))
+}
+
+/// What the steps did.
+#[derive(Default)]
+struct Report {
+    tally: Tally,
+    failed: Vec<&'static str>,
+}
+
+impl Report {
+    /// Runs one step; whether it went well.
+    fn step(&mut self, name: &'static str, run: impl FnOnce() -> Result<Tally>) -> bool {
+        say(&format!("step: {name}"));
+        let started = Instant::now();
+        let tally = run().unwrap_or_else(|error| {
+            println!("error: {error:#}");
+            Tally::ONE_FAILURE
+        });
+        let well = tally.failed == 0;
+        if !well {
+            self.failed.push(name);
+        }
+        self.tally += tally;
+        let word = if well { "done" } else { "FAILED" };
+        println!("==> step: {name}: {word} after {} s", started.elapsed().as_secs());
+        well
+    }
+
+    /// Prints the summary, as the last line there is.
+    fn close(self) -> ExitCode {
+        if !self.failed.is_empty() {
+            println!("==> failed: {}", self.failed.join(", "));
+        }
+        println!("\n{}", self.tally.summary());
+        if self.failed.is_empty() && self.tally.passed > 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_step_that_fails_is_counted_and_named() {
+        let mut report = Report::default();
+        assert!(report.step("good", || Ok(Tally { passed: 2, failed: 0, skipped: 0 })));
+        assert!(!report.step("bad", || bail!("no")));
+        assert!(!report.step("worse", || Ok(Tally { passed: 1, failed: 1, skipped: 0 })));
+        assert_eq!(report.failed, ["bad", "worse"]);
+        assert_eq!(report.tally.summary(), "3 passed, 2 failed");
+        assert_eq!(report.close(), ExitCode::FAILURE);
+    }
+
+    #[test]
+    fn no_test_at_all_is_no_success() {
+        assert_eq!(Report::default().close(), ExitCode::FAILURE);
+    }
 }

@@ -16,7 +16,7 @@ const LONG_FILES: &[(&str, &str)] = &[];
 
 /// The only place in the agent that names aya.
 const KERNEL: &str = "agent/daemon/src/kernel/";
-/// Where unsafe code may be, and the layout test that reads structures as bytes.
+/// Where unsafe code may be: the kernel programs, the one module that talks to the kernel, and the test harness.
 const UNSAFE: &[&str] = &["ebpf/programs/", KERNEL, "tests/"];
 
 /// Crates that are the product, which xtask must build without knowing.

@@ -1,7 +1,164 @@
-//! `cargo xtask vm`
-use anyhow::Result;
-#[derive(clap::Args)]
-pub(crate) struct Options {}
-pub(crate) fn vm(_: &Options) -> Result<()> {
+//! `cargo xtask vm`: the whole-system suite in virtual machines, on each kernel of the matrix, with writ at the root cgroup.
+
+mod boot;
+mod kernel;
+mod mirror;
+mod root;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use clap::Args;
+use serde_json::Value;
+
+use crate::build::{self, cargo_with_object};
+use crate::process::{command, read, run, say};
+use crate::setup;
+use crate::tally::Tally;
+use crate::workspace;
+
+/// Which kernels, which tests.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct Options {
+    /// A kernel of the matrix, such as 6.1; may be given more than once
+    #[arg(long, value_name = "VERSION")]
+    kernel: Vec<String>,
+    /// Every kernel of the matrix (the default)
+    #[arg(long, conflicts_with = "kernel")]
+    all: bool,
+    /// Only tests whose name contains this
+    #[arg(long = "test", value_name = "FILTER")]
+    filter: Option<String>,
+    /// Seconds after which a machine is given up
+    #[arg(long, default_value_t = 900)]
+    timeout: u64,
+    /// Processors of a machine
+    #[arg(long, default_value_t = 2)]
+    cpus: u32,
+}
+
+impl Options {
+    /// As CI runs it.
+    pub(crate) const CI: Self = Self { kernel: Vec::new(), all: true, filter: None, timeout: 900, cpus: 2 };
+}
+
+/// Runs the suite and fails if any test failed.
+pub(crate) fn vm(options: &Options) -> Result<()> {
+    setup::setup(&setup::Options { build: true, vm: true, test: false })?;
+    build::build(&build::Options::default())?;
+    let tally = suite(options)?;
+    println!("\n{}", tally.summary());
+    if tally.failed > 0 {
+        bail!("a virtual machine's suite failed; its console and journal are below `target/vm/results/`");
+    }
     Ok(())
+}
+
+/// Runs the suite on every chosen kernel: all are run, whatever one of them does.
+pub(crate) fn suite(options: &Options) -> Result<Tally> {
+    let cache = workspace::target().join("vm");
+    fs::create_dir_all(&cache).with_context(|| format!("cannot create `{}`", cache.display()))?;
+    let versions: Vec<&str> = if options.kernel.is_empty() {
+        kernel::MATRIX.iter().map(|(version, _)| *version).collect()
+    } else {
+        options.kernel.iter().map(String::as_str).collect()
+    };
+    let mut tally = Tally::default();
+    for version in versions {
+        let on_this = one(&cache, version, options).unwrap_or_else(|error| {
+            println!("Linux {version}: {error:#}");
+            Tally::ONE_FAILURE
+        });
+        println!("    Linux {version}: {}", on_this.summary());
+        tally += on_this;
+    }
+    Ok(tally)
+}
+
+fn one(cache: &Path, version: &str, options: &Options) -> Result<Tally> {
+    let kernel = kernel::fetch(cache, version)?;
+    let image = root::image(cache, &kernel)?;
+    let results = cache.join("results").join(version);
+    let input = cache.join(format!("input-{version}"));
+    collect(&input, options.filter.as_deref())?;
+    say(&format!("booting Linux {}", kernel.release));
+    let outcome = boot::boot(&boot::Job {
+        kernel: &kernel,
+        image: &image,
+        input: &input,
+        results: &results,
+        timeout: Duration::from_secs(options.timeout),
+        cpus: options.cpus,
+    })?;
+    root::remove(&input)?;
+    let mut tally = Tally::read(&outcome.printed);
+    if outcome.exit_code != 0 && tally.failed == 0 {
+        println!("    the suite ended with {} and counted no failed test", outcome.exit_code);
+        tally += Tally::ONE_FAILURE;
+    } else if outcome.exit_code == 0 && tally.passed == 0 {
+        println!("    the suite ran no test");
+        tally += Tally::ONE_FAILURE;
+    }
+    Ok(tally)
+}
+
+/// Puts what the guest runs into one directory: `writ`, the test binaries and their prober, and the script.
+fn collect(input: &Path, filter: Option<&str>) -> Result<()> {
+    root::remove(input)?;
+    fs::create_dir_all(input).with_context(|| format!("cannot create `{}`", input.display()))?;
+    let built = test_executables()?;
+    let mut script = String::from(
+        "# What the whole-system tests need to know, then the tests. All are run, whatever one of them does.\n\
+         export WRIT_BIN=$PWD/writ WRIT_PROBE=$PWD/writ-probe WRIT_TEST_CGROUP=root RUST_BACKTRACE=1\n\
+         uname -r; cat /sys/kernel/security/lsm; echo; result=0\n",
+    );
+    stripped(&workspace::writ(false), &input.join("writ"))?;
+    let mut tests = 0;
+    for executable in &built {
+        stripped(&executable.path, &input.join(&executable.name))?;
+        if executable.test {
+            tests += 1;
+            let filter = filter.map(|filter| format!(" '{}'", filter.replace('\'', ""))).unwrap_or_default();
+            script.push_str(&format!("./{} --test-threads=1{filter} || result=$?\n", executable.name));
+        }
+    }
+    if tests == 0 {
+        bail!("the tests crate built no test binary");
+    }
+    script.push_str("exit $result\n");
+    fs::write(input.join("run.sh"), script).context("cannot write the guest's script")
+}
+
+/// Debug information is most of a debug binary, and the guest's disk is slow.
+fn stripped(from: &Path, to: &Path) -> Result<()> {
+    run(command("strip").arg("--strip-debug").arg("-o").args([to, from]))
+}
+
+/// An executable of the tests crate.
+struct Executable {
+    name: String,
+    path: PathBuf,
+    test: bool,
+}
+
+/// Builds the tests crate, and says what it made: its integration tests and its binaries.
+fn test_executables() -> Result<Vec<Executable>> {
+    let mut cargo = cargo_with_object();
+    cargo.args(["test", "--package", "writ-tests", "--no-run", "--quiet", "--message-format=json"]);
+    let mut executables = Vec::new();
+    for line in read(&mut cargo)?.lines() {
+        let message: Value = serde_json::from_str(line).context("cannot read cargo's messages")?;
+        let Some(path) = message.get("executable").and_then(Value::as_str) else { continue };
+        let target = message.get("target");
+        let kind = target.and_then(|target| target.pointer("/kind/0")).and_then(Value::as_str).unwrap_or_default();
+        let name = target.and_then(|target| target.get("name")).and_then(Value::as_str).unwrap_or_default();
+        let harness = message.pointer("/profile/test").and_then(Value::as_bool).unwrap_or_default();
+        // The unit tests of the harness have run on the host; a binary's own test build is not the binary.
+        if (kind == "test" && harness) || (kind == "bin" && !harness) {
+            executables.push(Executable { name: name.to_owned(), path: path.into(), test: harness });
+        }
+    }
+    Ok(executables)
 }

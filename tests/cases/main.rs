@@ -1,0 +1,10 @@
+//! The whole-system tests: each file is a subject, each test a claim about a running `writ` and a real kernel.
+//!
+//! Run them as root and one at a time (`cargo xtask test` does). What they use of a machine is said in `writ_tests`.
+
+mod connect;
+mod forms;
+mod harness;
+mod reload;
+mod survive;
+mod unmanaged;

@@ -1,0 +1,321 @@
+//! A host under policy: a configuration, a running `writ` confined to a cgroup of the test's own, and processes in it.
+
+use std::fs::{self, File};
+use std::io::Write as _;
+use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use nix::sys::prctl::set_pdeathsig;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::{Pid, User};
+use tempfile::TempDir;
+
+use crate::cgroup::Cgroup;
+use crate::config::Config;
+use crate::probe::{self, Attempt, Prober};
+use crate::record::Record;
+use crate::sweep::{self, BPFFS, PREFIX};
+use crate::{user, wait};
+
+/// Lines of the daemon's own output shown when a test fails.
+const SHOWN_OUTPUT: usize = 80;
+
+static HOSTS: AtomicU32 = AtomicU32::new(0);
+
+/// What a test runs against. Everything it made is undone when it is dropped.
+#[derive(Debug)]
+pub struct Host {
+    // In the order in which they are dropped: `Drop for Host` has ended the daemon by then.
+    cgroup: Cgroup,
+    directory: TempDir,
+    pins: PathBuf,
+    service: User,
+    daemon: Option<Child>,
+}
+
+impl Host {
+    /// A host with this configuration whose policy is in force.
+    #[track_caller]
+    pub fn start(config: &Config) -> Self {
+        let mut host = Self::prepare(config);
+        host.run_daemon();
+        host
+    }
+
+    /// A host with this configuration and without a daemon.
+    #[track_caller]
+    pub fn prepare(config: &Config) -> Self {
+        assert!(nix::unistd::geteuid().is_root(), "the whole-system tests need root");
+        let name = format!("{PREFIX}{}-{}", std::process::id(), HOSTS.fetch_add(1, Ordering::Relaxed));
+        mount_bpffs();
+        sweep::sweep();
+        let directory = tempfile::Builder::new().prefix(PREFIX).tempdir().expect("cannot make a directory");
+        // The service account runs the probe from here.
+        fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755)).expect("cannot open the directory");
+        fs::copy(probe::program(), directory.path().join("writ-probe"))
+            .expect("cannot copy `writ-probe`; is it built?");
+        let host = Self {
+            pins: Path::new(BPFFS).join(&name),
+            cgroup: Cgroup::create(&name),
+            directory,
+            service: user::ensure(user::SERVICE),
+            daemon: None,
+        };
+        host.configure(config);
+        host
+    }
+
+    /// Replaces the configuration files; nothing reads them until a reload or a start.
+    pub fn configure(&self, config: &Config) {
+        let at = |part: &str| self.directory.path().join(part).display().to_string();
+        let mut paths = format!(
+            "[paths]\nstate = \"{}\"\nlog = \"{}\"\nsocket = \"{}\"\npins = \"{}\"\n",
+            at("state"),
+            at("log"),
+            at("run/writ.sock"),
+            self.pins.display()
+        );
+        // A test must not judge the machine it runs on; a virtual machine is made to be judged as a whole.
+        if std::env::var("WRIT_TEST_CGROUP").as_deref() != Ok("root") {
+            paths.push_str(&format!("cgroup = \"{}\"\n", self.cgroup.path().display()));
+        }
+        config.write(&self.config_directory(), &paths);
+    }
+
+    /// Where the configuration lies.
+    pub fn config_directory(&self) -> PathBuf {
+        self.directory.path().join("etc")
+    }
+
+    /// Where the log lies.
+    pub fn log_directory(&self) -> PathBuf {
+        self.directory.path().join("log")
+    }
+
+    /// Where the maps and links are pinned.
+    pub fn pins(&self) -> &Path {
+        &self.pins
+    }
+
+    /// The cgroup that is judged.
+    pub fn cgroup(&self) -> &Cgroup {
+        &self.cgroup
+    }
+
+    /// The user of the account under test.
+    pub fn service_user(&self) -> &User {
+        &self.service
+    }
+
+    /// A `writ` command on this host's configuration.
+    pub fn writ(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(writ_program());
+        command.arg("--config-dir").arg(self.config_directory()).args(arguments);
+        command.stdin(Stdio::null());
+        command
+    }
+
+    /// What a `writ` command says.
+    pub fn writ_output(&self, arguments: &[&str]) -> Output {
+        self.writ(arguments).output().expect("cannot run `writ`; WRIT_BIN names the binary to test")
+    }
+
+    /// Starts the daemon and waits until its policy is in force.
+    #[track_caller]
+    pub fn run_daemon(&mut self) {
+        assert!(self.daemon.is_none(), "the daemon is running already");
+        let output = File::options().create(true).append(true).open(self.output_path());
+        let output = output.expect("cannot open the daemon's output file");
+        let mut command = self.writ(&["run"]);
+        command.stdout(output.try_clone().expect("cannot share the daemon's output file")).stderr(output);
+        command.env_remove("NOTIFY_SOCKET");
+        // SAFETY: between fork and exec this makes one system call; it allocates nothing and takes no lock.
+        unsafe { command.pre_exec(|| Ok(set_pdeathsig(Signal::SIGKILL)?)) };
+        let mut child = command.spawn().expect("cannot run `writ`; WRIT_BIN names the binary to test");
+        let ready = wait::within(wait::PATIENCE, || {
+            if let Ok(Some(status)) = child.try_wait() {
+                return Some(Err(format!("`writ run` ended: {status}")));
+            }
+            self.writ_output(&["status", "--json"]).status.success().then_some(Ok(()))
+        });
+        self.daemon = Some(child);
+        match ready {
+            Some(Ok(())) => {}
+            Some(Err(ended)) => panic!("{ended}\n{}", self.output()),
+            None => panic!("`writ run` did not become ready\n{}", self.output()),
+        }
+    }
+
+    /// Sends the daemon a signal.
+    pub fn signal_daemon(&self, signal: Signal) {
+        let child = self.daemon.as_ref().expect("the daemon is not running");
+        let pid = Pid::from_raw(i32::try_from(child.id()).expect("a pid is positive"));
+        kill(pid, signal).expect("cannot signal the daemon");
+    }
+
+    /// Ends the daemon without warning.
+    pub fn kill_daemon(&mut self) {
+        if let Some(mut child) = self.daemon.take() {
+            // Gone already is as good.
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+
+    /// Asks the daemon to end, and waits; its exit code.
+    #[track_caller]
+    pub fn stop_daemon(&mut self) -> Option<i32> {
+        self.signal_daemon(Signal::SIGTERM);
+        let mut child = self.daemon.take().expect("the daemon is not running");
+        wait::until("the daemon stops", || child.try_wait().expect("cannot wait for the daemon")).code()
+    }
+
+    /// A command that will run inside the cgroup as this user.
+    pub fn command_as(&self, user: &User, program: impl AsRef<Path>) -> Command {
+        let mut command = Command::new(program.as_ref());
+        command.current_dir("/").env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
+        let (procs, uid, gid) = (self.cgroup.procs(), user.uid.as_raw(), user.gid.as_raw());
+        let enter = move || {
+            // The file belongs to root, so the process moves while it still is root; 0 means the writer.
+            (&procs).write_all(b"0")?;
+            // SAFETY: plain system calls on integers and a null list of length 0; no memory is touched.
+            let changed = unsafe {
+                libc::setgroups(0, std::ptr::null()) == 0
+                    && libc::setresgid(gid, gid, gid) == 0
+                    && libc::setresuid(uid, uid, uid) == 0
+            };
+            if !changed {
+                return Err(std::io::Error::last_os_error());
+            }
+            // Last, because a change of user clears it: should the test be killed, this process ends too.
+            Ok(set_pdeathsig(Signal::SIGKILL)?)
+        };
+        // SAFETY: between fork and exec the closure makes only system calls; it allocates nothing and takes no lock.
+        unsafe { command.pre_exec(enter) };
+        command
+    }
+
+    /// A command that will run inside the cgroup as the account under test.
+    pub fn command(&self, program: impl AsRef<Path>) -> Command {
+        self.command_as(&self.service, program)
+    }
+
+    /// One attempt of the account under test; operations are those of `writ-probe`.
+    #[track_caller]
+    pub fn attempt(&self, operation: &str, to: &[SocketAddr]) -> Attempt {
+        self.attempt_as(&self.service, operation, to)
+    }
+
+    /// One attempt of any user.
+    #[track_caller]
+    pub fn attempt_as(&self, user: &User, operation: &str, to: &[SocketAddr]) -> Attempt {
+        let mut command = self.command_as(user, self.probe());
+        command.arg(operation).args(to.iter().map(SocketAddr::to_string)).stdin(Stdio::null());
+        let output = command.output().expect("cannot run the probe");
+        assert!(output.status.success(), "the probe failed: {output:?}");
+        Attempt::parse(&String::from_utf8_lossy(&output.stdout))
+    }
+
+    /// Starts a process of the account under test that repeats an attempt a few thousand times a second: often enough to
+    /// hit a gap of a millisecond, seldom enough that every attempt can be recorded.
+    pub fn prober(&self, operation: &str, to: SocketAddr) -> Prober {
+        self.repeat("200", operation, to)
+    }
+
+    /// Starts a process of the account under test that repeats an attempt without a pause.
+    pub fn flood(&self, operation: &str, to: SocketAddr) -> Prober {
+        self.repeat("0", operation, to)
+    }
+
+    fn repeat(&self, pause: &str, operation: &str, to: SocketAddr) -> Prober {
+        let mut command = self.command(self.probe());
+        command.args(["loop", pause, operation, &to.to_string()]);
+        Prober::start(command)
+    }
+
+    /// The probe, where every user can run it.
+    pub fn probe(&self) -> PathBuf {
+        self.directory.path().join("writ-probe")
+    }
+
+    /// Every record, oldest first.
+    #[track_caller]
+    pub fn records(&self) -> Vec<Record> {
+        let output = self.writ_output(&["tail", "--json"]);
+        assert!(output.status.success(), "`writ tail --json` failed: {output:?}");
+        Record::parse_lines(&String::from_utf8_lossy(&output.stdout))
+    }
+
+    /// Every decision and observation, oldest first.
+    #[track_caller]
+    pub fn judgements(&self) -> Vec<Record> {
+        self.records().into_iter().filter(Record::is_judgement).collect()
+    }
+
+    /// Waits until the judgements are exactly these, in this order, and checks that each is complete.
+    #[track_caller]
+    pub fn expect_judgements<T: AsRef<str>>(&self, expected: &[T]) -> Vec<Record> {
+        let expected: Vec<&str> = expected.iter().map(AsRef::as_ref).collect();
+        let mut last = Vec::new();
+        let found = wait::within(wait::PATIENCE, || {
+            let records = self.judgements();
+            last = records.iter().map(Record::to_string).collect();
+            (last == expected).then_some(records)
+        });
+        let Some(records) = found else { panic!("expected {expected:#?}, recorded was {last:#?}") };
+        for record in &records {
+            record.assert_complete();
+        }
+        records
+    }
+
+    fn output_path(&self) -> PathBuf {
+        self.directory.path().join("writ.output")
+    }
+
+    /// The last of what the daemon printed.
+    fn output(&self) -> String {
+        let bytes = fs::read(self.output_path()).unwrap_or_default();
+        let text = String::from_utf8_lossy(&bytes).into_owned();
+        let lines: Vec<&str> = text.lines().collect();
+        lines.iter().skip(lines.len().saturating_sub(SHOWN_OUTPUT)).copied().collect::<Vec<_>>().join("\n")
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        self.kill_daemon();
+        if std::thread::panicking() {
+            eprintln!("--- what `writ` printed ---\n{}\n---", self.output());
+        }
+        // What a broken `uninstall` leaves would stay in the kernel; its own tests are elsewhere.
+        let uninstalled = self.writ(&["uninstall"]).stdout(Stdio::null()).stderr(Stdio::null()).status();
+        if self.pins.exists() {
+            eprintln!("`writ uninstall` left `{}` ({uninstalled:?}); removing it", self.pins.display());
+            let _ = fs::remove_dir_all(&self.pins);
+        }
+    }
+}
+
+/// The binary under test: named by `WRIT_BIN`, or beside the test binary.
+pub fn writ_program() -> PathBuf {
+    if let Some(path) = std::env::var_os("WRIT_BIN") {
+        return path.into();
+    }
+    let this = std::env::current_exe().expect("cannot find the test binary");
+    this.ancestors().nth(2).expect("the test binary lies in a target directory").join("writ")
+}
+
+/// Mounts the bpf file system where the kernel's users expect it, unless it is there.
+fn mount_bpffs() {
+    use nix::mount::{MsFlags, mount};
+    let mounts = fs::read_to_string("/proc/self/mountinfo").expect("cannot read /proc/self/mountinfo");
+    if !mounts.lines().any(|line| line.split(' ').nth(4) == Some(BPFFS) && line.contains(" - bpf ")) {
+        mount(Some("bpf"), BPFFS, Some("bpf"), MsFlags::empty(), None::<&str>)
+            .expect("cannot mount the bpf file system");
+    }
+}

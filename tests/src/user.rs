@@ -1,0 +1,30 @@
+//! The system users that play service accounts: made once, used again, never a person's.
+
+use std::process::Command;
+
+use nix::unistd::User;
+
+/// The user of the account under test.
+pub const SERVICE: &str = "writ-test";
+/// A user that no account names.
+pub const STRANGER: &str = "writ-stranger";
+
+/// The user with this name, made if there is none.
+#[track_caller]
+pub fn ensure(name: &str) -> User {
+    if let Some(user) = find(name) {
+        return user;
+    }
+    let made = Command::new("useradd")
+        .args(["--system", "--user-group", "--no-create-home", "--home-dir", "/nonexistent"])
+        .args(["--shell", "/usr/sbin/nologin", name])
+        .output();
+    match (made, find(name)) {
+        (Ok(_), Some(user)) => user,
+        (made, _) => panic!("cannot make the system user `{name}`: {made:?}"),
+    }
+}
+
+fn find(name: &str) -> Option<User> {
+    User::from_name(name).ok().flatten()
+}
