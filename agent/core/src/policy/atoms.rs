@@ -157,6 +157,11 @@ fn compares(op: BinaryOp, value: i64, literal: i64) -> Option<bool> {
 /// The ports below 65,536 for which a comparison (or its negation: the atom is the same) holds.
 fn ports(op: BinaryOp, literal: i64) -> Option<PortSet> {
     const LAST: i64 = u16::MAX as i64;
+    #[cfg(test)]
+    if super::mutation::current() == super::mutation::Mutation::PortCut && matches!(op, BinaryOp::Eq | BinaryOp::NotEq)
+    {
+        return Some(vec![(u16::try_from(literal).ok()?, u16::MAX)]);
+    }
     let (first, last) = match op {
         BinaryOp::Eq | BinaryOp::NotEq => (literal, literal),
         BinaryOp::Less | BinaryOp::GreaterEq => (0, literal.saturating_sub(1)),

@@ -14,6 +14,8 @@ mod grant;
 mod inputs;
 mod judge;
 mod moment;
+#[cfg(test)]
+pub(crate) mod mutation;
 mod parse;
 mod question;
 mod row;

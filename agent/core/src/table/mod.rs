@@ -3,6 +3,8 @@
 //! [`build`] lays out a bundle's rows as a [`Generation`]; [`Generation::append_stance`] adds the stance of a changed state;
 //! [`Identities::build`] says which host identities lead to which accounts.
 
+#[cfg(test)]
+mod agreement;
 mod build;
 mod generation;
 mod identities;
