@@ -1,6 +1,6 @@
 //! A compiled configuration: validated policies, indexed by account, with everything needed to ask and to archive them.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
 
@@ -100,6 +100,11 @@ impl Bundle {
     /// Ids of the policies that can match an account, in file order.
     pub fn policies_of(&self, account: &str) -> &[String] {
         self.accounts.get(account).map_or(&[], |account| &account.shared.policies)
+    }
+
+    /// Whether the account is declared.
+    pub fn has_account(&self, account: &str) -> bool {
+        self.accounts.contains_key(account)
     }
 
     /// Whether some policy asks for the executable.
@@ -299,11 +304,15 @@ fn compile(config: &Config, extra: &[SourceFile], findings: &mut Vec<Diagnostic>
     };
     let known = |name: &str| config.destinations.contains_key(name);
     let mut policies: Vec<Parsed<'_>> = Vec::new();
+    let mut ids: HashMap<String, usize> = HashMap::new();
     for statement in config.policies.iter().chain(extra).flat_map(source::statements) {
         let Some(parsed) = parse::policy(statement, &known, findings) else { continue };
-        match policies.iter().find(|other| other.info.id == parsed.info.id) {
+        match ids.get(&parsed.info.id).and_then(|first| policies.get(*first)) {
             Some(first) => findings.push(duplicate(&parsed, first)),
-            None => policies.push(parsed),
+            None => {
+                ids.insert(parsed.info.id.clone(), policies.len());
+                policies.push(parsed);
+            }
         }
     }
     let schema = schema?;

@@ -18,6 +18,8 @@ mod moment;
 pub(crate) mod mutation;
 mod parse;
 mod question;
+#[cfg(test)]
+mod refusals;
 mod row;
 mod schema;
 mod source;

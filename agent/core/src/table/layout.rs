@@ -21,8 +21,8 @@ const MOST_IDLE_BOUNDARIES: usize = 32;
 /// Why a stance cannot be added to a generation. A new generation can hold it.
 #[derive(Clone, PartialEq, Eq, Debug, Error)]
 pub enum StanceError {
-    /// The account has no index.
-    #[error("account `{0}` is not in this generation")]
+    /// The bundle does not know the account.
+    #[error("account `{0}` is not in this policy bundle")]
     UnknownAccount(String),
     /// The state has an approval that the generation's classes do not tell apart.
     #[error("the generation has no class for an approved endpoint of `{0}`: build a new generation")]
@@ -66,7 +66,7 @@ impl Generation {
         outlook: &Outlook,
         boot_ns_of: &dyn Fn(Timestamp) -> u64,
     ) -> Result<u32, StanceError> {
-        if self.account(account).is_none() {
+        if !bundle.has_account(account) {
             return Err(StanceError::UnknownAccount(account.to_owned()));
         }
         let states: Vec<AccountState> =
