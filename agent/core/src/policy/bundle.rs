@@ -478,6 +478,26 @@ fn digest(parts: [&str; 3]) -> String {
     named(hash)
 }
 
+/// A resolver of the host that an account with policies cannot reach in its calmest state.
+fn unreachable_resolver(bundle: &Bundle, policy: &AccountPolicy) -> Option<IpAddr> {
+    if policy.shared.policies.is_empty() {
+        return None;
+    }
+    let fresh = policy.account.requires_fresh.iter().cloned().collect();
+    let state = AccountState { fresh, ..AccountState::quiet(Timestamp::UNIX_EPOCH) };
+    let mut resolvers = bundle.destinations.get("host-resolvers")?.addresses.iter().map(ipnet::IpNet::addr);
+    resolvers.find(|resolver| {
+        let ask = Attempt::Connect {
+            ip: *resolver,
+            port: 53,
+            protocol: Protocol::Udp,
+            new_destination: false,
+            executable: policy.account.executables.first().cloned(),
+        };
+        bundle.evaluate(&policy.account.name, &state, &ask).verdict != Verdict::Allow
+    })
+}
+
 /// Refuses rows that are too large, and policies that fail for some connect: Cedar would skip a forbid that fails.
 fn check_rows(bundle: &Bundle, config: &Config, findings: &mut Vec<Diagnostic>) {
     let signals = config.signals.values().filter(|kind| kind.flag).map(|kind| kind.kind.clone()).collect();
@@ -496,6 +516,16 @@ fn check_rows(bundle: &Bundle, config: &Config, findings: &mut Vec<Diagnostic>) 
                 .at(policy.account.at.clone()),
             );
             continue;
+        }
+        if let Some(resolver) = unreachable_resolver(bundle, policy) {
+            findings.push(
+                Diagnostic::warning(
+                    "resolvers-unreachable",
+                    format!("`{name}` cannot ask the resolver {resolver}: names will not resolve for it"),
+                )
+                .help("permit `resource in Destination::\"host-resolvers\"` for it, if it resolves names")
+                .at(policy.account.at.clone()),
+            );
         }
         if !policy.shared.inputs.fallible {
             continue;

@@ -10,6 +10,8 @@ mod generation;
 mod identities;
 mod layout;
 mod outlook;
+#[cfg(test)]
+mod tests;
 
 pub use build::build;
 pub use generation::{Explanation, Generation};
