@@ -7,12 +7,14 @@ mod account;
 mod atoms;
 mod bundle;
 mod classes;
+mod compile;
 mod finding;
 #[cfg(test)]
 pub(crate) mod fixture;
 mod grant;
 mod inputs;
 mod judge;
+mod literal;
 mod moment;
 #[cfg(test)]
 pub(crate) mod mutation;
@@ -22,6 +24,7 @@ mod question;
 mod refusals;
 mod row;
 mod schema;
+mod shape;
 mod source;
 mod state;
 #[cfg(test)]

@@ -50,7 +50,8 @@ fn what_cannot_be_classed_is_refused_at_its_place() {
         let refused = refused.unwrap_or_else(|| panic!("{condition}: {found:#?}"));
         let place = refused.at.as_ref().unwrap();
         assert_eq!((place.line, place.column), expected, "{condition}: {refused:#?}");
-        assert!(culprit.starts_with(&text[place.offset..place.offset + place.length]), "{condition}: {refused:#?}");
+        let pointed = text.get(place.offset..place.offset + place.length).unwrap();
+        assert!(culprit.starts_with(pointed), "{condition}: {refused:#?}");
         assert_eq!(refused.policy.as_deref(), Some("p"));
         assert!(refused.help.is_some(), "{condition}");
         assert_eq!(refused.code, "policy-unclassed");
