@@ -209,12 +209,14 @@ impl Bundle {
         let state = self.canonical_state(state);
         let approvals = BTreeMap::from([(account.to_owned(), state.approvals.iter().cloned().collect())]);
         match self.classes_with(approvals) {
-            Ok(classes) => self.row_over(&classes, account, &state, self.moment(&state)),
+            Ok(classes) => self.row_over(&classes, account, &state, self.moment(&state)).compacted(),
             Err(finding) => Row::denied(&self.classes, Some(finding.message)),
         }
     }
 
-    /// The same over classes that were built before. The state's approvals must be among those of the classes.
+    /// The same over classes that were built before, not yet compacted: rows of one account have one shape.
+    ///
+    /// The state's approvals must be among those of the classes.
     pub(crate) fn row_over(&self, classes: &Classes, account: &str, state: &AccountState, moment: Moment) -> Row {
         match self.accounts.get(account) {
             Some(policy) => row::row(self, classes, policy, state, moment),

@@ -178,7 +178,7 @@ impl Generation {
             .filter_map(|index| states.get(*index))
             .map(|(state, moment)| bundle.row_over(&classes, account, state, *moment));
         let strictest = rows.next().and_then(|first| rows.try_fold(first, |strictest, row| strictest.tightened(&row)));
-        let placed = self.place(&strictest.unwrap_or_else(|| Row::denied(&classes, None)))?;
+        let placed = self.place(&strictest.unwrap_or_else(|| Row::denied(&classes, None)).compacted())?;
         self.layout.rows.insert(name, placed.clone());
         Ok(placed)
     }

@@ -272,3 +272,32 @@ fn a_view_with_too_many_clauses_is_refused() {
     assert!(bundle.is_none());
     assert!(findings[0].message.starts_with("9 `match` tables begin with user `all`; 8 is the limit"));
 }
+
+#[test]
+fn a_row_holds_what_its_account_is_answered_not_what_others_are() {
+    let mut policies = String::from(EGRESS);
+    for number in 0..20 {
+        policies.push_str(&format!(
+            "@id(\"p{number}\") @owner(\"o\") @reason(\"r\") permit (principal == ServiceAccount::\"a{number}\", action == Action::\"connect\", resource in Destination::\"d{number}\");\n"
+        ));
+    }
+    let mut config = config((0..20).map(|number| account(&format!("a{number}"), &[])).collect(), &policies);
+    for number in 0..20 {
+        // All of them are in `prod`, which every account's forbid asks for: classes for all, answers for one.
+        let port = 5000 + number;
+        let name = format!("d{number}");
+        config.destinations.insert(
+            name.clone(),
+            destination(&name, &[&format!("10.{}.0.0/16", 100 + number)], &[(port, port)], &["prod"]),
+        );
+    }
+    let bundle = bundle(&config);
+    let generation = generation(&config, &bundle, 0, &[]);
+    let index = generation.account("a7").unwrap();
+    let stance = generation.stance(Slot(generation.slots[index as usize]).stance()).unwrap();
+    // Its own destination and port, what the observing policy watches (10.0.0.0/8, 8443), and the rest.
+    assert_eq!((stance.addresses, stance.ports), (3, 3));
+    assert_eq!(decide(&generation, index, "10.107.0.1:5007", boot(NOON)).verdict, Verdict::Allow);
+    assert_eq!(decide(&generation, index, "10.107.0.1:5008", boot(NOON)).verdict, Verdict::Deny);
+    assert_eq!(decide(&generation, index, "10.108.0.1:5007", boot(NOON)).verdict, Verdict::Deny);
+}
