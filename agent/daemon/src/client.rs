@@ -83,7 +83,12 @@ impl<'a> Client<'a> {
         self.request(Method::POST, path, Some(body)).await
     }
 
-    async fn request<T: DeserializeOwned>(&self, method: Method, path: &str, body: Option<Vec<u8>>) -> Result<T, ClientError> {
+    async fn request<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<Vec<u8>>,
+    ) -> Result<T, ClientError> {
         let unreachable = |why: String| ClientError::Unreachable { path: self.socket.display().to_string(), why };
         // A reload compiles policy: the daemon speaks when it is done, and is alive meanwhile.
         let patience = if path == "/v1/reload" { Duration::from_secs(120) } else { PATIENCE };

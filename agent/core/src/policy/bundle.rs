@@ -4,26 +4,25 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use cedar_policy::{Authorizer, PolicySet, Schema, ValidationMode, Validator};
+use cedar_policy::Authorizer;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
-use serde_json::{Value, json};
+use serde_json::Value;
 use sha2::{Digest, Sha256};
 use writ_abi::{Address, Family, NAT64_PREFIXES, Nat64Prefix, Protocol, Verdict};
 
-use super::account::{self, AccountPolicy};
+use super::account::AccountPolicy;
 use super::classes::{Classes, ancestors};
 use super::inputs::Inputs;
 use super::judge::Evaluation;
 use super::moment::Moment;
-use super::parse::{self, Parsed, PolicyInfo};
+use super::parse::PolicyInfo;
 use super::question::{Names, Question, Subject};
 use super::row::{self, Row, StateKey};
 use super::state::{AccountState, Approval};
-use super::{MOST_CELLS, UNLISTED, finding, schema, source};
+use super::{UNLISTED, compile};
 use crate::config::{Config, Destination, SourceFile};
 use crate::diagnostic::{Diagnostic, Severity};
-use crate::table::Identities;
 
 /// One attempt as Cedar is asked about it.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -55,16 +54,16 @@ pub struct Bundle {
     pub(crate) names: Names,
     pub(crate) destinations: BTreeMap<String, Destination>,
     pub(super) accounts: BTreeMap<String, AccountPolicy>,
-    policies: BTreeMap<String, PolicyInfo>,
-    order: Vec<String>,
-    inputs: Inputs,
-    executables: BTreeSet<String>,
-    classes: Arc<Classes>,
-    zone: TimeZone,
-    nat64: [Nat64Prefix; NAT64_PREFIXES],
-    schema: String,
-    entities: String,
-    digest: String,
+    pub(super) policies: BTreeMap<String, PolicyInfo>,
+    pub(super) order: Vec<String>,
+    pub(super) inputs: Inputs,
+    pub(super) executables: BTreeSet<String>,
+    pub(super) classes: Arc<Classes>,
+    pub(super) zone: TimeZone,
+    pub(super) nat64: [Nat64Prefix; NAT64_PREFIXES],
+    pub(super) schema: String,
+    pub(super) entities: String,
+    pub(super) digest: String,
 }
 
 /// A digest as files in the archive are named after it.
@@ -82,7 +81,7 @@ impl Bundle {
     /// Compiles a configuration with further policies: grants, as [`super::Grant::source`] renders them.
     pub fn compile_with(config: &Config, extra: &[SourceFile]) -> (Option<Self>, Vec<Diagnostic>) {
         let mut findings = Vec::new();
-        let bundle = compile(config, extra, &mut findings);
+        let bundle = compile::compile(config, extra, &mut findings);
         let refused = findings.iter().any(|finding| finding.severity == Severity::Error);
         (bundle.filter(|_| !refused), findings)
     }
@@ -100,6 +99,11 @@ impl Bundle {
     /// Ids of the policies that can match an account, in file order.
     pub fn policies_of(&self, account: &str) -> &[String] {
         self.accounts.get(account).map_or(&[], |account| &account.shared.policies)
+    }
+
+    /// Whether the account is declared.
+    pub fn has_account(&self, account: &str) -> bool {
+        self.accounts.contains_key(account)
     }
 
     /// Whether some policy asks for the executable.
@@ -197,12 +201,14 @@ impl Bundle {
         let state = self.canonical_state(state);
         let approvals = BTreeMap::from([(account.to_owned(), state.approvals.iter().cloned().collect())]);
         match self.classes_with(approvals) {
-            Ok(classes) => self.row_over(&classes, account, &state, self.moment(&state)),
+            Ok(classes) => self.row_over(&classes, account, &state, self.moment(&state)).compacted(),
             Err(finding) => Row::denied(&self.classes, Some(finding.message)),
         }
     }
 
-    /// The same over classes that were built before. The state's approvals must be among those of the classes.
+    /// The same over classes that were built before, not yet compacted: rows of one account have one shape.
+    ///
+    /// The state's approvals must be among those of the classes.
     pub(crate) fn row_over(&self, classes: &Classes, account: &str, state: &AccountState, moment: Moment) -> Row {
         match self.accounts.get(account) {
             Some(policy) => row::row(self, classes, policy, state, moment),
@@ -277,225 +283,5 @@ impl Bundle {
             moment: self.moment(&state),
         };
         Some(answer(policy, &question))
-    }
-}
-
-fn compile(config: &Config, extra: &[SourceFile], findings: &mut Vec<Diagnostic>) -> Option<Bundle> {
-    let zone = zone(config, findings);
-    let (schema_text, schema) = match schema::build(config) {
-        Ok((text, schema)) => (text, Some(schema)),
-        Err(errors) => {
-            findings.extend(errors);
-            (String::new(), None)
-        }
-    };
-    let known = |name: &str| config.destinations.contains_key(name);
-    let mut policies: Vec<Parsed<'_>> = Vec::new();
-    for statement in config.policies.iter().chain(extra).flat_map(source::statements) {
-        let Some(parsed) = parse::policy(statement, &known, findings) else { continue };
-        match policies.iter().find(|other| other.info.id == parsed.info.id) {
-            Some(first) => findings.push(duplicate(&parsed, first)),
-            None => policies.push(parsed),
-        }
-    }
-    let schema = schema?;
-    validate(&policies, schema, findings);
-    let names = Names::new()?;
-    let accounts = account::index(config, &policies, &names, findings);
-
-    findings.extend(Identities::check(config));
-
-    let mut inputs = Inputs::default();
-    for parsed in &policies {
-        inputs.merge(&parsed.inputs);
-    }
-    let executables = executables(config, &inputs);
-    let classes = match Classes::build(&inputs, &config.destinations, &executables, BTreeMap::new()) {
-        Ok(classes) => Arc::new(classes),
-        Err(finding) => {
-            findings.push(*finding);
-            return None;
-        }
-    };
-    let entities = entities(config);
-    let order: Vec<String> = policies.iter().map(|parsed| parsed.info.id.clone()).collect();
-    let mut bundle = Bundle {
-        authorizer: Authorizer::new(),
-        names,
-        destinations: config.destinations.clone(),
-        accounts,
-        policies: policies.into_iter().map(|parsed| (parsed.info.id.clone(), parsed.info)).collect(),
-        order,
-        inputs,
-        executables,
-        classes,
-        zone: zone?,
-        nat64: nat64(config),
-        schema: schema_text,
-        entities,
-        digest: String::new(),
-    };
-    bundle.digest = digest([&bundle.archived_policies(), &bundle.schema, &bundle.entities]);
-    if findings.iter().all(|finding| finding.severity != Severity::Error) {
-        check_rows(&bundle, config, findings);
-    }
-    Some(bundle)
-}
-
-fn zone(config: &Config, findings: &mut Vec<Diagnostic>) -> Option<TimeZone> {
-    let name = config.agent.time_zone.as_str();
-    if name == "UTC" {
-        return Some(TimeZone::UTC);
-    }
-    let zone = TimeZone::get(name);
-    if zone.is_err() {
-        findings.push(
-            Diagnostic::error("time-zone", format!("time zone `{name}` is not known on this host"))
-                .help("write an IANA name as `Europe/Berlin`, and install the zone files (tzdata)"),
-        );
-    }
-    zone.ok()
-}
-
-/// The configured NAT64 prefixes as the kernel programs take them.
-pub fn nat64(config: &Config) -> [Nat64Prefix; NAT64_PREFIXES] {
-    let mut prefixes = [Nat64Prefix::default(); NAT64_PREFIXES];
-    for (entry, configured) in prefixes.iter_mut().zip(&config.agent.nat64) {
-        *entry = Nat64Prefix { prefix: Address::from_octets(configured.network().octets()), used: 1 };
-    }
-    prefixes
-}
-
-fn duplicate(parsed: &Parsed<'_>, first: &Parsed<'_>) -> Diagnostic {
-    let at = parsed.statement.annotation("id").unwrap_or_else(|| parsed.statement.head());
-    let other = &first.info.at;
-    Diagnostic::error("policy-id", format!("policy id `{}` is used twice", parsed.info.id))
-        .help(format!("give it another `@id`: the first is at {}:{}:{}", other.file, other.line, other.column))
-        .policy(&parsed.info.id)
-        .at(at)
-}
-
-/// Cedar's own strict validation, of the policies as evaluated.
-fn validate(policies: &[Parsed<'_>], schema: Schema, findings: &mut Vec<Diagnostic>) {
-    let Ok(set) = PolicySet::from_policies(policies.iter().map(|parsed| parsed.policy.clone())) else { return };
-    let by_id: BTreeMap<&str, &Parsed<'_>> = policies.iter().map(|parsed| (parsed.info.id.as_str(), parsed)).collect();
-    let result = Validator::new(schema).validate(&set, ValidationMode::Strict);
-    let mut add = |id: &str, error: &dyn miette::Diagnostic, severity: Severity| {
-        let parsed = by_id.get(id);
-        let locate = |offset: usize, length: usize| {
-            let statement = &parsed?.statement;
-            // Past the end is the clause that writ added.
-            let written = offset + length <= statement.text.len();
-            Some(if written { statement.location(offset..offset + length) } else { statement.head() })
-        };
-        let mut finding = finding::from_cedar("policy-invalid", error, &locate);
-        finding.severity = severity;
-        finding.at = finding.at.or_else(|| Some(parsed?.statement.head()));
-        findings.push(finding.policy(id));
-    };
-    for error in result.validation_errors() {
-        add(error.policy_id().as_ref(), error, Severity::Error);
-    }
-    for warning in result.validation_warnings() {
-        add(warning.policy_id().as_ref(), warning, Severity::Warning);
-    }
-}
-
-/// Every executable that something names: each is a class of its own.
-fn executables(config: &Config, inputs: &Inputs) -> BTreeSet<String> {
-    let accounts = config.accounts.values();
-    let approved = accounts.clone().flat_map(|account| account.executables.iter().cloned());
-    let matched = accounts.flat_map(|account| account.matches.iter().filter_map(|found| found.executable.clone()));
-    let named = inputs.executables.iter().filter(|path| *path != UNLISTED).cloned();
-    approved.chain(matched).chain(named).collect()
-}
-
-/// Destinations and accounts in one canonical form.
-fn entities(config: &Config) -> String {
-    let destinations: BTreeMap<&String, Value> = config
-        .destinations
-        .iter()
-        .map(|(name, destination)| {
-            let protocols: Vec<&str> = destination.protocols.iter().map(|protocol| protocol.name()).collect();
-            let value = json!({
-                "addresses": destination.addresses,
-                "names": destination.names,
-                "ports": destination.ports,
-                "protocols": protocols,
-                "in": destination.parents,
-            });
-            (name, value)
-        })
-        .collect();
-    let accounts: BTreeMap<&String, Value> = config
-        .accounts
-        .iter()
-        .map(|(name, account)| {
-            let value = json!({
-                "owner": account.owner,
-                "team": account.teams,
-                "executables": account.executables,
-                "attributes": account.attributes,
-            });
-            (name, value)
-        })
-        .collect();
-    let nat64: Vec<String> = config.agent.nat64.iter().map(ToString::to_string).collect();
-    let all = json!({
-        "destinations": destinations,
-        "service_accounts": accounts,
-        "time_zone": config.agent.time_zone,
-        "nat64": nat64,
-    });
-    format!("{all:#}\n")
-}
-
-fn digest(parts: [&str; 3]) -> String {
-    let mut hash = Sha256::new();
-    for part in parts {
-        hash.update((part.len() as u64).to_le_bytes());
-        hash.update(part);
-    }
-    named(hash)
-}
-
-/// Refuses rows that are too large, and policies that fail for some connect: Cedar would skip a forbid that fails.
-fn check_rows(bundle: &Bundle, config: &Config, findings: &mut Vec<Diagnostic>) {
-    let signals = config.signals.values().filter(|kind| kind.flag).map(|kind| kind.kind.clone()).collect();
-    let quiet = AccountState::quiet(Timestamp::UNIX_EPOCH);
-    let loud = AccountState { risk: 100, signals, ..quiet.clone() };
-    let mut failing: BTreeMap<String, String> = BTreeMap::new();
-    for (name, policy) in &bundle.accounts {
-        let cells = row::cells(bundle, &bundle.classes, policy);
-        if cells > MOST_CELLS {
-            findings.push(
-                Diagnostic::error(
-                    "row-too-large",
-                    format!("the policies of `{name}` make {cells} cells; {MOST_CELLS} is the limit"),
-                )
-                .help("put addresses that are treated alike into one destination, and ports into ranges")
-                .at(policy.account.at.clone()),
-            );
-            continue;
-        }
-        if !policy.shared.inputs.fallible {
-            continue;
-        }
-        for state in [&quiet, &loud] {
-            let row = bundle.row_over(&bundle.classes, name, state, bundle.moment(state));
-            for id in row.explanations.iter().flat_map(|explanation| &explanation.errors) {
-                failing.entry(id.clone()).or_insert_with(|| name.clone());
-            }
-        }
-    }
-    for (id, account) in failing {
-        let mut finding = Diagnostic::error(
-            "policy-fails",
-            format!("policy `{id}` fails when evaluated for `{account}`: Cedar would skip it, a forbid too"),
-        )
-        .help("keep sums and products small, and do not read attributes of entities other than the principal")
-        .policy(&id);
-        finding.at = bundle.policies.get(&id).map(|policy| policy.at.clone());
-        findings.push(finding);
     }
 }

@@ -87,6 +87,10 @@ impl Classes {
         for name in members(&inputs.destinations, destinations) {
             let Some(destination) = destinations.get(&name) else { continue };
             let mut addresses = destination.addresses.clone();
+            #[cfg(test)]
+            if super::mutation::current() == super::mutation::Mutation::DestinationAddresses {
+                addresses.clear();
+            }
             addresses.sort_unstable();
             addresses.dedup();
             let address = classes.address_atom(addresses);

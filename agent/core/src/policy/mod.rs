@@ -7,24 +7,32 @@ mod account;
 mod atoms;
 mod bundle;
 mod classes;
+mod compile;
 mod finding;
 #[cfg(test)]
 pub(crate) mod fixture;
 mod grant;
 mod inputs;
 mod judge;
+mod literal;
 mod moment;
+#[cfg(test)]
+pub(crate) mod mutation;
 mod parse;
 mod question;
+#[cfg(test)]
+mod refusals;
 mod row;
 mod schema;
+mod shape;
 mod source;
 mod state;
 #[cfg(test)]
 mod tests;
 
-pub use bundle::{Attempt, Bundle, nat64};
+pub use bundle::{Attempt, Bundle};
 pub use classes::{Classes, ExecutableClass};
+pub use compile::nat64;
 pub use grant::{Grant, GrantTarget};
 pub use judge::Evaluation;
 pub use parse::PolicyInfo;

@@ -130,12 +130,13 @@ pub(crate) fn policy<'a>(
     {
         return None;
     }
+    let mut policy = parsed.new_id(PolicyId::new(&info.id));
     if info.escalates {
         inputs.approvals = true;
         let clause = format!("unless {{ context.approvals.contains({}) }}", quoted(&info.id));
         info.text = statement.with_clause(&clause)?;
+        policy = Policy::parse(Some(PolicyId::new(&info.id)), &info.text).ok()?;
     }
-    let policy = Policy::parse(Some(PolicyId::new(&info.id)), &info.text).ok()?;
     let principal = principal(&tree.body().principal);
     Some(Parsed { info, statement, policy, principal, actions, inputs })
 }

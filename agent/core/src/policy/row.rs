@@ -1,22 +1,23 @@
 //! One account's row: the authorizer's answer for every class of connects, asked once per class the policies can tell apart.
 
 use std::collections::{BTreeSet, HashMap};
-use std::net::IpAddr;
+use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 use writ_abi::{Family, Protocol, Reason, Verdict};
 
 use super::account::AccountPolicy;
 use super::bundle::Bundle;
-use super::classes::{AtomId, Class, Classes, DestinationAtoms, members};
+use super::classes::{AtomId, Classes};
 use super::judge::Evaluation;
 use super::moment::{Moment, MomentClass};
 use super::question::{Question, Subject};
+use super::shape::Shape;
 use super::state::{AccountState, Approval};
 use crate::table::Explanation;
 
 /// The protocols of a row, in cell order.
-const PROTOCOLS: [Protocol; writ_abi::PROTOCOLS as usize] = [Protocol::Tcp, Protocol::Udp];
+pub(super) const PROTOCOLS: [Protocol; writ_abi::PROTOCOLS as usize] = [Protocol::Tcp, Protocol::Udp];
 
 /// What one kind of class is to one account: global classes that its policies cannot tell apart become one.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
@@ -82,102 +83,6 @@ impl StateKey {
     }
 }
 
-/// Global classes as one account sees them, each with a representative.
-struct Axis<'a, T> {
-    projection: Projection,
-    /// The first global class of each projected one.
-    classes: Vec<&'a Class<T>>,
-}
-
-fn axis<'a, T>(classes: &'a [Class<T>], relevant: &BTreeSet<AtomId>) -> Axis<'a, T> {
-    let mut known: HashMap<Vec<AtomId>, u16> = HashMap::new();
-    let mut axis = Axis { projection: Projection::default(), classes: Vec::new() };
-    for class in classes {
-        let seen: Vec<AtomId> = class.atoms.iter().copied().filter(|atom| relevant.contains(atom)).collect();
-        let next = axis.classes.len() as u16;
-        let projected = *known.entry(seen).or_insert(next);
-        if projected == next {
-            axis.classes.push(class);
-        }
-        axis.projection.of.push(projected);
-    }
-    axis.projection.count = axis.classes.len() as u32;
-    axis
-}
-
-/// The size and shape of an account's row, before anything is asked.
-struct Shape<'a> {
-    addresses: Axis<'a, IpAddr>,
-    ports: Axis<'a, u16>,
-    executables: Projection,
-    /// The first class of each projected one: path and name.
-    executable_classes: Vec<&'a super::ExecutableClass>,
-    destinations: Vec<&'a DestinationAtoms>,
-    /// Atoms that conditions name themselves, not by way of a destination or approval.
-    condition_addresses: BTreeSet<AtomId>,
-    condition_ports: BTreeSet<AtomId>,
-}
-
-impl<'a> Shape<'a> {
-    fn new(bundle: &'a Bundle, classes: &'a Classes, account: &AccountPolicy) -> Self {
-        let inputs = &account.shared.inputs;
-        let empty = BTreeSet::new();
-        let approvals = classes.approvals.get(&account.account.name).filter(|_| inputs.approvals).unwrap_or(&empty);
-        let condition_addresses: BTreeSet<AtomId> =
-            inputs.addresses.iter().filter_map(|addresses| classes.address_atom_of(addresses)).collect();
-        let condition_ports: BTreeSet<AtomId> =
-            inputs.ports.iter().filter_map(|ports| classes.port_atom_of(ports)).collect();
-        let destinations: Vec<&DestinationAtoms> = members(&inputs.destinations, &bundle.destinations)
-            .iter()
-            .filter_map(|name| classes.destinations.get(name))
-            .collect();
-        let mut addresses = condition_addresses.clone();
-        addresses.extend(destinations.iter().map(|destination| destination.address));
-        addresses
-            .extend(approvals.iter().filter_map(|approval| classes.address_atom_of(&vec![approval.address.into()])));
-        let mut ports = condition_ports.clone();
-        ports.extend(destinations.iter().filter_map(|destination| destination.port));
-        ports.extend(
-            approvals.iter().filter_map(|approval| classes.port_atom_of(&vec![(approval.port, approval.port)])),
-        );
-
-        let mut executables = Projection::default();
-        let mut executable_classes = Vec::new();
-        let mut known = HashMap::new();
-        for class in &classes.executables {
-            let named = (inputs.executables.contains(&class.name)
-                || inputs.own_executables && account.account.executables.contains(&class.name))
-            .then_some(&class.name);
-            let approved = class
-                .path
-                .as_ref()
-                .filter(|path| approvals.iter().any(|approval| approval.executable.as_ref() == Some(path)));
-            let next = executable_classes.len() as u16;
-            let projected = *known.entry((named, approved)).or_insert(next);
-            if projected == next {
-                executable_classes.push(class);
-            }
-            executables.of.push(projected);
-        }
-        executables.count = executable_classes.len() as u32;
-        Self {
-            addresses: axis(&classes.address_classes, &addresses),
-            ports: axis(&classes.port_classes, &ports),
-            executables,
-            executable_classes,
-            destinations,
-            condition_addresses,
-            condition_ports,
-        }
-    }
-
-    fn cells(&self) -> usize {
-        [self.executable_classes.len(), self.addresses.classes.len(), self.ports.classes.len(), PROTOCOLS.len(), 2]
-            .into_iter()
-            .fold(1, usize::saturating_mul)
-    }
-}
-
 /// How many cells an account's row has.
 pub(crate) fn cells(bundle: &Bundle, classes: &Classes, account: &AccountPolicy) -> usize {
     Shape::new(bundle, classes, account).cells()
@@ -219,6 +124,28 @@ struct Distinction {
     approvals: u32,
 }
 
+/// Which destinations an endpoint is in, by the ones it is in directly (indices into the shape's).
+#[derive(Default)]
+struct Memberships {
+    known: HashMap<Vec<usize>, (u32, Arc<BTreeSet<String>>)>,
+    visible: HashMap<Vec<String>, u32>,
+}
+
+impl Memberships {
+    /// A number that is the same where the account's policies see the same destinations, and all the destinations.
+    fn of(&mut self, direct: Vec<usize>, shape: &Shape<'_>, asked: &BTreeSet<String>) -> (u32, Arc<BTreeSet<String>>) {
+        if let Some((key, groups)) = self.known.get(&direct) {
+            return (*key, Arc::clone(groups));
+        }
+        let found = direct.iter().filter_map(|index| shape.destinations.get(*index));
+        let groups: Arc<BTreeSet<String>> =
+            Arc::new(found.flat_map(|destination| destination.groups.iter().cloned()).collect());
+        let key = key(&mut self.visible, groups.intersection(asked).cloned().collect());
+        self.known.insert(direct, (key, Arc::clone(&groups)));
+        (key, groups)
+    }
+}
+
 struct Asking<'a> {
     bundle: &'a Bundle,
     account: &'a AccountPolicy,
@@ -234,36 +161,32 @@ impl<'a> Asking<'a> {
         let mut answers: HashMap<Distinction, RowCell> = HashMap::new();
         let mut seen_addresses = HashMap::new();
         let mut seen_ports = HashMap::new();
-        let mut seen_groups: HashMap<BTreeSet<&String>, u32> = HashMap::new();
+        let mut memberships = Memberships::default();
         let mut seen_approvals: HashMap<BTreeSet<&str>, u32> = HashMap::new();
         self.row.cells.reserve_exact(shape.cells());
         for (executable, executable_class) in shape.executable_classes.iter().enumerate() {
             for address in &shape.addresses.classes {
                 let address_key = key(&mut seen_addresses, seen(&address.atoms, &shape.condition_addresses));
-                let near: Vec<&DestinationAtoms> = shape
-                    .destinations
-                    .iter()
-                    .copied()
-                    .filter(|destination| address.atoms.binary_search(&destination.address).is_ok())
+                let near: Vec<usize> = (0..shape.destinations.len())
+                    .filter(|index| {
+                        let destination = shape.destinations.get(*index);
+                        destination.is_some_and(|found| address.atoms.binary_search(&found.address).is_ok())
+                    })
                     .collect();
                 for port in &shape.ports.classes {
                     let port_key = key(&mut seen_ports, seen(&port.atoms, &shape.condition_ports));
                     for protocol in PROTOCOLS {
-                        let groups: BTreeSet<String> = near
-                            .iter()
-                            .filter(|destination| {
+                        let direct = near.iter().copied().filter(|index| {
+                            shape.destinations.get(*index).is_some_and(|destination| {
                                 destination.port.is_none_or(|atom| port.atoms.binary_search(&atom).is_ok())
+                                    && (destination.protocols.is_empty() || destination.protocols.contains(&protocol))
                             })
-                            .filter(|destination| {
-                                destination.protocols.is_empty() || destination.protocols.contains(&protocol)
-                            })
-                            .flat_map(|destination| destination.groups.iter().cloned())
-                            .collect();
-                        let visible = inputs.destinations.iter().filter(|name| groups.contains(*name)).collect();
-                        let groups_key = key(&mut seen_groups, visible);
+                        });
+                        let (groups_key, groups) = memberships.of(direct.collect(), shape, &inputs.destinations);
                         let (ip, port) = (address.representative, port.representative);
                         let approvals = self.state.approved(ip, port, protocol, executable_class.path.as_deref());
-                        let approvals_key = key(&mut seen_approvals, approvals.clone());
+                        let approvals_key =
+                            if inputs.approvals { key(&mut seen_approvals, approvals.clone()) } else { 0 };
                         for new_destination in [false, true] {
                             let class = Distinction {
                                 executable,
@@ -272,7 +195,7 @@ impl<'a> Asking<'a> {
                                 groups: groups_key,
                                 udp: inputs.protocol && protocol == Protocol::Udp,
                                 new_destination: inputs.new_destination && new_destination,
-                                approvals: if inputs.approvals { approvals_key } else { 0 },
+                                approvals: approvals_key,
                             };
                             let cell = match answers.get(&class) {
                                 Some(cell) => *cell,
@@ -387,6 +310,52 @@ impl Row {
             hash.update(format!("{explanation:?}\n"));
         }
         super::bundle::named(hash)
+    }
+
+    /// The same answers with fewer cells: classes that this state treats alike become one.
+    pub(crate) fn compacted(mut self) -> Self {
+        let block = PROTOCOLS.len() * 2;
+        let sizes =
+            |row: &Self| [row.executables.count, row.addresses.count, row.ports.count].map(|count| count as usize);
+        let [executables, _, ports] = sizes(&self);
+        self.merge(|row| &mut row.addresses, executables, ports * block);
+        let [executables, addresses, _] = sizes(&self);
+        self.merge(|row| &mut row.ports, executables * addresses, block);
+        let [_, addresses, ports] = sizes(&self);
+        self.merge(|row| &mut row.executables, 1, addresses * ports * block);
+        self
+    }
+
+    /// Merges equal slices along one axis, whose index is followed by `inner` cells and preceded by `outer` repetitions.
+    fn merge(&mut self, axis: impl Fn(&mut Self) -> &mut Projection, outer: usize, inner: usize) {
+        let count = axis(self).count as usize;
+        let piece = |outer: usize, index: usize| {
+            let start = (outer * count + index) * inner;
+            self.cells.get(start..start + inner).unwrap_or(&[])
+        };
+        let mut known: HashMap<Vec<RowCell>, u16> = HashMap::new();
+        let mut kept = Vec::new();
+        let mut becomes: Vec<u16> = Vec::new();
+        for index in 0..count {
+            let slice: Vec<RowCell> = (0..outer).flat_map(|outer| piece(outer, index)).copied().collect();
+            let next = kept.len() as u16;
+            let merged = *known.entry(slice).or_insert(next);
+            if merged == next {
+                kept.push(index);
+            }
+            becomes.push(merged);
+        }
+        if kept.len() == count {
+            return;
+        }
+        let cells =
+            (0..outer).flat_map(|outer| kept.iter().flat_map(move |index| piece(outer, *index))).copied().collect();
+        self.cells = cells;
+        let axis = axis(self);
+        axis.count = kept.len() as u32;
+        for class in &mut axis.of {
+            *class = becomes.get(usize::from(*class)).copied().unwrap_or(0);
+        }
     }
 
     /// This row made as strict as another one of the same shape, cell by cell; `None` if the shapes differ.

@@ -29,6 +29,9 @@ pub(crate) struct Statement<'a> {
     pub(crate) file: &'a SourceFile,
     /// Where it starts in the file.
     pub(crate) offset: usize,
+    /// The same as line and column, from 1: a file is searched for line ends once, not once a policy.
+    line: usize,
+    column: usize,
     /// Its text.
     pub(crate) text: &'a str,
     tokens: Vec<Token>,
@@ -38,23 +41,42 @@ pub(crate) struct Statement<'a> {
 pub(crate) fn statements(file: &SourceFile) -> Vec<Statement<'_>> {
     let mut found = Vec::new();
     let mut pending: Vec<Token> = Vec::new();
+    let mut place = Place { offset: 0, line: 1, column: 1 };
     for token in tokens(&file.text) {
         let ends = token.kind == Kind::Mark && file.text.get(token.at.clone()) == Some(";");
         pending.push(token);
         if ends {
-            found.extend(statement(file, std::mem::take(&mut pending)));
+            found.extend(statement(file, std::mem::take(&mut pending), &mut place));
         }
     }
-    found.extend(statement(file, pending));
+    found.extend(statement(file, pending, &mut place));
     found
 }
 
-fn statement(file: &SourceFile, mut tokens: Vec<Token>) -> Option<Statement<'_>> {
+/// A place that moves forward through a text.
+struct Place {
+    offset: usize,
+    line: usize,
+    column: usize,
+}
+
+impl Place {
+    fn advance(&mut self, text: &str, to: usize) {
+        for char in text.get(self.offset..to).unwrap_or("").chars() {
+            (self.line, self.column) = if char == '\n' { (self.line + 1, 1) } else { (self.line, self.column + 1) };
+        }
+        self.offset = to;
+    }
+}
+
+fn statement<'a>(file: &'a SourceFile, mut tokens: Vec<Token>, place: &mut Place) -> Option<Statement<'a>> {
     let (start, end) = (tokens.first()?.at.start, tokens.last()?.at.end);
+    place.advance(&file.text, start);
     for token in &mut tokens {
         token.at = token.at.start - start..token.at.end - start;
     }
-    Some(Statement { file, offset: start, text: file.text.get(start..end)?, tokens })
+    let (line, column) = (place.line, place.column);
+    Some(Statement { file, offset: start, line, column, text: file.text.get(start..end)?, tokens })
 }
 
 fn tokens(text: &str) -> Vec<Token> {
@@ -97,7 +119,15 @@ fn tokens(text: &str) -> Vec<Token> {
 impl Statement<'_> {
     /// A byte range of the statement as a place in its file.
     pub(crate) fn location(&self, range: Range<usize>) -> Location {
-        Location::of(&self.file.name, &self.file.text, self.offset + range.start, range.len())
+        let mut place = Place { offset: 0, line: self.line, column: self.column };
+        place.advance(self.text, range.start);
+        Location {
+            file: self.file.name.clone(),
+            line: place.line,
+            column: place.column,
+            offset: self.offset + range.start,
+            length: range.len(),
+        }
     }
 
     /// The place of the statement's effect and scope, or of all of it if it has none.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use cedar_policy::{Authorizer, Context, Decision, Entities, EntityUid, PolicySet, Request, Schema};
 use writ_abi::{Family, Protocol, Reason, Verdict};
 
 use super::fixture::{EGRESS, account, bundle, config, errors, state};
@@ -134,4 +135,74 @@ forbid (principal, action == Action::"connect", resource) when { 922337203685477
     );
     assert_eq!(found.len(), 1);
     assert_eq!((found[0].code, found[0].policy.as_deref()), ("policy-fails", Some("overflows")));
+}
+
+#[test]
+fn the_archive_decides_the_same_as_the_bundle() {
+    let bundle = egress();
+    let schema = Schema::from_cedarschema_str(bundle.archived_schema()).unwrap().0;
+    let full: PolicySet = bundle.archived_policies().parse().unwrap();
+    let enforced: PolicySet = bundle.archived_enforced_policies().parse().unwrap();
+    assert_eq!((full.num_of_policies(), enforced.num_of_policies()), (6, 5));
+    let authorizer = Authorizer::new();
+    let mut allowed = 0;
+    for account in ["payments", "report", "idle"] {
+        for risk in [0, 60, 90] {
+            for to in
+                ["10.20.3.7:5432", "10.9.9.9:8443", "10.30.0.1:5005", "[fd00:20::1]:5432", "[::ffff:10.0.0.1]:443"]
+            {
+                for attempt in [tcp(to), to_new(tcp(to)), Attempt::OpenSocket { family: Family::Raw }] {
+                    let state = state(risk, MONDAY_NOON);
+                    let json = bundle.cedar_request(account, &state, &attempt).unwrap();
+                    let entities = bundle.cedar_entities(account, &attempt).unwrap();
+                    // As the stock CLI does it: everything checked against the schema.
+                    let uid = |name: &str| json[name].as_str().unwrap().parse::<EntityUid>().unwrap();
+                    let context =
+                        Context::from_json_value(json["context"].clone(), Some((&schema, &uid("action")))).unwrap();
+                    let request =
+                        Request::new(uid("principal"), uid("action"), uid("resource"), context, Some(&schema)).unwrap();
+                    let entities = Entities::from_json_value(entities, Some(&schema)).unwrap();
+                    let decide = |set| authorizer.is_authorized(&request, set, &entities).decision() == Decision::Allow;
+                    let evaluation = bundle.evaluate(account, &state, &attempt);
+                    assert_eq!(decide(&enforced), evaluation.verdict == Verdict::Allow, "{account} {attempt:?}");
+                    assert_eq!(decide(&full), evaluation.would == Verdict::Allow, "{account} {attempt:?}");
+                    allowed += usize::from(decide(&enforced));
+                }
+            }
+        }
+    }
+    assert!(allowed > 5);
+}
+
+#[test]
+fn the_digest_changes_with_whatever_changes_decisions_and_with_nothing_else() {
+    let base = config(vec![account("report", &["platform"])], EGRESS);
+    let digest = |config: &crate::config::Config| bundle(config).digest().to_owned();
+    let before = digest(&base);
+    assert!(before.starts_with("sha256-") && before.len() == 71);
+    let mut changed = base.clone();
+    changed.destinations.get_mut("prod-db").unwrap().ports.push((5433, 5433));
+    assert_ne!(digest(&changed), before);
+    let mut changed = base.clone();
+    changed.policies[0].text = changed.policies[0].text.replace("80", "81");
+    assert_ne!(digest(&changed), before);
+    let mut same = base.clone();
+    same.policies[0].text.push_str("// a comment after the last policy\n");
+    same.agent.paths.log = "/elsewhere".into();
+    assert_eq!(digest(&same), before);
+}
+
+#[test]
+fn an_account_that_cannot_resolve_names_is_warned_of() {
+    let mut config = config(vec![account("payments", &[])], EGRESS);
+    config.destinations.get_mut("host-resolvers").unwrap().addresses = vec!["127.0.0.53/32".parse().unwrap()];
+    let (bundle, findings) = Bundle::compile(&config);
+    assert!(bundle.is_some());
+    let codes: Vec<&str> = findings.iter().map(|finding| finding.code).collect();
+    assert!(codes.contains(&"resolvers-unreachable"), "{codes:?}");
+    config.policies[0].text.push_str(
+        "@id(\"dns\") @owner(\"o\") @reason(\"r\") permit (principal, action == Action::\"connect\", resource in Destination::\"host-resolvers\");",
+    );
+    let (_, findings) = Bundle::compile(&config);
+    assert!(findings.iter().all(|finding| finding.code != "resolvers-unreachable"));
 }

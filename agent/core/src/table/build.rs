@@ -1,6 +1,6 @@
 //! A bundle and the accounts' states laid out as one generation.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use jiff::Timestamp;
 use writ_abi::{AccountFlags, Active, Slot};
@@ -28,8 +28,8 @@ pub fn build(
 ) -> Result<Generation, Box<Diagnostic>> {
     let classes = bundle.classes_with(approvals(bundle, outlooks.iter()))?;
     let mut accounts = previous.to_vec();
-    let fresh: Vec<String> = config.accounts.keys().filter(|name| !previous.contains(name)).cloned().collect();
-    accounts.extend(fresh);
+    let known: HashSet<&String> = previous.iter().collect();
+    accounts.extend(config.accounts.keys().filter(|name| !known.contains(name)).cloned());
     if accounts.len() > MOST_ACCOUNTS {
         let finding = Diagnostic::error(
             "too-many-accounts",

@@ -3,11 +3,15 @@
 //! [`build`] lays out a bundle's rows as a [`Generation`]; [`Generation::append_stance`] adds the stance of a changed state;
 //! [`Identities::build`] says which host identities lead to which accounts.
 
+#[cfg(test)]
+mod agreement;
 mod build;
 mod generation;
 mod identities;
 mod layout;
 mod outlook;
+#[cfg(test)]
+mod tests;
 
 pub use build::build;
 pub use generation::{Explanation, Generation};

@@ -53,9 +53,12 @@ pub fn run(config_dir: &Path, args: &Args) -> anyhow::Result<ExitCode> {
         findings.push(Finding::new(feature.name, state, feature.detail, required && feature.present != Some(true)));
     }
     findings.push(match CgroupMount::find(agent.paths.cgroup.as_deref()) {
-        Ok(mount) if mount.partial() => {
-            Finding::new("attachment", "partial", format!("{}: only processes below it are judged", mount.attached.display()), false)
-        }
+        Ok(mount) if mount.partial() => Finding::new(
+            "attachment",
+            "partial",
+            format!("{}: only processes below it are judged", mount.attached.display()),
+            false,
+        ),
         Ok(mount) => Finding::new("attachment", "ok", format!("{}: the whole host", mount.attached.display()), false),
         Err(error) => Finding::new("attachment", "missing", error.to_string(), true),
     });
@@ -84,9 +87,17 @@ pub fn run(config_dir: &Path, args: &Args) -> anyhow::Result<ExitCode> {
                 (false, "ok") => AnsiColor::Green,
                 _ => AnsiColor::Yellow,
             };
-            println!("{:<18} {}  {}", finding.name, output::painted(&format!("{:<8}", finding.state), colour), finding.detail);
+            println!(
+                "{:<18} {}  {}",
+                finding.name,
+                output::painted(&format!("{:<8}", finding.state), colour),
+                finding.detail
+            );
         }
-        println!("\n{}", if weaker { "this host is weaker than configured" } else { "this host gives what is configured" });
+        println!(
+            "\n{}",
+            if weaker { "this host is weaker than configured" } else { "this host gives what is configured" }
+        );
     }
     Ok(if weaker { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
@@ -109,11 +120,17 @@ fn of_daemon(status: &Status) -> Vec<Finding> {
         findings.push(Finding::new("degraded", "partial", reason.clone(), true));
     }
     for account in status.accounts.iter().filter(|account| !account.unmatched.is_empty()) {
-        let detail = format!("service account `{}`: nothing on this host is {}", account.name, account.unmatched.join(", "));
+        let detail =
+            format!("service account `{}`: nothing on this host is {}", account.name, account.unmatched.join(", "));
         findings.push(Finding::new("unmatched", "partial", detail, false));
     }
     for sink in status.sinks.iter().filter(|sink| !sink.ok) {
-        findings.push(Finding::new("sink", "missing", format!("{}: {}", sink.name, sink.error.as_deref().unwrap_or("")), true));
+        findings.push(Finding::new(
+            "sink",
+            "missing",
+            format!("{}: {}", sink.name, sink.error.as_deref().unwrap_or("")),
+            true,
+        ));
     }
     if let Some(test) = &status.self_test {
         let state = if test.passed { "ok" } else { "missing" };

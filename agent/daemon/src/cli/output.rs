@@ -84,7 +84,10 @@ pub fn log(config_dir: &Path) -> PathBuf {
 }
 
 /// Runs a conversation with the daemon.
-pub fn converse<T>(config_dir: &Path, talk: impl AsyncFnOnce(Client<'_>) -> Result<T, ClientError>) -> anyhow::Result<T> {
+pub fn converse<T>(
+    config_dir: &Path,
+    talk: impl AsyncFnOnce(Client<'_>) -> Result<T, ClientError>,
+) -> anyhow::Result<T> {
     let socket = socket(config_dir);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     Ok(runtime.block_on(talk(Client::new(&socket)))?)

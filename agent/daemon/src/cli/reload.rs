@@ -26,13 +26,18 @@ pub fn run(config_dir: &Path, args: &Args) -> anyhow::Result<ExitCode> {
             println!("in force: generation {}, policies unchanged ({})", reloaded.generation, reloaded.after);
         }
         Ok(reloaded) => {
-            println!("in force: generation {}\n  before {}\n  after  {}", reloaded.generation, reloaded.before, reloaded.after);
+            println!(
+                "in force: generation {}\n  before {}\n  after  {}",
+                reloaded.generation, reloaded.before, reloaded.after
+            );
         }
         Err(error) => {
             if let Some(ClientError::Refused { status: 422, problem }) = error.downcast_ref::<ClientError>() {
                 eprintln!("error: the configuration is refused; the one before is still in force");
                 for finding in &problem.findings {
-                    let text = |member: &str| finding.get(member).and_then(|value| value.as_str()).unwrap_or_default().to_owned();
+                    let text = |member: &str| {
+                        finding.get(member).and_then(|value| value.as_str()).unwrap_or_default().to_owned()
+                    };
                     let at = finding.get("at").map_or_else(String::new, |at| {
                         let number = |member: &str| at.get(member).and_then(serde_json::Value::as_u64).unwrap_or(0);
                         let file = at.get("file").and_then(|file| file.as_str()).unwrap_or_default();

@@ -62,7 +62,9 @@ pub fn run(config_dir: &Path, args: &Args) -> anyhow::Result<ExitCode> {
         Ok(simulated) => simulated,
         Err(error) => match error.downcast_ref::<ClientError>() {
             // No daemon, or not for us to ask: the configuration answers.
-            Some(ClientError::Unreachable { .. } | ClientError::Refused { status: 403 | 503, .. }) => alone(config_dir, &asked)?,
+            Some(ClientError::Unreachable { .. } | ClientError::Refused { status: 403 | 503, .. }) => {
+                alone(config_dir, &asked)?
+            }
             _ => return Err(error),
         },
     };
@@ -116,7 +118,11 @@ fn show(asked: &SimulateBody, simulated: &Simulated) {
         println!("  in {}", simulated.groups.join(", "));
     }
     for policy in &simulated.policies {
-        println!("  by {}{}", policy.id, policy.reason.as_ref().map_or_else(String::new, |reason| format!(": {reason}")));
+        println!(
+            "  by {}{}",
+            policy.id,
+            policy.reason.as_ref().map_or_else(String::new, |reason| format!(": {reason}"))
+        );
     }
     if simulated.policies.is_empty() {
         println!("  nothing permits it");

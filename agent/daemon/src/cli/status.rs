@@ -67,10 +67,18 @@ fn show(status: &Status) {
     println!("cgroup    {}{}", status.cgroup, if status.partial { "  (part of the host)" } else { "" });
     println!("coverage  {}", status.coverage.join(" "));
     let records = status.records;
-    println!("attempts  {} seen, {} recorded, {} lost, {} in flight", records.seen, records.recorded, records.lost, records.in_flight);
+    println!(
+        "attempts  {} seen, {} recorded, {} lost, {} in flight",
+        records.seen, records.recorded, records.lost, records.in_flight
+    );
     println!("log       {} records, {} signed", status.checkpoint.size, status.checkpoint.signed.unwrap_or(0));
     for sink in status.sinks.iter().filter(|sink| !sink.ok) {
-        println!("{} {}: {}", output::painted("failing:", AnsiColor::Red), sink.name, sink.error.as_deref().unwrap_or("unknown"));
+        println!(
+            "{} {}: {}",
+            output::painted("failing:", AnsiColor::Red),
+            sink.name,
+            sink.error.as_deref().unwrap_or("unknown")
+        );
     }
     if status.accounts.is_empty() {
         println!("\nno service accounts are declared");

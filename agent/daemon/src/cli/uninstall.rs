@@ -27,7 +27,8 @@ pub fn run(config_dir: &Path, args: &Args) -> anyhow::Result<ExitCode> {
     let sources = configuration::read::read(config_dir).sources;
     let agent = agent_alone(&sources);
     let pins = PathBuf::from(&agent.paths.pins);
-    let removed = kernel::uninstall(&pins).map_err(|error| anyhow::anyhow!("removing the pins at `{}`: {error}", pins.display()))?;
+    let removed = kernel::uninstall(&pins)
+        .map_err(|error| anyhow::anyhow!("removing the pins at `{}`: {error}", pins.display()))?;
     let recorded = match note_uninstalled(&agent) {
         Ok(()) => true,
         Err(why) => {

@@ -90,7 +90,8 @@ impl Engine {
     ) -> Result<(), ActivateError> {
         let bundle = self.with_grants(&config, &base, now.wall)?;
         let previous = self.numbers.accounts.clone();
-        let active = self.kernel.active().map_err(|error| InstallError { table: "ACTIVE", error: error.to_string() })?;
+        let active =
+            self.kernel.active().map_err(|error| InstallError { table: "ACTIVE", error: error.to_string() })?;
         let number = active.generation().wrapping_add(1);
         let mut moments = BTreeMap::new();
         let mut outlooks = BTreeMap::new();
@@ -174,15 +175,22 @@ impl Engine {
 }
 
 /// The outlook of an account, and with it when its moment ends. `known_since` is when its baseline began to be learnt.
-pub(crate) fn outlook(config: &Config, moment: &mut Moment, epoch: u32, known_since: Timestamp, now: Timestamp) -> Outlook {
+pub(crate) fn outlook(
+    config: &Config,
+    moment: &mut Moment,
+    epoch: u32,
+    known_since: Timestamp,
+    now: Timestamp,
+) -> Outlook {
     let live = moment.live(&config.signals);
     let situation = live.situation(now);
     let steps = expiry_steps(&live, now, LOOKAHEAD);
     let observe_until = situation.break_glass_until;
-    let learning_until = config.accounts.get(&moment.account).and_then(|account| account.learning).and_then(|learning| {
-        let span = jiff::SignedDuration::try_from(learning).ok()?;
-        known_since.checked_add(span).ok()
-    });
+    let learning_until =
+        config.accounts.get(&moment.account).and_then(|account| account.learning).and_then(|learning| {
+            let span = jiff::SignedDuration::try_from(learning).ok()?;
+            known_since.checked_add(span).ok()
+        });
     let offboarded = situation.offboarded;
     let (state, later) = match steps {
         Some(steps) => {
@@ -191,7 +199,10 @@ pub(crate) fn outlook(config: &Config, moment: &mut Moment, epoch: u32, known_si
             (first, states.collect())
         }
         // More ends than can be looked ahead: what opens access is left out at once, rather than kept too long.
-        None => (writ_core::policy::AccountState { approvals: Vec::new(), fresh: Default::default(), ..situation.state }, Vec::new()),
+        None => (
+            writ_core::policy::AccountState { approvals: Vec::new(), fresh: Default::default(), ..situation.state },
+            Vec::new(),
+        ),
     };
     let until = later.iter().map(|state: &writ_core::policy::AccountState| state.now).chain(observe_until).min();
     let outlook = Outlook { state, later, observe_until, learning_until, offboarded, epoch };

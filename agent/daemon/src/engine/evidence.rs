@@ -6,7 +6,10 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use writ_abi::{DecisionEvent, Family, Protocol, Verdict};
 use writ_core::policy::Attempt;
-use writ_core::record::{Body, Context, Decision, GrantRef, IdSource, Lifecycle, LoginUid, PolicyRef, Record, Request, SignalRef, Time, record_id};
+use writ_core::record::{
+    Body, Context, Decision, GrantRef, IdSource, Lifecycle, LoginUid, PolicyRef, Record, Request, SignalRef, Time,
+    record_id,
+};
 use writ_core::stance::Situation;
 
 use super::Engine;
@@ -102,15 +105,19 @@ impl Engine {
     }
 
     /// What the tables and the policy set say about an event.
-    fn explain(&self, context: &mut Context, names: &Names, event: &DecisionEvent, attempt: &Attempt, situation: Option<&Situation>) {
+    fn explain(
+        &self,
+        context: &mut Context,
+        names: &Names,
+        event: &DecisionEvent,
+        attempt: &Attempt,
+        situation: Option<&Situation>,
+    ) {
         let legend = &names.legend;
         context.policy_digest.clone_from(&legend.policy_digest);
         context.stance_digest = legend.digests.get(event.stance as usize).cloned().unwrap_or_default();
-        context.also_matched = event
-            .also
-            .iter()
-            .filter_map(|index| legend.accounts.get(usize::from(*index)).cloned())
-            .collect();
+        context.also_matched =
+            event.also.iter().filter_map(|index| legend.accounts.get(usize::from(*index)).cloned()).collect();
         let reference = |id: &String| match names.bundle.policies().get(id) {
             Some(policy) => PolicyRef {
                 id: id.clone(),
@@ -190,7 +197,9 @@ impl Engine {
         let moments = self
             .moments
             .iter()
-            .filter(|((_, epoch), _)| epoch.saturating_add(64) > newest || self.epochs.values().any(|known| known == epoch))
+            .filter(|((_, epoch), _)| {
+                epoch.saturating_add(64) > newest || self.epochs.values().any(|known| known == epoch)
+            })
             .map(|((account, epoch), moment)| (*account, *epoch, (**moment).clone()))
             .collect();
         if let Err(error) = self.store.save_explained(&Explained { legends, moments }) {

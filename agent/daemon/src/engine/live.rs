@@ -19,11 +19,11 @@ use writ_core::stance::{
     RevocationCause,
 };
 
+use super::Engine;
 use super::activate::{ActivateError, outlook};
 use super::clock::Clocks;
 use super::evidence::approver;
 use super::explain::{Legend, Moment, Names};
-use super::Engine;
 use crate::kernel::{Extent, InstallError};
 
 /// Who asks, as the core and as records know it.
@@ -117,7 +117,9 @@ impl Engine {
         let mut changed = Vec::new();
         let mut regenerate = false;
         for name in current.config.accounts.keys() {
-            let Some(index) = current.generation.account(name).and_then(|index| u16::try_from(index).ok()) else { continue };
+            let Some(index) = current.generation.account(name).and_then(|index| u16::try_from(index).ok()) else {
+                continue;
+            };
             let epoch = self.epochs.get(name).copied().unwrap_or(0);
             let before = self.moments.get(&(index, epoch)).cloned();
             let after = Moment::of(&self.live, &current.config, name, &base, clocks.wall);
@@ -150,7 +152,11 @@ impl Engine {
     }
 
     /// Appends the changed accounts' stances to the generation in force; false if that needs a new one.
-    fn append(&mut self, changed: &mut [(String, u16, Option<Arc<Moment>>, Moment)], clocks: &Clocks) -> Result<bool, InstallError> {
+    fn append(
+        &mut self,
+        changed: &mut [(String, u16, Option<Arc<Moment>>, Moment)],
+        clocks: &Clocks,
+    ) -> Result<bool, InstallError> {
         let Some(current) = &mut self.current else { return Ok(false) };
         for (name, index, _, after) in changed {
             let epoch = self.epochs.get(name).copied().unwrap_or(0).wrapping_add(1);
@@ -177,7 +183,8 @@ impl Engine {
             self.epochs.insert(name.clone(), epoch);
             self.numbers.epochs.insert(name.clone(), epoch);
             let flags = current.generation.flags.get(usize::from(*index)).copied().unwrap_or(0);
-            let wanted = if after.offboarded { flags | AccountFlags::OFFBOARDED } else { flags & !AccountFlags::OFFBOARDED };
+            let wanted =
+                if after.offboarded { flags | AccountFlags::OFFBOARDED } else { flags & !AccountFlags::OFFBOARDED };
             if wanted != flags {
                 self.kernel.set_flags(u32::from(*index), AccountFlags(wanted))?;
                 if let Some(entry) = current.generation.flags.get_mut(usize::from(*index)) {
@@ -202,10 +209,11 @@ impl Engine {
                 .and_then(|slot| current.generation.digests.get(slot.stance() as usize).cloned())
                 .unwrap_or_default()
         };
-        let mode = match current.config.accounts.get(name).map(|account| account.effective_mode(current.config.agent.mode)) {
-            Some(Mode::Observe) => EffectiveMode::Observe,
-            _ => EffectiveMode::Enforce,
-        };
+        let mode =
+            match current.config.accounts.get(name).map(|account| account.effective_mode(current.config.agent.mode)) {
+                Some(Mode::Observe) => EffectiveMode::Observe,
+                _ => EffectiveMode::Enforce,
+            };
         let state = |moment: &Moment, at: Timestamp, stance_digest: String| {
             let situation = moment.situation(&current.config.signals, at);
             StanceState {
@@ -250,7 +258,10 @@ impl Engine {
     pub(crate) fn expire(&mut self) {
         let now = Timestamp::now();
         let ended = self.live.expire(now);
-        let anything = !ended.signals.is_empty() || !ended.grants.is_empty() || !ended.escalations.is_empty() || !ended.break_glass.is_empty();
+        let anything = !ended.signals.is_empty()
+            || !ended.grants.is_empty()
+            || !ended.escalations.is_empty()
+            || !ended.break_glass.is_empty();
         for signal in &ended.signals {
             self.note(signal_record(signal, SignalState::Expired, None, None));
         }
@@ -313,7 +324,12 @@ impl Engine {
         for escalation in &received.approvals {
             self.note(escalation_record(escalation, EscalationState::Expired, None));
         }
-        let why = Why { cause: "signal".into(), id: Some(signal.id.clone()), reason: signal.evidence.clone(), by: Some(actor.recorded()) };
+        let why = Why {
+            cause: "signal".into(),
+            id: Some(signal.id.clone()),
+            reason: signal.evidence.clone(),
+            by: Some(actor.recorded()),
+        };
         self.refresh(&why)?;
         self.flush();
         Ok(received)
@@ -334,7 +350,12 @@ impl Engine {
         })?;
         self.save_live();
         self.note(signal_record(&signal, SignalState::Cleared, Some(actor), Some(reason)));
-        let why = Why { cause: "signal-cleared".into(), id: Some(signal.id.clone()), reason: Some(reason.into()), by: Some(actor.recorded()) };
+        let why = Why {
+            cause: "signal-cleared".into(),
+            id: Some(signal.id.clone()),
+            reason: Some(reason.into()),
+            by: Some(actor.recorded()),
+        };
         self.refresh(&why)?;
         self.flush();
         Ok(signal)
@@ -354,14 +375,27 @@ impl Engine {
         let config = self.config()?;
         let made = self.live.create_grant(request, &actor.caller, Timestamp::now(), &config);
         let grant = made.map_err(|refusal| match refusal {
-            GrantRefusal::Approver(_) => self.not_permitted("grant create", actor, Some(request.account.clone()), refusal.to_string()),
+            GrantRefusal::Approver(_) => {
+                self.not_permitted("grant create", actor, Some(request.account.clone()), refusal.to_string())
+            }
             GrantRefusal::UnknownAccount(_) => Refusal::NotFound(refusal.to_string()),
             _ => Refusal::Invalid(refusal.to_string()),
         })?;
         self.save_live();
-        let why = Why { cause: "grant".into(), id: Some(grant.id.clone()), reason: Some(grant.reason.clone()), by: Some(actor.recorded()) };
+        let why = Why {
+            cause: "grant".into(),
+            id: Some(grant.id.clone()),
+            reason: Some(grant.reason.clone()),
+            by: Some(actor.recorded()),
+        };
         if let Err(error) = self.refresh(&why) {
-            let _ = self.live.revoke_grant(&grant.id, "the kernel could not be told", &actor.caller, Timestamp::now(), &config);
+            let _ = self.live.revoke_grant(
+                &grant.id,
+                "the kernel could not be told",
+                &actor.caller,
+                Timestamp::now(),
+                &config,
+            );
             self.save_live();
             return Err(error.into());
         }
@@ -383,7 +417,12 @@ impl Engine {
             _ => Refusal::NotFound(refusal.to_string()),
         })?;
         self.save_live();
-        let why = Why { cause: "grant-revoked".into(), id: Some(grant.id.clone()), reason: Some(reason.into()), by: Some(actor.recorded()) };
+        let why = Why {
+            cause: "grant-revoked".into(),
+            id: Some(grant.id.clone()),
+            reason: Some(reason.into()),
+            by: Some(actor.recorded()),
+        };
         self.refresh(&why)?;
         self.note(grant_record(&grant, GrantState::Revoked, Some(actor)));
         self.flush();
@@ -423,7 +462,14 @@ impl Engine {
     ///
     /// # Errors
     /// There is none, or the caller may not, or the kernel could not be told.
-    pub fn approve(&mut self, id: &str, ttl: Duration, reason: &str, ticket: Option<String>, actor: &Actor) -> Done<Escalation> {
+    pub fn approve(
+        &mut self,
+        id: &str,
+        ttl: Duration,
+        reason: &str,
+        ticket: Option<String>,
+        actor: &Actor,
+    ) -> Done<Escalation> {
         let config = self.config()?;
         let digest = self.base.digest().to_owned();
         let now = Timestamp::now();
@@ -455,9 +501,21 @@ impl Engine {
         }
     }
 
-    fn answered(&mut self, escalation: &Escalation, state: EscalationState, cause: &str, reason: &str, actor: &Actor) -> Done<()> {
+    fn answered(
+        &mut self,
+        escalation: &Escalation,
+        state: EscalationState,
+        cause: &str,
+        reason: &str,
+        actor: &Actor,
+    ) -> Done<()> {
         self.save_live();
-        let why = Why { cause: cause.into(), id: Some(escalation.id.clone()), reason: Some(reason.into()), by: Some(actor.recorded()) };
+        let why = Why {
+            cause: cause.into(),
+            id: Some(escalation.id.clone()),
+            reason: Some(reason.into()),
+            by: Some(actor.recorded()),
+        };
         self.refresh(&why)?;
         self.note(escalation_record(escalation, state, Some(reason)));
         self.flush();
@@ -471,9 +529,15 @@ impl Engine {
     pub fn offboard(&mut self, account: &str, reason: &str, actor: &Actor) -> Done<Offboarded> {
         let config = self.config()?;
         let done = self.live.offboard(account, reason, &actor.caller, Timestamp::now(), &config);
-        let (offboarded, grants, escalations) = done.map_err(|refusal| self.offboarding_refused("account offboard", account, actor, refusal))?;
+        let (offboarded, grants, escalations) =
+            done.map_err(|refusal| self.offboarding_refused("account offboard", account, actor, refusal))?;
         self.save_live();
-        self.refresh(&Why { cause: "offboarded".into(), id: None, reason: Some(reason.into()), by: Some(actor.recorded()) })?;
+        self.refresh(&Why {
+            cause: "offboarded".into(),
+            id: None,
+            reason: Some(reason.into()),
+            by: Some(actor.recorded()),
+        })?;
         for grant in &grants {
             self.note(grant_record(grant, GrantState::Revoked, Some(actor)));
         }
@@ -493,12 +557,23 @@ impl Engine {
         let done = self.live.reinstate(account, reason, &actor.caller, &config);
         let was = done.map_err(|refusal| self.offboarding_refused("account reinstate", account, actor, refusal))?;
         self.save_live();
-        self.refresh(&Why { cause: "reinstated".into(), id: None, reason: Some(reason.into()), by: Some(actor.recorded()) })?;
+        self.refresh(&Why {
+            cause: "reinstated".into(),
+            id: None,
+            reason: Some(reason.into()),
+            by: Some(actor.recorded()),
+        })?;
         self.flush();
         Ok(was)
     }
 
-    fn offboarding_refused(&mut self, operation: &str, account: &str, actor: &Actor, refusal: writ_core::stance::OffboardingRefusal) -> Refusal {
+    fn offboarding_refused(
+        &mut self,
+        operation: &str,
+        account: &str,
+        actor: &Actor,
+        refusal: writ_core::stance::OffboardingRefusal,
+    ) -> Refusal {
         use writ_core::stance::OffboardingRefusal;
         let text = refusal.to_string();
         match refusal {
@@ -517,7 +592,9 @@ impl Engine {
         let config = self.config()?;
         let begun = self.live.begin_break_glass(request, &actor.caller, Timestamp::now(), &config);
         let broken = begun.map_err(|refusal| match refusal {
-            BreakGlassRefusal::Approver(_) => self.not_permitted("break-glass", actor, request.account.clone(), refusal.to_string()),
+            BreakGlassRefusal::Approver(_) => {
+                self.not_permitted("break-glass", actor, request.account.clone(), refusal.to_string())
+            }
             BreakGlassRefusal::UnknownAccount(_) => Refusal::NotFound(refusal.to_string()),
             _ => Refusal::Invalid(refusal.to_string()),
         })?;
@@ -529,7 +606,12 @@ impl Engine {
             by: approver(&broken.by),
             reason: broken.reason.clone(),
         });
-        self.refresh(&Why { cause: "break-glass".into(), id: None, reason: Some(broken.reason.clone()), by: Some(actor.recorded()) })?;
+        self.refresh(&Why {
+            cause: "break-glass".into(),
+            id: None,
+            reason: Some(broken.reason.clone()),
+            by: Some(actor.recorded()),
+        })?;
         self.flush();
         Ok(broken)
     }
@@ -580,11 +662,19 @@ fn escalation_record(escalation: &Escalation, state: EscalationState, reason: Op
         escalation: escalation.id.clone(),
         state,
         account: escalation.account.clone(),
-        destination: Endpoint { address: escalation.address.to_string(), port: escalation.port, protocol: escalation.protocol.clone() },
+        destination: Endpoint {
+            address: escalation.address.to_string(),
+            port: escalation.port,
+            protocol: escalation.protocol.clone(),
+        },
         executable: Some(escalation.executable.clone()),
         policies: escalation.policies.iter().map(|id| PolicyRef { id: id.clone(), ..PolicyRef::default() }).collect(),
         decision: None,
-        approver: escalation.answer.as_ref().map(|answer| approver(&answer.approver)).filter(|_| escalation.status != EscalationStatus::Pending),
+        approver: escalation
+            .answer
+            .as_ref()
+            .map(|answer| approver(&answer.approver))
+            .filter(|_| escalation.status != EscalationStatus::Pending),
         reason: reason.map(str::to_owned),
         expires: Time(escalation.expires),
     }))

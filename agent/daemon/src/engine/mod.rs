@@ -36,13 +36,13 @@ use crate::log::LogWriter;
 use crate::process::ProcessTable;
 
 pub use activate::{ActivateError, Source};
-pub use ready::note_uninstalled;
-pub(crate) use ready::agent_alone;
 pub use explain::Moment;
 pub use handle::{Handle, Stopped};
 pub use live::{Actor, Refusal};
 pub use losses::Losses;
 pub use persist::Store;
+pub(crate) use ready::agent_alone;
+pub use ready::note_uninstalled;
 pub use ready::{OpenedEngine, StartError, open};
 pub use selftest::{Outcome as SelfTest, probe as self_test_probe, run as self_test};
 pub use status::{AccountStatus, Status};

@@ -89,11 +89,14 @@ pub fn open(config_dir: &Path) -> Result<OpenedEngine, StartError> {
         }
     }
     let read = |path: &str| fs::read_to_string(path).map(|text| text.trim().to_owned());
-    let boot_id = read("/proc/sys/kernel/random/boot_id").map_err(|error| StartError::Host(format!("boot id: {error}")))?;
+    let boot_id =
+        read("/proc/sys/kernel/random/boot_id").map_err(|error| StartError::Host(format!("boot id: {error}")))?;
     let machine_id = read("/etc/machine-id").ok().filter(|id| id.len() == 32).unwrap_or_else(|| fallback_id(&store));
     let origin = format!("writ/{machine_id}");
-    let (log, recovery) = LogWriter::open(Path::new(&agent.paths.log), &store.key(), config.agent.log.clone(), &origin)?;
-    let cgroup = CgroupMount::find(agent.paths.cgroup.as_deref()).map_err(|error| StartError::Host(error.to_string()))?;
+    let (log, recovery) =
+        LogWriter::open(Path::new(&agent.paths.log), &store.key(), config.agent.log.clone(), &origin)?;
+    let cgroup =
+        CgroupMount::find(agent.paths.cgroup.as_deref()).map_err(|error| StartError::Host(error.to_string()))?;
     let kernel = Kernel::open(&Options {
         pins: PathBuf::from(&agent.paths.pins),
         cgroup: cgroup.clone(),
@@ -180,9 +183,8 @@ impl Engine {
     }
 
     fn note_started(&mut self, adopted: bool) {
-        let kernel_release = nix::sys::utsname::uname()
-            .map(|name| name.release().to_string_lossy().into_owned())
-            .unwrap_or_default();
+        let kernel_release =
+            nix::sys::utsname::uname().map(|name| name.release().to_string_lossy().into_owned()).unwrap_or_default();
         let policy_digest = self.current().map(|current| current.bundle.digest().to_owned()).unwrap_or_default();
         let generation = self.current().map_or(0, |current| writ_abi::Active(current.generation.active).generation());
         let mode = match self.current().map(|current| current.config.agent.mode) {
@@ -238,10 +240,13 @@ pub fn note_uninstalled(agent: &Agent) -> Result<(), String> {
         return Ok(()); // writ never ran here: there is nothing to say, and no log to begin.
     }
     let store = Store::open(Path::new(&agent.paths.state)).map_err(|error| failed(&error))?;
-    let machine_id = fs::read_to_string("/etc/machine-id").map(|id| id.trim().to_owned()).ok().filter(|id| id.len() == 32);
+    let machine_id =
+        fs::read_to_string("/etc/machine-id").map(|id| id.trim().to_owned()).ok().filter(|id| id.len() == 32);
     let machine_id = machine_id.unwrap_or_else(|| fallback_id(&store));
-    let boot_id = fs::read_to_string("/proc/sys/kernel/random/boot_id").map_err(|error| failed(&error))?.trim().to_owned();
-    let (mut writer, _) = LogWriter::open(log, &store.key(), agent.log.clone(), &format!("writ/{machine_id}")).map_err(|error| failed(&error))?;
+    let boot_id =
+        fs::read_to_string("/proc/sys/kernel/random/boot_id").map_err(|error| failed(&error))?.trim().to_owned();
+    let (mut writer, _) = LogWriter::open(log, &store.key(), agent.log.clone(), &format!("writ/{machine_id}"))
+        .map_err(|error| failed(&error))?;
     let now = Timestamp::now();
     let by = writ_core::record::Caller {
         uid: nix::unistd::getuid().as_raw(),
@@ -255,7 +260,8 @@ pub fn note_uninstalled(agent: &Agent) -> Result<(), String> {
     };
     let id = writ_core::record::record_id(now, &boot_id, writ_core::record::IdSource::Agent(writer.size() + (1 << 40)));
     let body = writ_core::record::Body::Lifecycle(Box::new(Lifecycle::Uninstall { by }));
-    let mut record = writ_core::record::Record::new(id, now, Host { id: machine_id, boot_id }, super::evidence::VERSION, body);
+    let mut record =
+        writ_core::record::Record::new(id, now, Host { id: machine_id, boot_id }, super::evidence::VERSION, body);
     writer.append(&[record.to_line()]).map_err(|error| failed(&error))?;
     writer.close().map_err(|error| failed(&error))
 }

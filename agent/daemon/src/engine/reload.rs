@@ -31,12 +31,17 @@ impl Engine {
                     Err(vec![Diagnostic::error("not-covered", message)])
                 } else if moved {
                     let message = "`[paths]` cannot change while writ runs";
-                    Err(vec![Diagnostic::error("paths-changed", message).help("restart the daemon; enforcement stays in force meanwhile")])
+                    Err(vec![
+                        Diagnostic::error("paths-changed", message)
+                            .help("restart the daemon; enforcement stays in force meanwhile"),
+                    ])
                 } else {
-                    self.activate(Source { config, files: loaded.sources, warnings: findings.clone() }).map_err(|error| match error {
-                        ActivateError::Refused(found) => found,
-                        ActivateError::Install(error) => vec![Diagnostic::error("kernel", error.to_string())],
-                    })
+                    self.activate(Source { config, files: loaded.sources, warnings: findings.clone() }).map_err(
+                        |error| match error {
+                            ActivateError::Refused(found) => found,
+                            ActivateError::Install(error) => vec![Diagnostic::error("kernel", error.to_string())],
+                        },
+                    )
                 }
             }
         };
@@ -47,10 +52,20 @@ impl Engine {
                 let generation = self.current().map_or(0, |current| Active(current.generation.active).generation());
                 self.degraded.retain(|reason| reason != "config-rejected");
                 self.last_reload = Some(ReloadResult { at: Timestamp::now(), ok: true, problem: None });
-                self.note_lifecycle(Lifecycle::Reload { before: before.clone(), after: after.clone(), by: caller, generation });
+                self.note_lifecycle(Lifecycle::Reload {
+                    before: before.clone(),
+                    after: after.clone(),
+                    by: caller,
+                    generation,
+                });
                 self.flush();
                 findings = self.current().map(|current| current.warnings.clone()).unwrap_or_default();
-                Ok(Reloaded { before, after, generation, warnings: findings.iter().filter_map(|finding| serde_json::to_value(finding).ok()).collect() })
+                Ok(Reloaded {
+                    before,
+                    after,
+                    generation,
+                    warnings: findings.iter().filter_map(|finding| serde_json::to_value(finding).ok()).collect(),
+                })
             }
             Err(found) => {
                 let problems: Vec<String> = found

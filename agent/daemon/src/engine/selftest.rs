@@ -46,7 +46,8 @@ impl Engine {
         let judged = Decision::from_event(event, writ_core::record::Context::default());
         let (Body::Decision(decision) | Body::Observation(decision)) = judged else { return false };
         let passed = event.errno != 0;
-        let result = format!("{} by uid {UID}: {}", decision.action, decision.errno.as_deref().unwrap_or("let through"));
+        let result =
+            format!("{} by uid {UID}: {}", decision.action, decision.errno.as_deref().unwrap_or("let through"));
         self.note_lifecycle(Lifecycle::SelfTest { passed, results: vec![result], kernel: decision.kernel });
         true
     }
@@ -55,7 +56,11 @@ impl Engine {
     pub fn self_tested(&mut self, outcome: Outcome) {
         if !outcome.passed {
             tracing::error!(detail = outcome.detail, "the self-test FAILED: the kernel does not refuse what it must");
-            self.note_lifecycle(Lifecycle::SelfTest { passed: false, results: vec![outcome.detail.clone()], kernel: None });
+            self.note_lifecycle(Lifecycle::SelfTest {
+                passed: false,
+                results: vec![outcome.detail.clone()],
+                kernel: None,
+            });
             self.flush();
         }
         self.self_test = Some(outcome);
@@ -76,7 +81,11 @@ pub fn run(cgroup: &Path) -> Outcome {
         Err(error) => Outcome { at, passed: false, detail: format!("the probe could not be started: {error}") },
         Ok(output) => {
             let detail = String::from_utf8_lossy(&output.stdout).trim().to_owned();
-            Outcome { at, passed: output.status.success(), detail: if detail.is_empty() { "the probe said nothing".into() } else { detail } }
+            Outcome {
+                at,
+                passed: output.status.success(),
+                detail: if detail.is_empty() { "the probe said nothing".into() } else { detail },
+            }
         }
     }
 }
@@ -96,7 +105,9 @@ pub fn probe(cgroup: &Path) -> (bool, String) {
     }
     let tried = UdpSocket::bind(("127.0.0.1", 0)).and_then(|socket| socket.connect(("127.0.0.1", 9)));
     match tried {
-        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => (true, format!("a forbidden connect was refused: {error}")),
+        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
+            (true, format!("a forbidden connect was refused: {error}"))
+        }
         Err(error) => (false, format!("a forbidden connect failed, but not by refusal: {error}")),
         Ok(()) => (false, "A FORBIDDEN CONNECT SUCCEEDED: nothing is enforced here".into()),
     }

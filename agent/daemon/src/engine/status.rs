@@ -159,13 +159,24 @@ impl Engine {
             state: "running".into(),
             version: super::evidence::VERSION.into(),
             mode,
-            effective_mode: if observed && mode == Mode::Enforce && accounts.iter().all(|account| account.mode == Mode::Observe) { Mode::Observe } else { mode },
+            effective_mode: if observed
+                && mode == Mode::Enforce
+                && accounts.iter().all(|account| account.mode == Mode::Observe)
+            {
+                Mode::Observe
+            } else {
+                mode
+            },
             policy_digest: current.bundle.digest().into(),
             configuration_digest: self.base.digest().into(),
             bundle: None,
             generation: Active(current.generation.active).generation(),
             degraded: self.degraded.clone(),
-            coverage: COVERAGE.iter().filter(|name| **name != "set-retval" || self.kernel.chooses_errno).map(|name| (*name).to_owned()).collect(),
+            coverage: COVERAGE
+                .iter()
+                .filter(|name| **name != "set-retval" || self.kernel.chooses_errno)
+                .map(|name| (*name).to_owned())
+                .collect(),
             cgroup: self.kernel.cgroup().attached.display().to_string(),
             partial: self.kernel.cgroup().partial(),
             started: self.started,
@@ -209,7 +220,10 @@ impl Engine {
             owner: account.owner.clone(),
             mode: if broken { Mode::Observe } else { account.effective_mode(current.config.agent.mode) },
             risk: situation.as_ref().map_or(0, |situation| situation.state.risk),
-            signals: situation.as_ref().map(|situation| situation.state.signals.iter().cloned().collect()).unwrap_or_default(),
+            signals: situation
+                .as_ref()
+                .map(|situation| situation.state.signals.iter().cloned().collect())
+                .unwrap_or_default(),
             grants: situation.as_ref().map(|situation| situation.grants.iter().cloned().collect()).unwrap_or_default(),
             offboarded: situation.as_ref().is_some_and(|situation| situation.offboarded),
             stance_digest: current.generation.digests.get(shown as usize).cloned().unwrap_or_default(),

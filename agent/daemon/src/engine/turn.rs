@@ -136,7 +136,10 @@ impl Engine {
             tracing::error!(%error, "the last checkpoint could not be written");
         }
         if !self.waiting.is_empty() {
-            tracing::error!(lines = self.waiting.len(), "the log could not be written before the end; these decisions are counted as lost by the next daemon");
+            tracing::error!(
+                lines = self.waiting.len(),
+                "the log could not be written before the end; these decisions are counted as lost by the next daemon"
+            );
         }
         self.save_explained();
     }

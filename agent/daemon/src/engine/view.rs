@@ -74,7 +74,12 @@ impl Engine {
 ///
 /// # Errors
 /// There is no such account, or the protocol is not known.
-pub fn simulate(config: &Config, bundle: &Bundle, asked: &SimulateBody, state: &AccountState) -> Result<Simulated, Refusal> {
+pub fn simulate(
+    config: &Config,
+    bundle: &Bundle,
+    asked: &SimulateBody,
+    state: &AccountState,
+) -> Result<Simulated, Refusal> {
     let account = config
         .accounts
         .get(&asked.account)
@@ -92,7 +97,12 @@ pub fn simulate(config: &Config, bundle: &Bundle, asked: &SimulateBody, state: &
     };
     let Evaluation { verdict, would, reason, policies, errors, .. } = bundle.evaluate(&asked.account, state, &attempt);
     let named = |id: &String| match bundle.policies().get(id) {
-        Some(policy) => PolicyRef { id: id.clone(), owner: policy.owner.clone(), reason: policy.reason.clone(), controls: policy.controls.clone() },
+        Some(policy) => PolicyRef {
+            id: id.clone(),
+            owner: policy.owner.clone(),
+            reason: policy.reason.clone(),
+            controls: policy.controls.clone(),
+        },
         None => PolicyRef { id: id.clone(), ..PolicyRef::default() },
     };
     let determining = if errors.is_empty() { &policies } else { &errors };

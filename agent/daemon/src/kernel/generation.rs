@@ -144,7 +144,10 @@ impl Kernel {
         self.write_classes(side, generation)?;
         let stances: Vec<u64> = generation.stances.iter().flat_map(|stance| stance.to_words()).collect();
         let outer = &mut self.outer;
-        outer.cells.set(side, &words("CELLS", &generation.cells, generation.cells.len() + SPARE_CELLS)?, 0).map_err(failed("CELLS"))?;
+        outer
+            .cells
+            .set(side, &words("CELLS", &generation.cells, generation.cells.len() + SPARE_CELLS)?, 0)
+            .map_err(failed("CELLS"))?;
         outer.stances.set(side, &words("STANCES", &stances, SPARE_STANCES * 8)?, 0).map_err(failed("STANCES"))?;
         outer.flags.set(side, &words("FLAGS", &generation.flags, 0)?, 0).map_err(failed("FLAGS"))?;
         outer.slots.set(side, &words("SLOTS", &generation.slots, 0)?, 0).map_err(failed("SLOTS"))?;
@@ -208,7 +211,8 @@ impl Kernel {
         outer.addresses_v4.set(side, &v4, 0).map_err(failed("ADDRESSES_V4"))?;
         outer.addresses_v6.set(side, &v6, 0).map_err(failed("ADDRESSES_V6"))?;
         outer.ports.set(side, &words("PORTS", &packed(&generation.ports), 0)?, 0).map_err(failed("PORTS"))?;
-        let projections = words("PROJECTIONS", &packed(&generation.projections), generation.projections.len() + SPARE_PROJECTIONS)?;
+        let projections =
+            words("PROJECTIONS", &packed(&generation.projections), generation.projections.len() + SPARE_PROJECTIONS)?;
         outer.projections.set(side, &projections, 0).map_err(failed("PROJECTIONS"))
     }
 

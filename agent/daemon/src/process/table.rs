@@ -208,7 +208,10 @@ mod tests {
     #[test]
     fn a_unit_is_named_only_below_slices() {
         assert_eq!(unit_of("/system.slice/a.service/b"), Some("a.service".into()));
-        assert_eq!(unit_of("/user.slice/user-0.slice/user@0.service/app.slice/a.service"), Some("user@0.service".into()));
+        assert_eq!(
+            unit_of("/user.slice/user-0.slice/user@0.service/app.slice/a.service"),
+            Some("user@0.service".into())
+        );
         assert_eq!(unit_of("/docker/abc"), None);
         assert_eq!(unit_of("/system.slice"), None);
     }

@@ -25,7 +25,11 @@ impl Connected<IncomingStream<'_, UnixListener>> for Peer {
     fn connect_info(stream: IncomingStream<'_, UnixListener>) -> Self {
         let credentials = stream.io().peer_cred().ok();
         let pid = credentials.as_ref().and_then(tokio::net::unix::UCred::pid);
-        Self { uid: credentials.as_ref().map(tokio::net::unix::UCred::uid), pid, started: pid.and_then(process::start_ticks_of) }
+        Self {
+            uid: credentials.as_ref().map(tokio::net::unix::UCred::uid),
+            pid,
+            started: pid.and_then(process::start_ticks_of),
+        }
     }
 }
 
@@ -46,7 +50,8 @@ impl Peer {
             .ok()
             .and_then(|text| text.trim().parse::<u32>().ok())
             .filter(|loginuid| *loginuid != u32::MAX);
-        let status = procfs::process::Process::new(pid).and_then(|process| process.status()).map_err(|_| Unidentified)?;
+        let status =
+            procfs::process::Process::new(pid).and_then(|process| process.status()).map_err(|_| Unidentified)?;
         let groups = status
             .groups
             .iter()
@@ -56,7 +61,13 @@ impl Peer {
             .filter_map(|gid| Group::from_gid(Gid::from_raw(gid)).ok().flatten())
             .map(|group| group.name)
             .collect();
-        let uids = [Some(uid), loginuid, u32::try_from(status.ruid).ok(), u32::try_from(status.euid).ok(), u32::try_from(status.suid).ok()];
+        let uids = [
+            Some(uid),
+            loginuid,
+            u32::try_from(status.ruid).ok(),
+            u32::try_from(status.euid).ok(),
+            u32::try_from(status.suid).ok(),
+        ];
         let accounts = engine.accounts_of(&uids.into_iter().flatten().collect::<Vec<_>>(), pid.unsigned_abs());
         let executable = fs::read_link(format!("/proc/{pid}/exe")).ok().map(|path| path.to_string_lossy().into_owned());
         let caller = Caller { uid, loginuid, name: user.map(|user| user.name), groups, accounts };
@@ -70,7 +81,8 @@ impl Engine {
         let Some(current) = self.current() else { return Vec::new() };
         let mut found: Vec<String> = Vec::new();
         let identities: &Identities = &current.identities;
-        let mut lists: Vec<u32> = uids.iter().filter_map(|uid| identities.users.get(uid)).map(|(_, list)| *list).collect();
+        let mut lists: Vec<u32> =
+            uids.iter().filter_map(|uid| identities.users.get(uid)).map(|(_, list)| *list).collect();
         if let Some(cgroup) = process::cgroup_of(pid) {
             let mut path = cgroup.as_str();
             loop {
@@ -111,4 +123,3 @@ fn accounts_in(list: u32, identities: &Identities) -> Vec<u16> {
     let clauses = identities.clauses.get(first + 1..first + 1 + length).unwrap_or(&[]);
     clauses.iter().map(|clause| writ_abi::Clause(*clause).account()).collect()
 }
-

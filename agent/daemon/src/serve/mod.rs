@@ -4,4 +4,4 @@ mod caller;
 mod routes;
 mod socket;
 
-pub use socket::{Server, ServeError, bind};
+pub use socket::{ServeError, Server, bind};

@@ -15,7 +15,9 @@ use writ_core::signal::Incoming;
 use writ_core::stance::{BreakGlassRequest, GrantRequest};
 
 use super::caller::Peer;
-use crate::api::{self, ApproveBody, BreakGlassBody, Failure, GrantBody, Problem, ReasonBody, SignalBody, SimulateBody};
+use crate::api::{
+    self, ApproveBody, BreakGlassBody, Failure, GrantBody, Problem, ReasonBody, SignalBody, SimulateBody,
+};
 use crate::engine::{Actor, Engine, Handle, Refusal};
 
 /// The largest request body.
@@ -171,7 +173,8 @@ async fn self_test(State(engine): State<Handle>, ConnectInfo(peer): ConnectInfo<
         Ok(engine.kernel.cgroup().attached.clone())
     });
     let cgroup = cgroup.await?;
-    let failed = |error: tokio::task::JoinError| Fault::new(StatusCode::INTERNAL_SERVER_ERROR, "self-test", error.to_string());
+    let failed =
+        |error: tokio::task::JoinError| Fault::new(StatusCode::INTERNAL_SERVER_ERROR, "self-test", error.to_string());
     let outcome = tokio::task::spawn_blocking(move || crate::engine::self_test(&cgroup)).await.map_err(failed)?;
     let kept = outcome.clone();
     engine.ask(move |engine| engine.self_tested(kept)).await.map_err(|_| Fault::stopped())?;
@@ -234,7 +237,10 @@ async fn create_grant(State(engine): State<Handle>, ConnectInfo(peer): ConnectIn
     let asked: GrantBody = read(&body)?;
     let request = GrantRequest {
         account: asked.account,
-        destination: asked.to.parse().map_err(|error: writ_core::stance::DestinationError| Fault::invalid(error.to_string()))?,
+        destination: asked
+            .to
+            .parse()
+            .map_err(|error: writ_core::stance::DestinationError| Fault::invalid(error.to_string()))?,
         executable: asked.executable,
         ttl: ttl(&asked.ttl)?,
         reason: asked.reason,
@@ -297,10 +303,16 @@ async fn accounts(State(engine): State<Handle>, ConnectInfo(peer): ConnectInfo<P
     ok(&listed.await?)
 }
 
-async fn account(State(engine): State<Handle>, ConnectInfo(peer): ConnectInfo<Peer>, Path(name): Path<String>) -> Answer {
+async fn account(
+    State(engine): State<Handle>,
+    ConnectInfo(peer): ConnectInfo<Peer>,
+    Path(name): Path<String>,
+) -> Answer {
     let shown = ask(&engine, peer, move |engine, actor| {
         readable(engine, actor)?;
-        engine.account_view(&name).ok_or_else(|| Refusal::NotFound(format!("no service account `{name}` is declared")).into())
+        engine
+            .account_view(&name)
+            .ok_or_else(|| Refusal::NotFound(format!("no service account `{name}` is declared")).into())
     });
     ok(&shown.await?)
 }
@@ -312,7 +324,8 @@ async fn offboard(
     body: Bytes,
 ) -> Answer {
     let given: ReasonBody = read(&body)?;
-    let done = ask(&engine, peer, move |engine, actor| engine.offboard(&name, &given.reason, actor).map_err(Fault::from));
+    let done =
+        ask(&engine, peer, move |engine, actor| engine.offboard(&name, &given.reason, actor).map_err(Fault::from));
     ok(&done.await?)
 }
 
@@ -323,7 +336,8 @@ async fn reinstate(
     body: Bytes,
 ) -> Answer {
     let given: ReasonBody = read(&body)?;
-    let done = ask(&engine, peer, move |engine, actor| engine.reinstate(&name, &given.reason, actor).map_err(Fault::from));
+    let done =
+        ask(&engine, peer, move |engine, actor| engine.reinstate(&name, &given.reason, actor).map_err(Fault::from));
     ok(&done.await?)
 }
 
