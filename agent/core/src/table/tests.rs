@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 use writ_abi::{
-    AccountFlags, Active, Address, Clause, ClauseList, Decision, Endpoint, Protocol, Reason, Slot, Tables, Verdict,
+    AccountFlags, Active, Address, Clause, ClauseList, Decision, Endpoint, Protocol, Reason, Slot, Verdict,
 };
 
 use super::{Generation, Identities, Outlook, StanceError, Unresolved, build};
@@ -139,7 +139,7 @@ fn an_expiry_that_changes_nothing_does_not_end_the_stance() {
     let outlook = Outlook { later, ..Outlook::from(state(40, NOON)) };
     let outlooks = BTreeMap::from([("payments".to_owned(), outlook)]);
     let generation = build(&bundle, &config, 1, &outlooks, &[], &boot_ns_of).unwrap();
-    let stance = generation.stance(Slot(generation.slots[0]).stance()).unwrap();
+    let stance = generation.stances[Slot(generation.slots[0]).stance() as usize];
     assert_eq!(stance.valid_until, writ_abi::NEVER, "risk 40 and risk 30 are the same to these policies");
 }
 
@@ -294,7 +294,7 @@ fn a_row_holds_what_its_account_is_answered_not_what_others_are() {
     let bundle = bundle(&config);
     let generation = generation(&config, &bundle, 0, &[]);
     let index = generation.account("a7").unwrap();
-    let stance = generation.stance(Slot(generation.slots[index as usize]).stance()).unwrap();
+    let stance = generation.stances[Slot(generation.slots[index as usize]).stance() as usize];
     // Its own destination and port, what the observing policy watches (10.0.0.0/8, 8443), and the rest.
     assert_eq!((stance.addresses, stance.ports), (3, 3));
     assert_eq!(decide(&generation, index, "10.107.0.1:5007", boot(NOON)).verdict, Verdict::Allow);

@@ -118,8 +118,9 @@ impl Engine {
         self.store
             .save_numbers(&numbers)
             .map_err(|error| InstallError { table: "accounts.json", error: error.to_string() })?;
-        let legend = Legend::of(&generation, bundle.digest());
-        self.archive(&bundle)?;
+        let policy_digest = self.archive(&bundle)?;
+        let base_digest = if Arc::ptr_eq(&bundle, &base) { policy_digest.clone() } else { self.archive(&base)? };
+        let legend = Legend::of(&generation, &policy_digest);
         self.remember(Names { bundle: Arc::clone(&bundle), legend });
         for (name, (epoch, moment)) in &moments {
             if let Some(index) = generation.account(name).and_then(|index| u16::try_from(index).ok()) {
@@ -131,7 +132,17 @@ impl Engine {
         self.epochs.extend(numbers.epochs.clone());
         self.numbers = numbers;
         self.base = base;
-        self.current = Some(Current { config, bundle, generation, identities, unresolved, warnings, since: now.wall });
+        self.base_digest = base_digest;
+        self.current = Some(Current {
+            config,
+            bundle,
+            policy_digest,
+            generation,
+            identities,
+            unresolved,
+            warnings,
+            since: now.wall,
+        });
         Ok(())
     }
 
@@ -151,19 +162,22 @@ impl Engine {
         bundle.map(Arc::new).ok_or(ActivateError::Refused(findings))
     }
 
-    /// Archives the set as evaluated, by digest, so that a copied log replays by itself.
-    fn archive(&mut self, bundle: &Bundle) -> Result<(), InstallError> {
-        let failed = |error: crate::log::LogError| InstallError { table: "archive", error: error.to_string() };
-        let layout = self.log.layout().clone();
-        let policies = archive_put(&layout, bundle.archived_policies().as_bytes()).map_err(failed)?;
-        let enforced = archive_put(&layout, bundle.archived_enforced_policies().as_bytes()).map_err(failed)?;
-        let schema = archive_put(&layout, bundle.archived_schema().as_bytes()).map_err(failed)?;
-        let entities = archive_put(&layout, bundle.archived_entities().as_bytes()).map_err(failed)?;
+    /// Archives the set as evaluated, so that a copied log replays by itself. Returns the digest of the manifest that
+    /// names its parts: `policy_digest` of records.
+    fn archive(&self, bundle: &Bundle) -> Result<String, InstallError> {
+        let put = |content: &str| {
+            archive_put(self.log.layout(), content.as_bytes())
+                .map_err(|error| InstallError { table: "archive", error: error.to_string() })
+        };
         let escalating: Vec<&str> = bundle.escalating().into_iter().collect();
-        self.manifest = serde_json::json!({
-            "policies": policies, "enforced": enforced, "schema": schema, "entities": entities, "escalating": escalating,
+        let manifest = serde_json::json!({
+            "policies": put(&bundle.archived_policies())?,
+            "enforced": put(&bundle.archived_enforced_policies())?,
+            "schema": put(bundle.archived_schema())?,
+            "entities": put(bundle.archived_entities())?,
+            "escalating": escalating,
         });
-        Ok(())
+        put(&manifest.to_string())
     }
 
     fn remember(&mut self, names: Names) {

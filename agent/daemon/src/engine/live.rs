@@ -174,7 +174,7 @@ impl Engine {
             // Names before the slot: no event may come that cannot be explained.
             self.moments.insert((*index, epoch), Arc::new(after.clone()));
             let number = writ_abi::Active(current.generation.active).generation();
-            let legend = Legend::of(&current.generation, current.bundle.digest());
+            let legend = Legend::of(&current.generation, &current.policy_digest);
             self.generations.retain(|(known, _)| *known != number);
             self.generations.push_back((number, Arc::new(Names { bundle: Arc::clone(&current.bundle), legend })));
             let slot = Slot::new(stance, epoch);
@@ -236,7 +236,7 @@ impl Engine {
             by: why.by.clone(),
             before: before.map(|before| state(before, before.from, String::new())),
             after: state(&after, now, digest(epoch)),
-            policy_digest: current.bundle.digest().to_owned(),
+            policy_digest: current.policy_digest.clone(),
             generation: writ_abi::Active(current.generation.active).generation(),
             fallback_first: false,
             applied_us,

@@ -58,6 +58,8 @@ pub struct Current {
     pub config: Config,
     /// The policy set, grants included.
     pub bundle: Arc<Bundle>,
+    /// What it is archived as.
+    pub policy_digest: String,
     /// The tables.
     pub generation: Generation,
     /// Who is who on this host.
@@ -91,8 +93,8 @@ pub struct Engine {
     pub(crate) numbers: persist::Numbers,
     /// The policy set without grants: approvals are given under it.
     pub(crate) base: Arc<Bundle>,
-    /// What the policy set in force is archived as.
-    pub(crate) manifest: serde_json::Value,
+    /// What that set is archived as.
+    pub(crate) base_digest: String,
     pub(crate) degraded: Vec<String>,
     pub(crate) started: Timestamp,
     pub(crate) agent_records: u64,

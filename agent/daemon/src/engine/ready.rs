@@ -135,7 +135,7 @@ pub fn open(config_dir: &Path) -> Result<OpenedEngine, StartError> {
         epochs: numbers.epochs.clone(),
         numbers,
         base: Arc::new(base),
-        manifest: serde_json::Value::Null,
+        base_digest: String::new(),
         degraded,
         started: Timestamp::now(),
         agent_records: 0,
@@ -185,7 +185,7 @@ impl Engine {
     fn note_started(&mut self, adopted: bool) {
         let kernel_release =
             nix::sys::utsname::uname().map(|name| name.release().to_string_lossy().into_owned()).unwrap_or_default();
-        let policy_digest = self.current().map(|current| current.bundle.digest().to_owned()).unwrap_or_default();
+        let policy_digest = self.current().map(|current| current.policy_digest.clone()).unwrap_or_default();
         let generation = self.current().map_or(0, |current| writ_abi::Active(current.generation.active).generation());
         let mode = match self.current().map(|current| current.config.agent.mode) {
             Some(Mode::Observe) => EffectiveMode::Observe,

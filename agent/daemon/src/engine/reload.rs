@@ -18,7 +18,7 @@ impl Engine {
     /// # Errors
     /// What is wrong, in a line and as findings; nothing changed.
     pub fn reload(&mut self, by: Option<&Actor>) -> Result<Reloaded, (String, Vec<Value>)> {
-        let before = self.base.digest().to_owned();
+        let before = self.base_digest.clone();
         let loaded = configuration::load(&self.config_dir);
         let mut findings = loaded.diagnostics.clone();
         let outcome = match loaded.config {
@@ -48,7 +48,7 @@ impl Engine {
         let caller = by.map(Actor::recorded);
         match outcome {
             Ok(()) => {
-                let after = self.base.digest().to_owned();
+                let after = self.base_digest.clone();
                 let generation = self.current().map_or(0, |current| Active(current.generation.active).generation());
                 self.degraded.retain(|reason| reason != "config-rejected");
                 self.last_reload = Some(ReloadResult { at: Timestamp::now(), ok: true, problem: None });

@@ -167,8 +167,8 @@ impl Engine {
             } else {
                 mode
             },
-            policy_digest: current.bundle.digest().into(),
-            configuration_digest: self.base.digest().into(),
+            policy_digest: current.policy_digest.clone(),
+            configuration_digest: self.base_digest.clone(),
             bundle: None,
             generation: Active(current.generation.active).generation(),
             degraded: self.degraded.clone(),

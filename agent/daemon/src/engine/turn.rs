@@ -4,14 +4,13 @@ use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
 use tokio::sync::{mpsc, oneshot};
 use writ_core::record::{Body, Lifecycle};
 
 use super::Engine;
 use super::clock::Clocks;
 use super::handle::{Handle, Question};
+use crate::kernel::watch;
 
 const SECOND: Duration = Duration::from_secs(1);
 const HEARTBEAT: Duration = Duration::from_secs(300);
@@ -36,7 +35,7 @@ pub fn run(engine: Engine) -> std::io::Result<(Handle, oneshot::Receiver<()>)> {
 }
 
 async fn turn(mut engine: Engine, mut questions: mpsc::Receiver<Question>, ring: OwnedFd) {
-    let ring = match AsyncFd::with_interest(ring, Interest::READABLE) {
+    let ring = match watch(ring) {
         Ok(ring) => ring,
         Err(error) => {
             tracing::error!(%error, "the ring cannot be waited for");

@@ -18,4 +18,4 @@ pub use generation::{Extent, InstallError};
 pub use host::{CgroupMount, boot_ns, cgroup_id, cgroup_paths};
 pub use object::{Kernel, Options};
 pub use pins::{OpenError, uninstall};
-pub use ring::Drained;
+pub use ring::{Drained, watch};

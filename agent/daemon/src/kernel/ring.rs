@@ -1,6 +1,11 @@
 //! Reading the rings: whole entries of the right kind and ABI; anything else is counted and said.
 
+use std::io;
+use std::os::fd::OwnedFd;
+
 use aya::maps::{MapData, RingBuf};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 use writ_abi::{DecisionEvent, ProcessEvent};
 
 use super::bytes::{self, Malformed};
@@ -37,4 +42,13 @@ pub(super) fn drain(decisions: &mut RingBuf<MapData>, processes: &mut RingBuf<Ma
         }
     }
     drained
+}
+
+/// Waits for a ring to become readable, within a tokio runtime.
+///
+/// # Errors
+/// The runtime cannot watch it.
+pub fn watch(ring: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: the descriptor is owned, is never replaced, and stays open until the watch is dropped with it.
+    unsafe { AsyncFd::register_with_interest(ring, Interest::READABLE) }.map_err(|error| error.into_parts().1)
 }
