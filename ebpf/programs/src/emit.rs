@@ -27,12 +27,15 @@ pub(crate) fn count(counter: Counter) -> u64 {
 
 /// Adds one to a word and returns what it was. `AtomicU64` has no such method on a target without compare-and-swap.
 ///
+/// Sequentially consistent, because LLVM 22 turns a relaxed addition into the instruction without a result even where the
+/// result is used, and then takes the operand for it.
+///
 /// # Safety
 /// `word` points into a map value and is aligned.
 #[inline(always)]
 pub(crate) unsafe fn increment(word: *mut u64) -> u64 {
     // SAFETY: the caller's promise.
-    unsafe { core::intrinsics::atomic_xadd::<u64, u64, { AtomicOrdering::Relaxed }>(word, 1) }
+    unsafe { core::intrinsics::atomic_xadd::<u64, u64, { AtomicOrdering::SeqCst }>(word, 1) }
 }
 
 /// What was attempted, as the hook saw it; in a C layout, because the verifier is shown it.
