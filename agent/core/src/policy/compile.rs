@@ -12,6 +12,7 @@ use sha2::{Digest, Sha256};
 use writ_abi::{NAT64_PREFIXES, Nat64Prefix, Protocol, Verdict};
 
 use super::account::{self, AccountPolicy};
+use super::action::OwnActions;
 use super::bundle::{Attempt, Bundle, named};
 use super::classes::Classes;
 use super::inputs::Inputs;
@@ -47,7 +48,7 @@ pub(super) fn compile(config: &Config, extra: &[SourceFile], findings: &mut Vec<
         }
     }
     let schema = schema?;
-    validate(&policies, schema, findings);
+    validate(&policies, schema.clone(), findings);
     let names = Names::new()?;
     let accounts = account::index(config, &policies, &names, findings);
 
@@ -79,7 +80,9 @@ pub(super) fn compile(config: &Config, extra: &[SourceFile], findings: &mut Vec<
         classes,
         zone: zone?,
         nat64: nat64(config),
+        own_actions: OwnActions::of(&schema_text),
         schema: schema_text,
+        cedar_schema: schema,
         entities,
         digest: String::new(),
     };
