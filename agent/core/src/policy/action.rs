@@ -86,7 +86,7 @@ impl Bundle {
         }
         let entity = |name: &str| name.parse::<EntityUid>().map_err(|_| ActionError::NotAnEntity(name.to_owned()));
         let (action, resource) = (entity(asked.action)?, entity(asked.resource)?);
-        // Only the state is taken from this question.
+        // Only the state is taken from this question, and not the executable: nobody is connecting.
         let question = Question {
             account: &account.account,
             subject: Subject::OpenSocket(Family::Other),
@@ -99,7 +99,8 @@ impl Bundle {
         };
         let mut context = asked.context.clone();
         if let (Some(context), Some(declared)) = (context.as_object_mut(), self.own_actions.0.get(asked.action)) {
-            let own = question.state_json().into_iter().filter(|(name, _)| declared.contains(*name));
+            let own =
+                question.state_json().into_iter().filter(|(name, _)| *name != "executable" && declared.contains(*name));
             context.extend(own.map(|(name, value)| (name.to_owned(), value)));
         }
         let schema = Some(&self.cedar_schema);
