@@ -26,6 +26,8 @@ pub(crate) struct AccountPolicy {
 pub(crate) struct PolicyGroup {
     connect: Judge,
     open_socket: Judge,
+    /// For the actions of the operator's own schemas.
+    pub(crate) others: Judge,
     pub(crate) inputs: Inputs,
     /// Ids of the policies, in file order.
     pub(crate) policies: Vec<String>,
@@ -113,6 +115,7 @@ fn group(matching: &BTreeSet<usize>, policies: &[Parsed<'_>]) -> Option<PolicyGr
     Some(PolicyGroup {
         connect: Judge::new(matching.iter().copied().filter(|parsed| parsed.actions.connect))?,
         open_socket: Judge::new(matching.iter().copied().filter(|parsed| parsed.actions.open_socket))?,
+        others: Judge::new(matching.iter().copied().filter(|parsed| parsed.actions.others))?,
         inputs,
         policies: matching.iter().map(|parsed| parsed.info.id.clone()).collect(),
     })

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use cedar_policy::Authorizer;
+use cedar_policy::{Authorizer, Schema};
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use serde_json::Value;
@@ -12,6 +12,7 @@ use sha2::{Digest, Sha256};
 use writ_abi::{Address, Family, NAT64_PREFIXES, Nat64Prefix, Protocol, Verdict};
 
 use super::account::AccountPolicy;
+use super::action::OwnActions;
 use super::classes::{Classes, ancestors};
 use super::inputs::Inputs;
 use super::judge::Evaluation;
@@ -62,6 +63,8 @@ pub struct Bundle {
     pub(super) zone: TimeZone,
     pub(super) nat64: [Nat64Prefix; NAT64_PREFIXES],
     pub(super) schema: String,
+    pub(super) cedar_schema: Schema,
+    pub(super) own_actions: OwnActions,
     pub(super) entities: String,
     pub(super) digest: String,
 }

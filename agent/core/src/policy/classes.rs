@@ -305,6 +305,11 @@ fn classed(
 }
 
 impl Classes {
+    /// Whether some approval is for one executable only, so that the executable must be looked at.
+    pub(crate) fn approves_executables(&self) -> bool {
+        self.approvals.values().flatten().any(|approval| approval.executable.is_some())
+    }
+
     /// The approvals of an account that the classes tell apart.
     pub(crate) fn approvals_of(&self, account: &str) -> Option<&BTreeSet<Approval>> {
         self.approvals.get(account)

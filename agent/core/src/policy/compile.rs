@@ -12,8 +12,9 @@ use sha2::{Digest, Sha256};
 use writ_abi::{Address, NAT64_PREFIXES, Nat64Prefix, Protocol, Verdict};
 
 use super::account::{self, AccountPolicy};
+use super::action::OwnActions;
 use super::bundle::{Attempt, Bundle, named};
-use super::classes::Classes;
+use super::classes::{Classes, ancestors};
 use super::inputs::Inputs;
 use super::parse::{self, Parsed};
 use super::question::Names;
@@ -47,7 +48,8 @@ pub(super) fn compile(config: &Config, extra: &[SourceFile], findings: &mut Vec<
         }
     }
     let schema = schema?;
-    validate(&policies, schema, findings);
+    validate(&policies, schema.clone(), findings);
+    empty_destinations(config, &policies, findings);
     let names = Names::new()?;
     let accounts = account::index(config, &policies, &names, findings);
 
@@ -79,7 +81,9 @@ pub(super) fn compile(config: &Config, extra: &[SourceFile], findings: &mut Vec<
         classes,
         zone: zone?,
         nat64: nat64(config),
+        own_actions: OwnActions::of(&schema_text),
         schema: schema_text,
+        cedar_schema: schema,
         entities,
         digest: String::new(),
     };
@@ -146,6 +150,28 @@ fn validate(policies: &[Parsed<'_>], schema: Schema, findings: &mut Vec<Diagnost
     }
     for warning in result.validation_warnings() {
         add(warning.policy_id().as_ref(), warning, Severity::Warning);
+    }
+}
+
+/// A forbid on a destination without an address forbids nothing, and says nothing: the operator should know.
+fn empty_destinations(config: &Config, policies: &[Parsed<'_>], findings: &mut Vec<Diagnostic>) {
+    let filled = config.destinations.values().filter(|destination| !destination.addresses.is_empty());
+    let filled: BTreeSet<String> =
+        filled.flat_map(|destination| ancestors(&destination.name, &config.destinations)).collect();
+    for parsed in policies {
+        for name in parsed.inputs.destinations.difference(&filled) {
+            findings.push(
+                Diagnostic::warning(
+                    "destination-empty",
+                    format!(
+                        "destination `{name}` has no addresses, nor has any in it: the policy matches nothing there"
+                    ),
+                )
+                .help(format!("give `[destination.{name}]` addresses, or put others `in` it"))
+                .policy(&parsed.info.id)
+                .at(parsed.statement.literal(name).unwrap_or_else(|| parsed.statement.head())),
+            );
+        }
     }
 }
 

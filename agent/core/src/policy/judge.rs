@@ -151,13 +151,18 @@ impl Judge {
             Ok(entities) => entities,
             Err(error) => return Evaluation::failed(error),
         };
-        let enforced = self.enforced.determine(authorizer, &self.escalating, &request, &entities);
+        self.judge(authorizer, &request, &entities)
+    }
+
+    /// Asks the authorizer a request of any action.
+    pub(crate) fn judge(&self, authorizer: &Authorizer, request: &Request, entities: &Entities) -> Evaluation {
+        let enforced = self.enforced.determine(authorizer, &self.escalating, request, entities);
         let mut errors = enforced.errors;
         let reason = if errors.is_empty() { Reason::Policy } else { Reason::PolicyError };
         let (would, would_policies) = match &self.full {
             None => (enforced.verdict, enforced.policies.clone()),
             Some(full) => {
-                let full = full.determine(authorizer, &self.escalating, &request, &entities);
+                let full = full.determine(authorizer, &self.escalating, request, entities);
                 errors.extend(full.errors);
                 errors.sort_unstable();
                 errors.dedup();

@@ -4,6 +4,7 @@
 //! [`Bundle::row`] asks it about every class of attempts at once, which [`crate::table`] lays out for the kernel.
 
 mod account;
+mod action;
 mod atoms;
 mod bundle;
 mod classes;
@@ -30,6 +31,7 @@ mod state;
 #[cfg(test)]
 mod tests;
 
+pub use action::{ActionError, ActionRequest};
 pub use bundle::{Attempt, Bundle};
 pub use classes::{Classes, ExecutableClass};
 pub use compile::nat64;

@@ -185,4 +185,16 @@ mod tests {
         let next = atoms.next_boundary(instant("2026-11-23T08:00:00Z"), &TimeZone::UTC).unwrap();
         assert_eq!(next.to_string(), "2026-11-23T08:30:00Z");
     }
+
+    #[test]
+    fn boundaries_follow_the_clock_of_the_zone_through_its_changes() {
+        // Central Europe: one hour later by night in March, one hour earlier in October.
+        let zone = TimeZone::posix("CET-1CEST,M3.5.0,M10.5.0/3").unwrap();
+        let atoms = TimeAtoms { hours: [0x7f, 0x3].into(), ..TimeAtoms::default() };
+        let next = |now| atoms.next_boundary(instant(now), &zone).unwrap().to_string();
+        assert_eq!(next("2026-11-23T05:59:59Z"), "2026-11-23T06:00:00Z", "seven o'clock in winter");
+        assert_eq!(next("2026-07-01T04:00:00Z"), "2026-07-01T05:00:00Z", "seven o'clock in summer");
+        assert_eq!(next("2026-03-29T00:30:00Z"), "2026-03-29T01:00:00Z", "two o'clock is skipped");
+        assert_eq!(next("2026-10-24T23:30:00Z"), "2026-10-25T00:00:00Z", "two o'clock, the first time");
+    }
 }

@@ -35,7 +35,7 @@ pub(crate) struct Question<'a> {
 /// Entity type names, parsed once.
 #[derive(Clone, Debug)]
 pub(crate) struct Names {
-    account: EntityTypeName,
+    pub(crate) account: EntityTypeName,
     team: EntityTypeName,
     destination: EntityTypeName,
     endpoint: EntityTypeName,
@@ -65,7 +65,7 @@ impl Names {
     }
 }
 
-fn uid(name: &EntityTypeName, id: &str) -> EntityUid {
+pub(crate) fn uid(name: &EntityTypeName, id: &str) -> EntityUid {
     EntityUid::from_type_name_and_id(name.clone(), EntityId::new(id))
 }
 
@@ -122,9 +122,10 @@ impl Question<'_> {
         .flatten()
     }
 
-    fn members(&self) -> BTreeMap<&'static str, Member> {
+    /// The account's state, as every action's context can have it.
+    fn state(&self) -> BTreeMap<&'static str, Member> {
         let texts = |set: &BTreeSet<String>| Member::Texts(set.iter().cloned().collect());
-        let mut members = BTreeMap::from([
+        BTreeMap::from([
             ("risk", Member::Long(self.risk.into())),
             ("signals", texts(self.signals)),
             ("fresh", texts(self.fresh)),
@@ -134,7 +135,11 @@ impl Question<'_> {
             ("hour", Member::Long(self.moment.hour.into())),
             ("minute", Member::Long(self.moment.minute.into())),
             ("weekday", Member::Long(self.moment.weekday.into())),
-        ]);
+        ])
+    }
+
+    fn members(&self) -> BTreeMap<&'static str, Member> {
+        let mut members = self.state();
         match self.subject {
             Subject::Connect { ip, port, protocol, new_destination, .. } => members.extend([
                 ("ip", Member::Ip(ip)),
@@ -178,6 +183,11 @@ impl Question<'_> {
             "resource": format!("Endpoint::{}", quoted(&self.endpoint())),
             "context": context,
         })
+    }
+
+    /// The account's state as JSON, by the names of its members.
+    pub(crate) fn state_json(&self) -> BTreeMap<&'static str, Value> {
+        self.state().into_iter().map(|(name, member)| (name, member.json())).collect()
     }
 
     /// The entities as `cedar authorize --entities` takes them.

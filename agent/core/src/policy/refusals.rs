@@ -142,6 +142,21 @@ fn a_missing_owner_and_an_unknown_principal_are_warnings() {
 }
 
 #[test]
+fn a_forbid_on_a_destination_without_addresses_is_warned_of() {
+    let policy = |name: &str| {
+        format!(
+            "@id(\"a\") @owner(\"o\") @reason(\"r\") forbid (principal, action == Action::\"connect\", resource in Destination::\"{name}\");"
+        )
+    };
+    let codes = |name: &str| -> Vec<&str> {
+        let (_, findings) = Bundle::compile(&config(vec![account("report", &[])], &policy(name)));
+        findings.iter().map(|finding| finding.code).collect()
+    };
+    assert_eq!(codes("host-resolvers"), ["destination-empty"]);
+    assert!(codes("prod").is_empty(), "prod has its members' addresses");
+}
+
+#[test]
 fn own_schemas_are_merged_and_their_errors_named() {
     let mut config = config(
         vec![account("broker", &[])],

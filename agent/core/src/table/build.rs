@@ -9,7 +9,7 @@ use super::layout::{StanceError, approvals};
 use super::{Generation, Outlook};
 use crate::config::{Config, Mode, OnRecordLoss};
 use crate::diagnostic::Diagnostic;
-use crate::policy::Bundle;
+use crate::policy::{Bundle, Classes};
 
 /// The most accounts: clauses name them in 16 bits.
 const MOST_ACCOUNTS: usize = 1 << 16;
@@ -42,7 +42,7 @@ pub fn build(
         return Err(Box::new(finding));
     }
     let mut generation = Generation {
-        active: u64::from(number) | lookups(bundle, config),
+        active: u64::from(number) | lookups(bundle, config, &classes),
         v4: classes.v4.clone(),
         v6: classes.v6.clone(),
         ports: classes.ports.clone(),
@@ -93,7 +93,7 @@ fn full(error: StanceError) -> Box<Diagnostic> {
 }
 
 /// Which lookups a program run cannot leave out.
-fn lookups(bundle: &Bundle, config: &Config) -> u64 {
+fn lookups(bundle: &Bundle, config: &Config, classes: &Classes) -> u64 {
     let matches = || config.accounts.values().flat_map(|account| &account.matches);
     let mut flags = 0;
     if matches().any(|found| found.unit.is_some() || found.cgroup.is_some()) {
@@ -102,7 +102,7 @@ fn lookups(bundle: &Bundle, config: &Config) -> u64 {
     if matches().any(|found| found.executable.is_some()) {
         flags |= Active::MATCHES_EXECUTABLES;
     }
-    if bundle.classes_executables() {
+    if bundle.classes_executables() || classes.approves_executables() {
         flags |= Active::CLASSES_EXECUTABLES;
     }
     if config.agent.mode == Mode::Observe {

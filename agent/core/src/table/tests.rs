@@ -84,7 +84,7 @@ fn an_approval_without_a_class_asks_for_a_new_generation() {
     let mut approved = state(60, NOON);
     approved.approvals.push(Approval {
         policies: BTreeSet::from(["medium-risk-new-destination".into()]),
-        executable: None,
+        executable: Some("/usr/bin/psql".into()),
         address: "::ffff:10.20.3.7".parse().unwrap(),
         port: 5432,
         protocol: "tcp".into(),
@@ -95,7 +95,14 @@ fn an_approval_without_a_class_asks_for_a_new_generation() {
     assert_eq!(decide(&first, 0, "10.20.3.7:5432", boot(NOON)).verdict, Verdict::Escalate);
     let outlooks = BTreeMap::from([("payments".to_owned(), outlook)]);
     let second = build(&bundle, &config, 7, &outlooks, &[], &boot_ns_of).unwrap();
-    assert_eq!(decide(&second, 0, "10.20.3.7:5432", boot(NOON)).verdict, Verdict::Allow);
+    // Approved for one executable, so the kernel must be told to look at it.
+    assert!(Active(second.active).has(Active::CLASSES_EXECUTABLES));
+    assert!(!Active(first.active).has(Active::CLASSES_EXECUTABLES));
+    let endpoint = Endpoint { address: Address::from_v4([10, 20, 3, 7]), port: 5432, protocol: Protocol::Tcp };
+    let executable = second.executables["/usr/bin/psql"];
+    let approved = writ_abi::decide(&second, 0, &writ_abi::Attempt::Connect { endpoint, executable }, boot(NOON));
+    assert_eq!(approved.verdict, Verdict::Allow);
+    assert_eq!(decide(&second, 0, "10.20.3.7:5432", boot(NOON)).verdict, Verdict::Escalate, "another executable");
     assert_eq!(decide(&second, 0, "10.20.3.8:5432", boot(NOON)).verdict, Verdict::Escalate);
     assert_eq!(decide(&second, 1, "10.0.0.1:443", boot(NOON)).verdict, Verdict::Deny, "no outlook, no access");
 }
