@@ -6,14 +6,14 @@ use serde::{Deserialize, Serialize};
 
 /// An answer that is an error: `{"error": {"code", "message", "hint"}}`.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct Failure {
+pub(crate) struct Failure {
     /// What went wrong.
     pub error: Problem,
 }
 
 /// What went wrong.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct Problem {
+pub(crate) struct Problem {
     /// Stable name of the kind of problem, kebab-case.
     pub code: String,
     /// What is wrong.
@@ -29,7 +29,7 @@ pub struct Problem {
 /// `POST /v1/signals`
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct SignalBody {
+pub(crate) struct SignalBody {
     /// The account it is about.
     pub account: String,
     /// Its kind.
@@ -54,7 +54,7 @@ pub struct SignalBody {
 /// A reason.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct ReasonBody {
+pub(crate) struct ReasonBody {
     /// Why.
     pub reason: String,
 }
@@ -62,7 +62,7 @@ pub struct ReasonBody {
 /// `POST /v1/grants`
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct GrantBody {
+pub(crate) struct GrantBody {
     /// For which account.
     pub account: String,
     /// A destination's name, or `ADDRESS[/LEN]:PORT[/PROTOCOL]`.
@@ -82,7 +82,7 @@ pub struct GrantBody {
 /// `POST /v1/escalations/ID/approve`
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct ApproveBody {
+pub(crate) struct ApproveBody {
     /// For how long.
     pub ttl: String,
     /// Why.
@@ -95,7 +95,7 @@ pub struct ApproveBody {
 /// `POST /v1/break-glass`
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct BreakGlassBody {
+pub(crate) struct BreakGlassBody {
     /// For which account; absent: for all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub account: Option<String>,
@@ -108,7 +108,7 @@ pub struct BreakGlassBody {
 /// `POST /v1/simulate`
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct SimulateBody {
+pub(crate) struct SimulateBody {
     /// Which account.
     pub account: String,
     /// The address.
@@ -133,7 +133,7 @@ pub struct SimulateBody {
 
 /// What a simulation says.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Simulated {
+pub(crate) struct Simulated {
     /// `allow`, `deny` or `escalate`.
     pub verdict: String,
     /// The verdict with observe-mode policies counted in.
@@ -152,7 +152,7 @@ pub struct Simulated {
 
 /// `POST /v1/reload`
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Reloaded {
+pub(crate) struct Reloaded {
     /// Digest before.
     pub before: String,
     /// Digest after.
@@ -167,7 +167,7 @@ pub struct Reloaded {
 ///
 /// # Errors
 /// What is wrong with it.
-pub fn duration(text: &str) -> Result<Duration, String> {
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     writ_core::config::duration(text).map_err(|fault| match fault.help {
         Some(help) => format!("{}: {help}", fault.message),
         None => fault.message,

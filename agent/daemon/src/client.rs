@@ -18,7 +18,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Why there is no answer, or not the one asked for.
 #[derive(Debug, thiserror::Error)]
-pub enum ClientError {
+pub(crate) enum ClientError {
     /// Nobody listens.
     #[error("the daemon does not answer at `{path}`: {why}")]
     Unreachable {
@@ -42,7 +42,7 @@ pub enum ClientError {
 
 impl ClientError {
     /// The exit code (`docs/cli.md`).
-    pub fn exit_code(&self) -> u8 {
+    pub(crate) fn exit_code(&self) -> u8 {
         match self {
             Self::Unreachable { .. } => 69,
             Self::Refused { status: 403, .. } => 77,
@@ -56,13 +56,13 @@ impl ClientError {
 
 /// A client of one daemon.
 #[derive(Clone, Debug)]
-pub struct Client<'a> {
+pub(crate) struct Client<'a> {
     socket: &'a Path,
 }
 
 impl<'a> Client<'a> {
     /// A client of the daemon at this socket.
-    pub fn new(socket: &'a Path) -> Self {
+    pub(crate) fn new(socket: &'a Path) -> Self {
         Self { socket }
     }
 
@@ -70,7 +70,7 @@ impl<'a> Client<'a> {
     ///
     /// # Errors
     /// See [`ClientError`].
-    pub async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
+    pub(crate) async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
         self.request(Method::GET, path, None).await
     }
 
@@ -78,7 +78,7 @@ impl<'a> Client<'a> {
     ///
     /// # Errors
     /// See [`ClientError`].
-    pub async fn post<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<T, ClientError> {
+    pub(crate) async fn post<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<T, ClientError> {
         let body = serde_json::to_vec(body).map_err(|error| ClientError::Garbled(error.to_string()))?;
         self.request(Method::POST, path, Some(body)).await
     }

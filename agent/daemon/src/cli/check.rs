@@ -12,7 +12,7 @@ use crate::configuration::{self, render};
 
 /// What `check` takes.
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub(super) struct Args {
     /// Check these policies instead of `policies.d`
     #[arg(long, value_name = "DIR")]
     policies: Option<PathBuf>,
@@ -22,7 +22,7 @@ pub struct Args {
 }
 
 /// Validates; exit code 1 with findings.
-pub fn run(config_dir: &Path, args: &Args) -> anyhow::Result<ExitCode> {
+pub(super) fn run(config_dir: &Path, args: &Args) -> anyhow::Result<ExitCode> {
     let mut loaded = configuration::load(config_dir);
     let mut findings: Vec<Diagnostic> = loaded.diagnostics.clone();
     if let Some(config) = &mut loaded.config {

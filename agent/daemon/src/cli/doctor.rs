@@ -15,7 +15,7 @@ use crate::kernel::{CgroupMount, features};
 
 /// What `doctor` takes.
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub(super) struct Args {
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -39,7 +39,7 @@ impl Finding {
 }
 
 /// Examines; exit code 1 if the host is weaker than configured.
-pub fn run(config_dir: &Path, args: &Args) -> anyhow::Result<ExitCode> {
+pub(super) fn run(config_dir: &Path, args: &Args) -> anyhow::Result<ExitCode> {
     let sources = configuration::read::read(config_dir).sources;
     let agent = agent_alone(&sources);
     let mut findings = Vec::new();

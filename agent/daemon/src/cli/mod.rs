@@ -22,18 +22,18 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 /// Wrong usage (sysexits.h `EX_USAGE`).
-pub const USAGE: u8 = 64;
+pub(crate) const USAGE: u8 = 64;
 /// The daemon cannot be reached, or was silent (sysexits.h `EX_UNAVAILABLE`).
-pub const UNAVAILABLE: u8 = 69;
+pub(crate) const UNAVAILABLE: u8 = 69;
 /// An internal error (sysexits.h `EX_SOFTWARE`).
-pub const INTERNAL: u8 = 70;
+pub(crate) const INTERNAL: u8 = 70;
 /// Not permitted (sysexits.h `EX_NOPERM`).
-pub const NOT_PERMITTED: u8 = 77;
+pub(crate) const NOT_PERMITTED: u8 = 77;
 
 /// Decides at run time what this host's service accounts may connect to, and proves every decision.
 #[derive(Debug, Parser)]
 #[command(name = "writ", version, propagate_version = true, arg_required_else_help = true)]
-pub struct Cli {
+pub(crate) struct Cli {
     /// The configuration directory
     #[arg(long, global = true, value_name = "DIR", default_value = "/etc/writ", env = "WRIT_CONFIG_DIR")]
     pub config_dir: PathBuf,
@@ -77,7 +77,7 @@ enum Command {
 }
 
 /// Parses the command line and does it.
-pub fn main() -> ExitCode {
+pub(crate) fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {

@@ -14,17 +14,17 @@ use crate::configuration;
 use crate::engine::agent_alone;
 
 /// Whether a command prints JSON: asked to, or not speaking to a terminal.
-pub fn is_json(asked: bool) -> bool {
+pub(super) fn is_json(asked: bool) -> bool {
     asked || !io::stdout().is_terminal()
 }
 
 /// Whether errors may be coloured.
-pub fn colours() -> bool {
+pub(super) fn colours() -> bool {
     io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none()
 }
 
 /// Prints a value as JSON, indented where a person reads it.
-pub fn json(value: &impl Serialize) -> anyhow::Result<()> {
+pub(super) fn json(value: &impl Serialize) -> anyhow::Result<()> {
     let mut out = io::stdout().lock();
     if io::stdout().is_terminal() {
         serde_json::to_writer_pretty(&mut out, value)?;
@@ -36,7 +36,7 @@ pub fn json(value: &impl Serialize) -> anyhow::Result<()> {
 }
 
 /// A table with these columns.
-pub fn table(columns: &[&str]) -> Table {
+pub(super) fn table(columns: &[&str]) -> Table {
     let mut table = Table::new();
     table.load_style(comfy_table::presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic);
     table.set_header(columns.iter().map(|column| column.to_uppercase()));
@@ -44,7 +44,7 @@ pub fn table(columns: &[&str]) -> Table {
 }
 
 /// A word in a colour, on a terminal.
-pub fn painted(word: &str, colour: AnsiColor) -> String {
+pub(super) fn painted(word: &str, colour: AnsiColor) -> String {
     if !io::stdout().is_terminal() || std::env::var_os("NO_COLOR").is_some() {
         return word.to_owned();
     }
@@ -53,7 +53,7 @@ pub fn painted(word: &str, colour: AnsiColor) -> String {
 }
 
 /// Says what went wrong, and turns it into the exit code it means.
-pub fn failure(error: &anyhow::Error) -> ExitCode {
+pub(super) fn failure(error: &anyhow::Error) -> ExitCode {
     let bold = if colours() { Style::new().bold().fg_color(Some(AnsiColor::Red.into())) } else { Style::new() };
     eprintln!("{bold}error{bold:#}: {error:#}");
     let Some(refused) = error.downcast_ref::<ClientError>() else { return ExitCode::from(INTERNAL) };
@@ -72,19 +72,19 @@ pub fn failure(error: &anyhow::Error) -> ExitCode {
 }
 
 /// The socket that the configuration names; the default if the configuration cannot be read.
-pub fn socket(config_dir: &Path) -> PathBuf {
+pub(super) fn socket(config_dir: &Path) -> PathBuf {
     let sources = configuration::read::read(config_dir).sources;
     PathBuf::from(agent_alone(&sources).paths.socket)
 }
 
 /// The log directory that the configuration names; the default if the configuration cannot be read.
-pub fn log(config_dir: &Path) -> PathBuf {
+pub(super) fn log(config_dir: &Path) -> PathBuf {
     let sources = configuration::read::read(config_dir).sources;
     PathBuf::from(agent_alone(&sources).paths.log)
 }
 
 /// Runs a conversation with the daemon.
-pub fn converse<T>(
+pub(super) fn converse<T>(
     config_dir: &Path,
     talk: impl AsyncFnOnce(Client<'_>) -> Result<T, ClientError>,
 ) -> anyhow::Result<T> {

@@ -11,14 +11,14 @@ use crate::client::ClientError;
 
 /// What `reload` takes.
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub(super) struct Args {
     /// Print the result as JSON
     #[arg(long)]
     json: bool,
 }
 
 /// Reloads; exit code 1 if the configuration is refused.
-pub fn run(config_dir: &Path, args: &Args) -> anyhow::Result<ExitCode> {
+pub(super) fn run(config_dir: &Path, args: &Args) -> anyhow::Result<ExitCode> {
     let done = output::converse(config_dir, async |client| client.post::<Reloaded>("/v1/reload", &json!({})).await);
     match done {
         Ok(reloaded) if output::is_json(args.json) => output::json(&reloaded)?,

@@ -15,10 +15,10 @@ use crate::serve;
 
 /// What `run` takes.
 #[derive(Debug, clap::Args)]
-pub struct Args {}
+pub(super) struct Args {}
 
 /// Runs the daemon.
-pub fn run(config_dir: &Path, _: &Args) -> anyhow::Result<ExitCode> {
+pub(super) fn run(config_dir: &Path, _: &Args) -> anyhow::Result<ExitCode> {
     announce_on_stderr();
     if !Uid::effective().is_root() {
         eprintln!("error: `writ run` needs root, or CAP_BPF, CAP_NET_ADMIN, CAP_PERFMON and CAP_SYS_ADMIN");

@@ -17,7 +17,7 @@ use crate::engine::simulate;
 
 /// What `simulate` takes.
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub(super) struct Args {
     /// The service account
     #[arg(long)]
     account: String,
@@ -45,7 +45,7 @@ pub struct Args {
 }
 
 /// Tells; exit code 2 for deny, 3 for escalate.
-pub fn run(config_dir: &Path, args: &Args) -> anyhow::Result<ExitCode> {
+pub(super) fn run(config_dir: &Path, args: &Args) -> anyhow::Result<ExitCode> {
     let (address, port) = destination(&args.to)?;
     let asked = SimulateBody {
         account: args.account.clone(),

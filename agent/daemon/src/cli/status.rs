@@ -12,7 +12,7 @@ use crate::engine::Status;
 
 /// What `status` takes.
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub(super) struct Args {
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -24,7 +24,7 @@ const NOT_RUNNING: u8 = 3;
 const STARTING: u8 = 4;
 
 /// Shows the status; exit code 3 if nothing runs, 4 while it starts.
-pub fn run(config_dir: &Path, args: &Args) -> anyhow::Result<ExitCode> {
+pub(super) fn run(config_dir: &Path, args: &Args) -> anyhow::Result<ExitCode> {
     let asked = output::converse(config_dir, async |client| client.get::<Status>("/v1/status").await);
     let status = match asked {
         Ok(status) => status,

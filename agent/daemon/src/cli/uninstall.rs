@@ -12,14 +12,14 @@ use crate::kernel;
 
 /// What `uninstall` takes.
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub(super) struct Args {
     /// Print JSON
     #[arg(long)]
     json: bool,
 }
 
 /// Removes every pin.
-pub fn run(config_dir: &Path, args: &Args) -> anyhow::Result<ExitCode> {
+pub(super) fn run(config_dir: &Path, args: &Args) -> anyhow::Result<ExitCode> {
     if !Uid::effective().is_root() {
         eprintln!("error: only root can remove enforcement");
         return Ok(ExitCode::from(NOT_PERMITTED));

@@ -26,7 +26,7 @@ const LOOKAHEAD: usize = 64;
 
 /// Where a configuration came from.
 #[derive(Clone, Debug)]
-pub struct Source {
+pub(crate) struct Source {
     /// The parsed configuration.
     pub config: Config,
     /// Its files.
@@ -37,7 +37,7 @@ pub struct Source {
 
 /// Why a configuration was not put in force. What was in force still is.
 #[derive(Debug, thiserror::Error)]
-pub enum ActivateError {
+pub(crate) enum ActivateError {
     /// It has errors.
     #[error("the configuration has errors")]
     Refused(Vec<Diagnostic>),

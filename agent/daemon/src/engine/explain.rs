@@ -13,7 +13,7 @@ use writ_core::table::{Explanation, Generation};
 
 /// The names of one generation.
 #[derive(Clone)]
-pub struct Names {
+pub(crate) struct Names {
     /// The policy set.
     pub(crate) bundle: Arc<Bundle>,
     /// What it says without the numbers.
@@ -22,7 +22,7 @@ pub struct Names {
 
 /// The names of one generation as they are kept across restarts.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
-pub struct Legend {
+pub(crate) struct Legend {
     /// Its number.
     pub(crate) generation: u32,
     /// Digest of the policy set.
@@ -53,7 +53,7 @@ impl Legend {
 
 /// What held for an account from one change of its stance to the next.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Moment {
+pub(crate) struct Moment {
     /// The account.
     pub(crate) account: String,
     /// From when.

@@ -9,14 +9,14 @@ pub(super) type Question = Box<dyn FnOnce(&mut Engine) + Send>;
 
 /// Where to ask.
 #[derive(Clone)]
-pub struct Handle {
+pub(crate) struct Handle {
     questions: mpsc::Sender<Question>,
 }
 
 /// The engine has stopped and answers no more.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("the daemon is stopping")]
-pub struct Stopped;
+pub(crate) struct Stopped;
 
 impl Handle {
     /// A handle, and the end the engine listens to. Askers wait while many questions are open.
@@ -26,7 +26,7 @@ impl Handle {
     }
 
     /// Waits until the engine has stopped: written what was left, and signed it.
-    pub async fn drained(self) {
+    pub(crate) async fn drained(self) {
         let _ = tokio::time::timeout(std::time::Duration::from_secs(20), self.questions.closed()).await;
     }
 
@@ -34,7 +34,7 @@ impl Handle {
     ///
     /// # Errors
     /// The engine has stopped.
-    pub async fn ask<R: Send + 'static>(
+    pub(crate) async fn ask<R: Send + 'static>(
         &self,
         question: impl FnOnce(&mut Engine) -> R + Send + 'static,
     ) -> Result<R, Stopped> {

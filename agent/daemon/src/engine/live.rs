@@ -28,7 +28,7 @@ use crate::kernel::{Extent, InstallError};
 
 /// Who asks, as the core and as records know it.
 #[derive(Clone, Debug, Default)]
-pub struct Actor {
+pub(crate) struct Actor {
     /// For decisions about what it may do.
     pub caller: Caller,
     /// Its process.
@@ -39,7 +39,7 @@ pub struct Actor {
 
 impl Actor {
     /// The actor as records name it.
-    pub fn recorded(&self) -> RecordCaller {
+    pub(crate) fn recorded(&self) -> RecordCaller {
         RecordCaller {
             uid: self.caller.uid,
             loginuid: self.caller.loginuid.map_or(LoginUid::Unattributed, LoginUid::Uid),
@@ -67,7 +67,7 @@ impl Why {
 
 /// Why an operation was not done.
 #[derive(Debug, thiserror::Error)]
-pub enum Refusal {
+pub(crate) enum Refusal {
     /// The caller may not.
     #[error("{0}")]
     NotPermitted(String),
@@ -300,7 +300,7 @@ impl Engine {
     ///
     /// # Errors
     /// It was refused, which is recorded; or the kernel could not be told.
-    pub fn signal(&mut self, incoming: &Incoming, actor: &Actor) -> Done<Received> {
+    pub(crate) fn signal(&mut self, incoming: &Incoming, actor: &Actor) -> Done<Received> {
         let config = self.config()?;
         let received = self.live.receive(incoming, &actor.caller, Timestamp::now(), &config);
         let Some(signal) = received.outcome.accepted().cloned() else {
@@ -339,7 +339,7 @@ impl Engine {
     ///
     /// # Errors
     /// There is none, or the caller may not.
-    pub fn clear_signal(&mut self, id: &str, reason: &str, actor: &Actor) -> Done<Signal> {
+    pub(crate) fn clear_signal(&mut self, id: &str, reason: &str, actor: &Actor) -> Done<Signal> {
         use writ_core::stance::ClearRefusal;
         let config = self.config()?;
         let cleared = self.live.clear_signal(id, reason, &actor.caller, Timestamp::now(), &config);
@@ -370,7 +370,7 @@ impl Engine {
     ///
     /// # Errors
     /// It may not be made, or the kernel could not be told: then there is no grant.
-    pub fn grant(&mut self, request: &GrantRequest, actor: &Actor) -> Done<Grant> {
+    pub(crate) fn grant(&mut self, request: &GrantRequest, actor: &Actor) -> Done<Grant> {
         use writ_core::stance::GrantRefusal;
         let config = self.config()?;
         let made = self.live.create_grant(request, &actor.caller, Timestamp::now(), &config);
@@ -408,7 +408,7 @@ impl Engine {
     ///
     /// # Errors
     /// There is none, or the caller may not.
-    pub fn revoke_grant(&mut self, id: &str, reason: &str, actor: &Actor) -> Done<Grant> {
+    pub(crate) fn revoke_grant(&mut self, id: &str, reason: &str, actor: &Actor) -> Done<Grant> {
         use writ_core::stance::RevokeRefusal;
         let config = self.config()?;
         let revoked = self.live.revoke_grant(id, reason, &actor.caller, Timestamp::now(), &config);
@@ -462,7 +462,7 @@ impl Engine {
     ///
     /// # Errors
     /// There is none, or the caller may not, or the kernel could not be told.
-    pub fn approve(
+    pub(crate) fn approve(
         &mut self,
         id: &str,
         ttl: Duration,
@@ -483,7 +483,7 @@ impl Engine {
     ///
     /// # Errors
     /// There is none, or the caller may not, or the kernel could not be told.
-    pub fn deny(&mut self, id: &str, reason: &str, actor: &Actor) -> Done<Escalation> {
+    pub(crate) fn deny(&mut self, id: &str, reason: &str, actor: &Actor) -> Done<Escalation> {
         let config = self.config()?;
         let denied = self.live.deny(id, reason, &actor.caller, Timestamp::now(), &config);
         let escalation = denied.map_err(|refusal| self.answer_refused("escalation deny", actor, refusal))?;
@@ -526,7 +526,7 @@ impl Engine {
     ///
     /// # Errors
     /// It may not be ended, or the kernel could not be told.
-    pub fn offboard(&mut self, account: &str, reason: &str, actor: &Actor) -> Done<Offboarded> {
+    pub(crate) fn offboard(&mut self, account: &str, reason: &str, actor: &Actor) -> Done<Offboarded> {
         let config = self.config()?;
         let done = self.live.offboard(account, reason, &actor.caller, Timestamp::now(), &config);
         let (offboarded, grants, escalations) =
@@ -552,7 +552,7 @@ impl Engine {
     ///
     /// # Errors
     /// It may not be undone, or the kernel could not be told.
-    pub fn reinstate(&mut self, account: &str, reason: &str, actor: &Actor) -> Done<Offboarded> {
+    pub(crate) fn reinstate(&mut self, account: &str, reason: &str, actor: &Actor) -> Done<Offboarded> {
         let config = self.config()?;
         let done = self.live.reinstate(account, reason, &actor.caller, &config);
         let was = done.map_err(|refusal| self.offboarding_refused("account reinstate", account, actor, refusal))?;
@@ -587,7 +587,7 @@ impl Engine {
     ///
     /// # Errors
     /// The caller may not, or the kernel could not be told.
-    pub fn break_glass(&mut self, request: &BreakGlassRequest, actor: &Actor) -> Done<BreakGlass> {
+    pub(crate) fn break_glass(&mut self, request: &BreakGlassRequest, actor: &Actor) -> Done<BreakGlass> {
         use writ_core::stance::BreakGlassRefusal;
         let config = self.config()?;
         let begun = self.live.begin_break_glass(request, &actor.caller, Timestamp::now(), &config);

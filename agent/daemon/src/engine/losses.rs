@@ -10,7 +10,7 @@ const PATIENCE: u32 = 2;
 
 /// What is known of each CPU's numbers.
 #[derive(Clone, Debug, Default)]
-pub struct Losses {
+pub(crate) struct Losses {
     /// The last number that was recorded or written off, by CPU.
     last: BTreeMap<u32, u64>,
     /// Numbers that were counted and did not come, and how often that was seen, by CPU.
@@ -25,22 +25,22 @@ pub struct Losses {
 
 impl Losses {
     /// Continues from the numbers found in the log.
-    pub fn resumed(last: BTreeMap<u32, u64>) -> Self {
+    pub(crate) fn resumed(last: BTreeMap<u32, u64>) -> Self {
         Self { last, ..Self::default() }
     }
 
     /// All losses so far.
-    pub fn total(&self) -> u64 {
+    pub(crate) fn total(&self) -> u64 {
         self.total
     }
 
     /// Events taken from the ring so far.
-    pub fn taken(&self) -> u64 {
+    pub(crate) fn taken(&self) -> u64 {
         self.taken
     }
 
     /// Takes in an event: whether it is new, and what was lost before it.
-    pub fn event(&mut self, event: &DecisionEvent) -> (bool, Option<Loss>) {
+    pub(crate) fn event(&mut self, event: &DecisionEvent) -> (bool, Option<Loss>) {
         let last = self.last.get(&event.cpu).copied().unwrap_or(0);
         if event.sequence <= last {
             // It is in the log already: the daemon before us stopped between writing and consuming.
@@ -68,7 +68,7 @@ impl Losses {
 
     /// Looks at the kernel's counters while the ring is empty: numbers that were given out and did not come for a while
     /// are lost, even if no event follows them.
-    pub fn reconcile(&mut self, counters: &[[u64; COUNTERS as usize]]) -> Vec<Loss> {
+    pub(crate) fn reconcile(&mut self, counters: &[[u64; COUNTERS as usize]]) -> Vec<Loss> {
         let mut found = Vec::new();
         for (cpu, counts) in (0u32..).zip(counters) {
             let seen = counts.get(Counter::Seen as usize).copied().unwrap_or(0);
@@ -90,7 +90,7 @@ impl Losses {
     }
 
     /// Splits what was lost by the kernel's own reasons, since the last time it was asked.
-    pub fn by_reason(&mut self, counters: &[[u64; COUNTERS as usize]]) -> BTreeMap<String, u64> {
+    pub(crate) fn by_reason(&mut self, counters: &[[u64; COUNTERS as usize]]) -> BTreeMap<String, u64> {
         let mut split = BTreeMap::new();
         for (counter, name) in [(Counter::LostRingFull, "ring-full"), (Counter::LostBudget, "budget")] {
             let now: u64 = counters.iter().filter_map(|counts| counts.get(counter as usize)).sum();

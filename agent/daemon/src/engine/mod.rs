@@ -35,25 +35,24 @@ use crate::kernel::Kernel;
 use crate::log::LogWriter;
 use crate::process::ProcessTable;
 
-pub use activate::{ActivateError, Source};
-pub use explain::Moment;
-pub use handle::{Handle, Stopped};
-pub use live::{Actor, Refusal};
-pub use losses::Losses;
-pub use persist::Store;
+pub(crate) use explain::Moment;
+pub(crate) use handle::Handle;
+pub(crate) use live::{Actor, Refusal};
+pub(crate) use losses::Losses;
+pub(crate) use persist::Store;
 pub(crate) use ready::agent_alone;
-pub use ready::note_uninstalled;
-pub use ready::{OpenedEngine, StartError, open};
-pub use selftest::{Outcome as SelfTest, probe as self_test_probe, run as self_test};
-pub use status::{AccountStatus, Status};
-pub use turn::run;
-pub use view::simulate;
+pub(crate) use ready::note_uninstalled;
+pub(crate) use ready::{OpenedEngine, StartError, open};
+pub(crate) use selftest::{Outcome as SelfTest, probe as self_test_probe, run as self_test};
+pub(crate) use status::Status;
+pub(crate) use turn::run;
+pub(crate) use view::simulate;
 
 /// How many generations can still be explained: events of older ones would have to wait in the ring longer than that.
 const GENERATIONS_KEPT: usize = 16;
 
 /// What is in force: configuration, policy, tables.
-pub struct Current {
+pub(crate) struct Current {
     /// The configuration.
     pub config: Config,
     /// The policy set, grants included.
@@ -73,7 +72,7 @@ pub struct Current {
 }
 
 /// The daemon's working state.
-pub struct Engine {
+pub(crate) struct Engine {
     pub(crate) config_dir: PathBuf,
     pub(crate) kernel: Kernel,
     pub(crate) current: Option<Current>,

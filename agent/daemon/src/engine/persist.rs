@@ -15,14 +15,14 @@ use super::explain::{Legend, Moment};
 
 /// The state directory.
 #[derive(Clone, Debug)]
-pub struct Store {
+pub(crate) struct Store {
     directory: PathBuf,
 }
 
 /// A file of the state directory that could not be used.
 #[derive(Debug, thiserror::Error)]
 #[error("state file `{path}`: {why}")]
-pub struct StoreError {
+pub(crate) struct StoreError {
     /// The file.
     pub path: String,
     /// Why.
@@ -57,14 +57,14 @@ impl Store {
     ///
     /// # Errors
     /// It cannot be made.
-    pub fn open(directory: &Path) -> Result<Self, StoreError> {
+    pub(crate) fn open(directory: &Path) -> Result<Self, StoreError> {
         let failed = |error: io::Error| StoreError { path: directory.display().to_string(), why: error.to_string() };
         fs::DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(failed)?;
         Ok(Self { directory: directory.to_owned() })
     }
 
     /// Where the log's key lies.
-    pub fn key(&self) -> PathBuf {
+    pub(crate) fn key(&self) -> PathBuf {
         self.directory.join("log.key")
     }
 
@@ -101,7 +101,7 @@ impl Store {
     ///
     /// # Errors
     /// It could not be written; the one before is still there.
-    pub fn save_live(&self, live: &LiveState) -> Result<(), StoreError> {
+    pub(crate) fn save_live(&self, live: &LiveState) -> Result<(), StoreError> {
         let text = live.to_json().map_err(|error| StoreError { path: "live.json".into(), why: error.to_string() })?;
         self.write("live.json", text.as_bytes())
     }
@@ -110,7 +110,7 @@ impl Store {
     ///
     /// # Errors
     /// It is there and cannot be used: to start without it could open what a signal had closed.
-    pub fn load_live(&self) -> Result<LiveState, StoreError> {
+    pub(crate) fn load_live(&self) -> Result<LiveState, StoreError> {
         let path = self.directory.join("live.json");
         let failed = Self::failed(&path);
         match fs::read_to_string(&path) {

@@ -25,7 +25,7 @@ use crate::process::ProcessTable;
 
 /// Why the daemon cannot start. Enforcement that is pinned stays in force.
 #[derive(Debug, thiserror::Error)]
-pub enum StartError {
+pub(crate) enum StartError {
     /// The configuration is refused, and there is no earlier one.
     #[error("the configuration is refused, and there is no earlier one to fall back to")]
     Refused(Vec<Diagnostic>, Vec<SourceFile>),
@@ -50,7 +50,7 @@ pub enum StartError {
 }
 
 /// An engine with a policy in force, and what was found on the way.
-pub struct OpenedEngine {
+pub(crate) struct OpenedEngine {
     /// The engine.
     pub engine: Engine,
     /// Every finding of the configuration.
@@ -63,7 +63,7 @@ pub struct OpenedEngine {
 ///
 /// # Errors
 /// No policy could be put in force.
-pub fn open(config_dir: &Path) -> Result<OpenedEngine, StartError> {
+pub(crate) fn open(config_dir: &Path) -> Result<OpenedEngine, StartError> {
     let loaded = configuration::load(config_dir);
     let agent = loaded.config.as_ref().map_or_else(|| agent_alone(&loaded.sources), |config| config.agent.clone());
     let store = Store::open(Path::new(&agent.paths.state))?;
@@ -233,7 +233,7 @@ fn fallback_id(store: &Store) -> String {
 ///
 /// # Errors
 /// The daemon holds the log, or it cannot be written.
-pub fn note_uninstalled(agent: &Agent) -> Result<(), String> {
+pub(crate) fn note_uninstalled(agent: &Agent) -> Result<(), String> {
     let failed = |error: &dyn std::fmt::Display| error.to_string();
     let log = Path::new(&agent.paths.log);
     if !log.exists() {
@@ -260,7 +260,7 @@ pub fn note_uninstalled(agent: &Agent) -> Result<(), String> {
     };
     let id = writ_core::record::record_id(now, &boot_id, writ_core::record::IdSource::Agent(writer.size() + (1 << 40)));
     let body = writ_core::record::Body::Lifecycle(Box::new(Lifecycle::Uninstall { by }));
-    let mut record =
+    let record =
         writ_core::record::Record::new(id, now, Host { id: machine_id, boot_id }, super::evidence::VERSION, body);
     writer.append(&[record.to_line()]).map_err(|error| failed(&error))?;
     writer.close().map_err(|error| failed(&error))

@@ -17,7 +17,7 @@ impl Engine {
     ///
     /// # Errors
     /// What is wrong, in a line and as findings; nothing changed.
-    pub fn reload(&mut self, by: Option<&Actor>) -> Result<Reloaded, (String, Vec<Value>)> {
+    pub(crate) fn reload(&mut self, by: Option<&Actor>) -> Result<Reloaded, (String, Vec<Value>)> {
         let before = self.base_digest.clone();
         let loaded = configuration::load(&self.config_dir);
         let mut findings = loaded.diagnostics.clone();

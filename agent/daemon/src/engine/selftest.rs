@@ -23,7 +23,7 @@ const ACCOUNT: u16 = 0xfffd;
 
 /// What a self-test found.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct Outcome {
+pub(crate) struct Outcome {
     /// When.
     pub at: Timestamp,
     /// Whether the kernel refused what it must refuse.
@@ -53,7 +53,7 @@ impl Engine {
     }
 
     /// Keeps the outcome for `status`.
-    pub fn self_tested(&mut self, outcome: Outcome) {
+    pub(crate) fn self_tested(&mut self, outcome: Outcome) {
         if !outcome.passed {
             tracing::error!(detail = outcome.detail, "the self-test FAILED: the kernel does not refuse what it must");
             self.note_lifecycle(Lifecycle::SelfTest {
@@ -68,7 +68,7 @@ impl Engine {
 }
 
 /// Runs the self-test in a process of its own, inside the judged cgroup.
-pub fn run(cgroup: &Path) -> Outcome {
+pub(crate) fn run(cgroup: &Path) -> Outcome {
     let at = Timestamp::now();
     let spawned = Command::new("/proc/self/exe")
         .arg("self-test-probe")
@@ -91,7 +91,7 @@ pub fn run(cgroup: &Path) -> Outcome {
 }
 
 /// The probe: enters the cgroup, becomes the uid that must be refused, and tries. True if it was refused.
-pub fn probe(cgroup: &Path) -> (bool, String) {
+pub(crate) fn probe(cgroup: &Path) -> (bool, String) {
     let entered = fs::OpenOptions::new()
         .write(true)
         .open(cgroup.join("cgroup.procs"))

@@ -12,11 +12,11 @@ use super::Engine;
 use crate::kernel::boot_ns;
 
 /// What this writ provides on every kernel it loads on; the names that `[kernel] require` can use.
-pub const COVERAGE: [&str; 3] = ["cgroup", "tracing", "set-retval"];
+pub(super) const COVERAGE: [&str; 3] = ["cgroup", "tracing", "set-retval"];
 
 /// The whole status.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Status {
+pub(crate) struct Status {
     /// `running`
     pub state: String,
     /// This agent.
@@ -67,7 +67,7 @@ pub struct Status {
 
 /// How a reload went.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct ReloadResult {
+pub(crate) struct ReloadResult {
     /// When.
     pub at: Timestamp,
     /// Whether the configuration was put in force.
@@ -78,7 +78,7 @@ pub struct ReloadResult {
 
 /// One account.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct AccountStatus {
+pub(crate) struct AccountStatus {
     /// Its name.
     pub name: String,
     /// Who answers for it.
@@ -105,7 +105,7 @@ pub struct AccountStatus {
 
 /// Attempts, by what became of their records: `seen = recorded + lost + in_flight`.
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
-pub struct Records {
+pub(crate) struct Records {
     /// Attempts of managed accounts that were judged.
     pub seen: u64,
     /// Attempts whose event was taken from the ring or waits in it.
@@ -118,7 +118,7 @@ pub struct Records {
 
 /// The log's head.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
-pub struct Checkpoint {
+pub(crate) struct Checkpoint {
     /// Lines in the log.
     pub size: u64,
     /// Lines that the last checkpoint signs.
@@ -131,7 +131,7 @@ pub struct Checkpoint {
 
 /// One place where records go.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Sink {
+pub(crate) struct Sink {
     /// Its name.
     pub name: String,
     /// Whether it works.
@@ -144,7 +144,7 @@ pub struct Sink {
 
 impl Engine {
     /// The status now.
-    pub fn status(&self) -> Option<Status> {
+    pub(crate) fn status(&self) -> Option<Status> {
         let current = self.current()?;
         let counts = self.kernel.counters().unwrap_or_default();
         let counter = |counter: Counter| counts.iter().filter_map(|counts| counts.get(counter as usize)).sum::<u64>();
@@ -204,7 +204,7 @@ impl Engine {
     }
 
     /// One account's status now.
-    pub fn account_status(&self, name: &str) -> Option<AccountStatus> {
+    pub(crate) fn account_status(&self, name: &str) -> Option<AccountStatus> {
         let current = self.current()?;
         let account = current.config.accounts.get(name)?;
         let index = current.generation.account(name)?;

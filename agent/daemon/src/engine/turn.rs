@@ -19,7 +19,7 @@ const HEARTBEAT: Duration = Duration::from_secs(300);
 ///
 /// # Errors
 /// No thread or descriptor is free.
-pub fn run(engine: Engine) -> std::io::Result<(Handle, oneshot::Receiver<()>)> {
+pub(crate) fn run(engine: Engine) -> std::io::Result<(Handle, oneshot::Receiver<()>)> {
     let (handle, questions) = Handle::new();
     let (stopped, stopping) = oneshot::channel();
     let ring = engine.kernel.readiness()?;
@@ -122,7 +122,7 @@ impl Engine {
     }
 
     /// Ends the turn after this question.
-    pub fn begin_stop(&mut self) {
+    pub(crate) fn begin_stop(&mut self) {
         self.stopping = true;
     }
 

@@ -13,7 +13,7 @@ use crate::api::{SimulateBody, Simulated};
 
 impl Engine {
     /// One account in full: stance, risk and why, grants, baseline, what comes next.
-    pub fn account_view(&self, name: &str) -> Option<Value> {
+    pub(crate) fn account_view(&self, name: &str) -> Option<Value> {
         let current = self.current()?;
         let account = current.config.accounts.get(name)?;
         let status = self.account_status(name)?;
@@ -46,7 +46,7 @@ impl Engine {
     ///
     /// # Errors
     /// There is no such account.
-    pub fn simulate(&self, asked: &SimulateBody) -> Result<Simulated, Refusal> {
+    pub(crate) fn simulate(&self, asked: &SimulateBody) -> Result<Simulated, Refusal> {
         let current = self.current().ok_or(Refusal::NotReady)?;
         let at = asked.at.unwrap_or_else(Timestamp::now);
         let live = self.live.account(&asked.account, at, &current.config, RiskRule::default(), self.base.digest());
@@ -74,7 +74,7 @@ impl Engine {
 ///
 /// # Errors
 /// There is no such account, or the protocol is not known.
-pub fn simulate(
+pub(crate) fn simulate(
     config: &Config,
     bundle: &Bundle,
     asked: &SimulateBody,

@@ -16,7 +16,7 @@ pub(super) struct Btf<'a> {
 
 /// Type information that could not be used.
 #[derive(Debug, thiserror::Error)]
-pub enum BtfError {
+pub(crate) enum BtfError {
     /// The data ends early or is not BTF.
     #[error("kernel type information is damaged at byte {0}")]
     Damaged(usize),

@@ -36,7 +36,7 @@ pub(super) struct SeenKey {
 /// A ring entry that is not what this ABI says it must be.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("ring entry of {length} bytes, kind {kind}, ABI {abi}: not an entry of ABI {ABI_VERSION}")]
-pub struct Malformed {
+pub(crate) struct Malformed {
     /// Its length.
     pub length: usize,
     /// Its kind, if it was long enough to have one.

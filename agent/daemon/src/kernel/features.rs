@@ -8,7 +8,7 @@ use aya_obj::generated::bpf_func_id;
 
 /// One feature.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Feature {
+pub(crate) struct Feature {
     /// Its name; those of coverage are what `[kernel] require` can name.
     pub name: &'static str,
     /// Whether it is there; `None`: could not tell.
@@ -18,7 +18,7 @@ pub struct Feature {
 }
 
 /// Asks the running kernel.
-pub fn features() -> Vec<Feature> {
+pub(crate) fn features() -> Vec<Feature> {
     let program = |kind| is_program_supported(kind).ok();
     let helper = |kind, id| is_helper_supported(kind, id).ok();
     let lsm = fs::read_to_string("/sys/kernel/security/lsm").ok();

@@ -3,7 +3,7 @@
 use std::os::fd::AsFd;
 
 use aya::maps::{Array, ArrayOfMaps, HashMap, LpmTrie, Map, MapData, MapError, lpm_trie::Key};
-use writ_abi::{AccountFlags, Active, CGROUP_PATH_LEN, PathHash, PathWalk, Slot, Stance};
+use writ_abi::{AccountFlags, Active, CGROUP_PATH_LEN, PathHash, PathWalk, Slot};
 use writ_core::table::{Generation, Identities};
 
 use super::bytes::{ExecutableKey, Plain};
@@ -28,7 +28,7 @@ const SPARE_PROJECTIONS: usize = 4_096;
 /// Why a generation could not be put in force. The one before it stays.
 #[derive(Debug, thiserror::Error)]
 #[error("writing kernel table `{table}`: {error}")]
-pub struct InstallError {
+pub(crate) struct InstallError {
     /// The table.
     pub table: &'static str,
     /// Why.
@@ -118,7 +118,7 @@ impl Kernel {
     ///
     /// # Errors
     /// The map cannot be written.
-    pub fn barrier(&mut self) -> Result<(), InstallError> {
+    pub(crate) fn barrier(&mut self) -> Result<(), InstallError> {
         // The update of an outer map waits for a grace period (`maybe_wait_bpf_programs` in kernel/bpf/syscall.c).
         let nothing = words("BARRIER", &[0], 0)?;
         self.outer.barrier.set(0, &nothing, 0).map_err(failed("BARRIER"))
@@ -128,7 +128,7 @@ impl Kernel {
     ///
     /// # Errors
     /// The table that could not be written; the generation before stays in force.
-    pub fn install(&mut self, generation: &Generation, identities: &Identities) -> Result<Active, InstallError> {
+    pub(crate) fn install(&mut self, generation: &Generation, identities: &Identities) -> Result<Active, InstallError> {
         let before = self.active().map_err(failed("ACTIVE"))?;
         let active = Active(generation.active);
         if active.generation() != before.generation().wrapping_add(1) {
@@ -241,7 +241,7 @@ impl Kernel {
     ///
     /// # Errors
     /// The table cannot be written; the account stays in the stance it was in.
-    pub fn set_slot(&mut self, account: u32, slot: Slot) -> Result<(), InstallError> {
+    pub(crate) fn set_slot(&mut self, account: u32, slot: Slot) -> Result<(), InstallError> {
         let side = self.active().map_err(failed("ACTIVE"))?.side();
         let mut slots = self.outer.slots.get(&side, 0).map_err(failed("SLOTS"))?;
         slots.set(account, slot.0, 0).map_err(failed("SLOTS"))
@@ -251,7 +251,7 @@ impl Kernel {
     ///
     /// # Errors
     /// The table cannot be written; the flags stay as they were.
-    pub fn set_flags(&mut self, account: u32, flags: AccountFlags) -> Result<(), InstallError> {
+    pub(crate) fn set_flags(&mut self, account: u32, flags: AccountFlags) -> Result<(), InstallError> {
         let side = self.active().map_err(failed("ACTIVE"))?.side();
         let mut table = self.outer.flags.get(&side, 0).map_err(failed("FLAGS"))?;
         table.set(account, flags.0, 0).map_err(failed("FLAGS"))
@@ -262,7 +262,7 @@ impl Kernel {
     ///
     /// # Errors
     /// There is no room left (install a new generation), or a table cannot be written.
-    pub fn extend(&mut self, generation: &Generation, before: &Extent) -> Result<(), InstallError> {
+    pub(crate) fn extend(&mut self, generation: &Generation, before: &Extent) -> Result<(), InstallError> {
         let side = self.active().map_err(failed("ACTIVE"))?.side();
         let append = |table: &'static str, outer: &Words, from: usize, values: &[u64]| {
             let mut inner = outer.get(&side, 0).map_err(failed(table))?;
@@ -285,7 +285,7 @@ impl Kernel {
 
 /// How far a generation's tables reach.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Extent {
+pub(crate) struct Extent {
     cells: usize,
     projections: usize,
     stances: usize,
@@ -293,7 +293,7 @@ pub struct Extent {
 
 impl Extent {
     /// The extent of a generation now.
-    pub fn of(generation: &Generation) -> Self {
+    pub(crate) fn of(generation: &Generation) -> Self {
         Self {
             cells: generation.cells.len(),
             projections: generation.projections.len(),

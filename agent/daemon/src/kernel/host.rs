@@ -10,7 +10,7 @@ use nix::time::{ClockId, clock_gettime};
 
 /// The cgroup that is judged, and where it lies.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct CgroupMount {
+pub(crate) struct CgroupMount {
     /// The root of the cgroup2 mount.
     pub root: PathBuf,
     /// The cgroup whose processes are judged.
@@ -26,7 +26,7 @@ impl CgroupMount {
     ///
     /// # Errors
     /// No cgroup2 file system is mounted, or the cgroup is not in it.
-    pub fn find(configured: Option<&str>) -> io::Result<Self> {
+    pub(crate) fn find(configured: Option<&str>) -> io::Result<Self> {
         let attached = match configured {
             Some(path) => PathBuf::from(path),
             None => mount_point()?,
@@ -47,12 +47,12 @@ impl CgroupMount {
     }
 
     /// Whether only part of the host is judged.
-    pub fn partial(&self) -> bool {
+    pub(crate) fn partial(&self) -> bool {
         self.level > 0
     }
 
     /// Path of a cgroup below the root of the hierarchy, as the kernel and `/proc/PID/cgroup` write it.
-    pub fn relative(&self, path: &Path) -> String {
+    pub(crate) fn relative(&self, path: &Path) -> String {
         match path.strip_prefix(&self.root) {
             Ok(rest) => format!("/{}", rest.display()),
             Err(_) => path.display().to_string(),
@@ -78,12 +78,12 @@ fn mount_point() -> io::Result<PathBuf> {
 ///
 /// # Errors
 /// The directory cannot be read.
-pub fn cgroup_id(path: &Path) -> io::Result<u64> {
+pub(crate) fn cgroup_id(path: &Path) -> io::Result<u64> {
     Ok(fs::metadata(path)?.ino())
 }
 
 /// Every cgroup of the hierarchy, parents before their children: id and path below the root.
-pub fn cgroup_paths(mount: &CgroupMount) -> Vec<(u64, String)> {
+pub(crate) fn cgroup_paths(mount: &CgroupMount) -> Vec<(u64, String)> {
     let mut found = Vec::new();
     let mut pending = vec![mount.root.clone()];
     while let Some(path) = pending.pop() {
@@ -102,7 +102,7 @@ pub fn cgroup_paths(mount: &CgroupMount) -> Vec<(u64, String)> {
 }
 
 /// The time the programs count by: nanoseconds since boot, suspend included.
-pub fn boot_ns() -> u64 {
+pub(crate) fn boot_ns() -> u64 {
     clock_gettime(ClockId::CLOCK_BOOTTIME)
         .map_or(0, |time| time.tv_sec().unsigned_abs() * 1_000_000_000 + time.tv_nsec().unsigned_abs())
 }

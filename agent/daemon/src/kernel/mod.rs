@@ -13,9 +13,9 @@ mod pins;
 mod ring;
 mod syscall;
 
-pub use features::{Feature, features};
-pub use generation::{Extent, InstallError};
-pub use host::{CgroupMount, boot_ns, cgroup_id, cgroup_paths};
-pub use object::{Kernel, Options};
-pub use pins::{OpenError, uninstall};
-pub use ring::{Drained, watch};
+pub(crate) use features::features;
+pub(crate) use generation::{Extent, InstallError};
+pub(crate) use host::{CgroupMount, boot_ns, cgroup_paths};
+pub(crate) use object::{Kernel, Options};
+pub(crate) use pins::{OpenError, uninstall};
+pub(crate) use ring::watch;

@@ -60,7 +60,7 @@ const PINNED: [(&str, MapType, u32, u32); 24] = [
 
 /// What the programs are loaded with.
 #[derive(Clone, Debug)]
-pub struct Options {
+pub(crate) struct Options {
     /// The pin directory.
     pub pins: PathBuf,
     /// The cgroup to judge.
@@ -72,7 +72,7 @@ pub struct Options {
 }
 
 /// The kernel side: programs attached and pinned, maps open.
-pub struct Kernel {
+pub(crate) struct Kernel {
     /// Whether an earlier daemon's enforcement was adopted.
     pub adopted: bool,
     /// Whether refusals carry the configured errno (`bpf_set_retval`, Linux 5.18).
@@ -93,7 +93,7 @@ impl Kernel {
     ///
     /// # Errors
     /// Whatever failed. Hooks attached by this call are taken back; enforcement found pinned stays in force.
-    pub fn open(options: &Options) -> Result<Self, OpenError> {
+    pub(crate) fn open(options: &Options) -> Result<Self, OpenError> {
         if OBJECT.is_empty() {
             return Err(OpenError::NoObject);
         }
@@ -154,12 +154,12 @@ impl Kernel {
     ///
     /// # Errors
     /// The map cannot be read.
-    pub fn active(&self) -> Result<Active, aya::maps::MapError> {
+    pub(crate) fn active(&self) -> Result<Active, aya::maps::MapError> {
         self.active.get(&0, 0).map(Active)
     }
 
     /// Reads at most `limit` decisions, and the process starts that explain them.
-    pub fn drain(&mut self, limit: usize) -> Drained {
+    pub(crate) fn drain(&mut self, limit: usize) -> Drained {
         ring::drain(&mut self.decisions, &mut self.processes, limit)
     }
 
@@ -167,7 +167,7 @@ impl Kernel {
     ///
     /// # Errors
     /// No descriptor is free.
-    pub fn readiness(&self) -> std::io::Result<OwnedFd> {
+    pub(crate) fn readiness(&self) -> std::io::Result<OwnedFd> {
         self.decisions.as_fd().try_clone_to_owned()
     }
 
@@ -175,7 +175,7 @@ impl Kernel {
     ///
     /// # Errors
     /// The map cannot be read.
-    pub fn counters(&self) -> Result<Vec<[u64; COUNTERS as usize]>, aya::maps::MapError> {
+    pub(crate) fn counters(&self) -> Result<Vec<[u64; COUNTERS as usize]>, aya::maps::MapError> {
         Ok(self.counts.get(&0, 0)?.iter().copied().collect())
     }
 
@@ -183,17 +183,17 @@ impl Kernel {
     ///
     /// # Errors
     /// The map cannot be read.
-    pub fn counter(&self, counter: Counter) -> Result<u64, aya::maps::MapError> {
+    pub(crate) fn counter(&self, counter: Counter) -> Result<u64, aya::maps::MapError> {
         Ok(self.counters()?.iter().filter_map(|counts| counts.get(counter as usize)).sum())
     }
 
     /// The destinations remembered for accounts: account index, address, boot time of the first visit.
-    pub fn seen(&self) -> Vec<(u32, [u8; 16], u64)> {
+    pub(crate) fn seen(&self) -> Vec<(u32, [u8; 16], u64)> {
         self.seen.iter().flatten().map(|(key, at)| (key.0.account, key.0.address, at)).collect()
     }
 
     /// Where it is attached.
-    pub fn cgroup(&self) -> &CgroupMount {
+    pub(crate) fn cgroup(&self) -> &CgroupMount {
         &self.mount
     }
 }

@@ -13,7 +13,7 @@ use super::btf::BtfError;
 
 /// Why the kernel side could not be opened. Enforcement that is already pinned stays in force.
 #[derive(Debug, thiserror::Error)]
-pub enum OpenError {
+pub(crate) enum OpenError {
     /// A system call or file failed.
     #[error("{what}: {error}")]
     Io {
@@ -191,7 +191,7 @@ impl Pins {
 ///
 /// # Errors
 /// The first pin that could not be removed.
-pub fn uninstall(root: &Path) -> io::Result<usize> {
+pub(crate) fn uninstall(root: &Path) -> io::Result<usize> {
     let mut removed = 0;
     let versions = match fs::read_dir(root) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),

@@ -12,7 +12,7 @@ use super::bytes::{self, Malformed};
 
 /// What was read in one go.
 #[derive(Debug, Default)]
-pub struct Drained {
+pub(crate) struct Drained {
     /// Decisions, in ring order.
     pub decisions: Vec<DecisionEvent>,
     /// Process starts, in ring order.
@@ -48,7 +48,7 @@ pub(super) fn drain(decisions: &mut RingBuf<MapData>, processes: &mut RingBuf<Ma
 ///
 /// # Errors
 /// The runtime cannot watch it.
-pub fn watch(ring: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+pub(crate) fn watch(ring: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
     // SAFETY: the descriptor is owned, is never replaced, and stays open until the watch is dropped with it.
     unsafe { AsyncFd::register_with_interest(ring, Interest::READABLE) }.map_err(|error| error.into_parts().1)
 }

@@ -2,5 +2,5 @@
 
 mod table;
 
-pub use table::{Named, ProcessTable};
+pub(crate) use table::ProcessTable;
 pub(crate) use table::{cgroup_of, executables_of_lineage, kernel_device, start_ticks_of};

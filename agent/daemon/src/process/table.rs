@@ -16,7 +16,7 @@ const PARENTS: usize = 4;
 
 /// Names for one attempt, as far as they could be learnt.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct Named {
+pub(crate) struct Named {
     /// Path of the executable.
     pub executable: Option<String>,
     /// Ancestors, nearest first.
@@ -53,7 +53,7 @@ impl<K: Clone + Eq + std::hash::Hash, V> Memory<K, V> {
 
 /// Everything remembered.
 #[derive(Debug)]
-pub struct ProcessTable {
+pub(crate) struct ProcessTable {
     /// Path by device (kernel encoding) and inode.
     executables: Memory<(u32, u64), String>,
     /// Executable by process: pid and start time.
@@ -65,12 +65,12 @@ pub struct ProcessTable {
 
 impl ProcessTable {
     /// An empty table for processes below this mount.
-    pub fn new(mount: CgroupMount) -> Self {
+    pub(crate) fn new(mount: CgroupMount) -> Self {
         Self { executables: Memory::new(), processes: Memory::new(), cgroups: Memory::new(), mount }
     }
 
     /// Takes in an exec.
-    pub fn exec(&mut self, event: &ProcessEvent) {
+    pub(crate) fn exec(&mut self, event: &ProcessEvent) {
         let file = (event.executable_device, event.executable_inode);
         self.processes.insert((event.pid, event.start_time), file);
         let length = (event.path_len as usize).min(PATH_LEN);
@@ -85,7 +85,7 @@ impl ProcessTable {
     }
 
     /// Names for an attempt.
-    pub fn name(&mut self, event: &DecisionEvent) -> Named {
+    pub(crate) fn name(&mut self, event: &DecisionEvent) -> Named {
         let mut file = (event.executable_device, event.executable_inode);
         if file.1 == 0 {
             file = self.processes.entries.get(&(event.pid, event.start_time)).copied().unwrap_or(file);

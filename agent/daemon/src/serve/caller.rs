@@ -14,7 +14,7 @@ use crate::process;
 
 /// The peer of one connection, as the kernel gave it when the connection was made.
 #[derive(Clone, Debug, Default)]
-pub struct Peer {
+pub(super) struct Peer {
     uid: Option<u32>,
     pid: Option<i32>,
     /// Start of the process, in clock ticks: a pid that was reused has another.
@@ -36,11 +36,11 @@ impl Connected<IncomingStream<'_, UnixListener>> for Peer {
 /// A peer that is gone, or whose pid belongs to somebody else by now, is nobody.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("the caller could not be identified: it is gone, or not on this host")]
-pub struct Unidentified;
+pub(super) struct Unidentified;
 
 impl Peer {
     /// What the host knows of the peer now. `engine` knows which accounts its views lead to.
-    pub fn actor(&self, engine: &Engine) -> Result<Actor, Unidentified> {
+    pub(super) fn actor(&self, engine: &Engine) -> Result<Actor, Unidentified> {
         let (Some(uid), Some(pid)) = (self.uid, self.pid) else { return Err(Unidentified) };
         if self.started.is_none() || process::start_ticks_of(pid) != self.started {
             return Err(Unidentified);
@@ -77,7 +77,7 @@ impl Peer {
 
 impl Engine {
     /// The accounts that any of these uids, the process's cgroup or its executables (its ancestors' included) lead to.
-    pub fn accounts_of(&self, uids: &[u32], pid: u32) -> Vec<String> {
+    pub(crate) fn accounts_of(&self, uids: &[u32], pid: u32) -> Vec<String> {
         let Some(current) = self.current() else { return Vec::new() };
         let mut found: Vec<String> = Vec::new();
         let identities: &Identities = &current.identities;

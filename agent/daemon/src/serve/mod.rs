@@ -4,4 +4,4 @@ mod caller;
 mod routes;
 mod socket;
 
-pub use socket::{ServeError, Server, bind};
+pub(crate) use socket::{Server, bind};

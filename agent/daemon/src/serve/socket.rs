@@ -14,7 +14,7 @@ use crate::engine::Handle;
 /// Why the socket cannot be opened.
 #[derive(Debug, thiserror::Error)]
 #[error("socket `{path}`: {why}")]
-pub struct ServeError {
+pub(crate) struct ServeError {
     /// The socket.
     pub path: String,
     /// Why.
@@ -22,7 +22,7 @@ pub struct ServeError {
 }
 
 /// A socket that listens.
-pub struct Server {
+pub(crate) struct Server {
     listener: UnixListener,
     path: PathBuf,
 }
@@ -31,7 +31,7 @@ pub struct Server {
 ///
 /// # Errors
 /// Another daemon listens there, something that is no socket is there, or it cannot be made.
-pub async fn bind(path: &Path) -> Result<Server, ServeError> {
+pub(crate) async fn bind(path: &Path) -> Result<Server, ServeError> {
     let failed = |why: String| ServeError { path: path.display().to_string(), why };
     match fs::symlink_metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -58,7 +58,7 @@ impl Server {
     ///
     /// # Errors
     /// The socket failed.
-    pub async fn serve(self, engine: Handle, stop: impl Future<Output = ()> + Send + 'static) -> io::Result<()> {
+    pub(crate) async fn serve(self, engine: Handle, stop: impl Future<Output = ()> + Send + 'static) -> io::Result<()> {
         let service = routes::router(engine).into_make_service_with_connect_info::<Peer>();
         let served = axum::serve(self.listener, service).with_graceful_shutdown(stop).await;
         let _ = fs::remove_file(&self.path);
