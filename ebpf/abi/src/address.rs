@@ -89,7 +89,7 @@ impl Address {
     #[inline(always)]
     #[must_use]
     pub fn canonical(self, nat64: &[Nat64Prefix; NAT64_PREFIXES]) -> Self {
-        nat64.iter().fold(self, |address, entry| address.translated(entry)).reached()
+        nat64.iter().fold(self, Address::translated).reached()
     }
 
     /// The IPv4 address this one carries, if it lies below the prefix; otherwise itself.

@@ -37,7 +37,8 @@ pub(super) fn compile(config: &Config, extra: &[SourceFile], findings: &mut Vec<
     let known = |name: &str| config.destinations.contains_key(name);
     let mut policies: Vec<Parsed<'_>> = Vec::new();
     let mut ids: HashMap<String, usize> = HashMap::new();
-    for statement in config.policies.iter().chain(extra).flat_map(source::statements) {
+    let freshness = freshness(config);
+    for statement in config.policies.iter().chain(&freshness).chain(extra).flat_map(source::statements) {
         let Some(parsed) = parse::policy(statement, &known, findings) else { continue };
         match ids.get(&parsed.info.id).and_then(|first| policies.get(*first)) {
             Some(first) => findings.push(duplicate(&parsed, first)),
@@ -107,6 +108,26 @@ fn zone(config: &Config, findings: &mut Vec<Diagnostic>) -> Option<TimeZone> {
         );
     }
     zone.ok()
+}
+
+/// `requires-fresh` as the policy it is: a forbid while one of the kinds is stale.
+fn freshness(config: &Config) -> Vec<SourceFile> {
+    let accounts = config.accounts.values().filter(|account| !account.requires_fresh.is_empty());
+    let render = |account: &crate::config::Account| {
+        let quoted = schema::quoted;
+        let kinds = account.requires_fresh.iter().map(|kind| quoted(kind)).collect::<Vec<_>>().join(", ");
+        let id = quoted(&format!("requires-fresh:{}", account.name));
+        let owner = quoted(account.owner.as_deref().unwrap_or("writ"));
+        let reason = quoted(&format!("access needs fresh signals: {}", account.requires_fresh.join(", ")));
+        let name = quoted(&account.name);
+        let text = format!(
+            "@id({id})\n@owner({owner})\n@reason({reason})\n\
+             forbid (principal == ServiceAccount::{name}, action == Action::\"connect\", resource)\n\
+             unless {{ context.fresh.containsAll([{kinds}]) }};\n"
+        );
+        SourceFile { name: format!("requires-fresh/{}.cedar", account.name), text }
+    };
+    accounts.map(render).collect()
 }
 
 /// The configured NAT64 prefixes as the kernel programs take them.

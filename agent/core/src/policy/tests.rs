@@ -206,3 +206,16 @@ fn an_account_that_cannot_resolve_names_is_warned_of() {
     let (_, findings) = Bundle::compile(&config);
     assert!(findings.iter().all(|finding| finding.code != "resolvers-unreachable"));
 }
+
+#[test]
+fn a_stale_signal_that_an_account_requires_refuses_whatever_is_permitted() {
+    let all = "@id(\"all\") @owner(\"o\") @reason(\"r\") permit (principal, action, resource);";
+    let mut needy = account("needy", &[]);
+    needy.requires_fresh = vec!["edr.heartbeat".to_owned()];
+    let bundle = bundle(&config(vec![needy], all));
+    let mut state = state(0, MONDAY_NOON);
+    let stale = bundle.evaluate("needy", &state, &tcp("10.0.0.1:1"));
+    assert_eq!((stale.verdict, stale.policies), (Verdict::Deny, vec!["requires-fresh:needy".to_owned()]));
+    state.fresh.insert("edr.heartbeat".to_owned());
+    assert_eq!(bundle.evaluate("needy", &state, &tcp("10.0.0.1:1")).verdict, Verdict::Allow);
+}

@@ -113,8 +113,10 @@ impl Generation {
             let reachable = reachable(bundle, account, &states, until);
             let fallback = match &reachable {
                 Some(reachable) => {
-                    let asked: Vec<(&AccountState, Moment)> =
-                        reachable.iter().map(|(state, moment)| (state, *moment)).collect();
+                    // The present state too: what it closes must not be opened by time alone.
+                    let asked: Vec<(&AccountState, Moment)> = std::iter::once((first, bundle.moment(first)))
+                        .chain(reachable.iter().map(|(state, moment)| (state, *moment)))
+                        .collect();
                     self.place_states(bundle, account, &asked)?
                 }
                 None => self.place(&Row::denied(&self.layout.classes, None))?,

@@ -15,8 +15,6 @@ pub(crate) struct Losses {
     last: BTreeMap<u32, u64>,
     /// Numbers that were counted and did not come, and how often that was seen, by CPU.
     pending: BTreeMap<u32, (u64, u32)>,
-    /// What the kernel counted as lost, by reason, when it was last looked at.
-    counted: BTreeMap<&'static str, u64>,
     /// All losses so far.
     total: u64,
     /// Events taken from the ring so far.
@@ -87,19 +85,6 @@ impl Losses {
             }
         }
         found
-    }
-
-    /// Splits what was lost by the kernel's own reasons, since the last time it was asked.
-    pub(crate) fn by_reason(&mut self, counters: &[[u64; COUNTERS as usize]]) -> BTreeMap<String, u64> {
-        let mut split = BTreeMap::new();
-        for (counter, name) in [(Counter::LostRingFull, "ring-full"), (Counter::LostBudget, "budget")] {
-            let now: u64 = counters.iter().filter_map(|counts| counts.get(counter as usize)).sum();
-            let before = self.counted.insert(name, now).unwrap_or(0);
-            if now > before {
-                split.insert(name.to_owned(), now - before);
-            }
-        }
-        split
     }
 }
 

@@ -103,7 +103,6 @@ pub(crate) struct Engine {
     pub(crate) log_failure: Option<(String, Timestamp)>,
     pub(crate) last_reload: Option<status::ReloadResult>,
     pub(crate) heartbeat_due: Instant,
-    pub(crate) requests: u64,
     /// Executable of the event being recorded.
     pub(crate) last_executable: Option<String>,
     pub(crate) self_test: Option<selftest::Outcome>,

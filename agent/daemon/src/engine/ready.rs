@@ -143,7 +143,6 @@ pub(crate) fn open(config_dir: &Path) -> Result<OpenedEngine, StartError> {
         log_failure: None,
         last_reload: None,
         heartbeat_due: Instant::now() + Duration::from_secs(300),
-        requests: 0,
         last_executable: None,
         self_test: None,
         stopping: false,
