@@ -403,3 +403,15 @@ proptest! {
         prop_assert_eq!(line, whole.to_line());
     }
 }
+
+#[test]
+fn the_documentation_lists_every_reason_and_type() {
+    let text = include_str!("../../../../docs/records.md");
+    for (code, meaning) in REASON_CODES {
+        assert!(text.contains(&format!("| `{code}` | {meaning} |")), "{code}");
+    }
+    for reason in writ_abi::Reason::ALL {
+        assert!(REASON_CODES.iter().any(|(code, _)| *code == reason.code()), "{reason:?}");
+    }
+    assert!(Body::TYPES.iter().all(|kind| text.contains(&format!("`{kind}`"))));
+}

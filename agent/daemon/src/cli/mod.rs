@@ -6,6 +6,8 @@ mod prove;
 mod report;
 mod show;
 mod tail;
+#[cfg(test)]
+mod tests;
 mod verify;
 
 pub(crate) use explain::{ExplainArgs, explain};

@@ -13,9 +13,9 @@ mod lines;
 mod recovery;
 mod retention;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod tiles;
-mod verify;
+pub(crate) mod verify;
 mod writer;
 
 pub(crate) use error::{AppendError, LogError};
