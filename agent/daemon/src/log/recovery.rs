@@ -94,7 +94,10 @@ pub(super) fn recover(
             State { edge: Edge::default(), tiles: TileWriter::default(), segment: None, signed: None }
         }
     };
-    replace(&layout.vkey(), format!("{vkey}\n").as_bytes(), true)?;
+    let vkey = format!("{vkey}\n");
+    if read_if_there(&layout.vkey())?.is_none_or(|there| there != vkey.as_bytes()) {
+        replace(&layout.vkey(), vkey.as_bytes(), true)?;
+    }
     make_dir(&layout.records())?;
     make_dir(&layout.archive())?;
     recovery.records = state.edge.size();
@@ -128,7 +131,7 @@ fn continue_log(layout: &Layout, signer: &NoteSigner, recovery: &mut Recovery) -
     if outcome.tiles_made > 0 && recovery.restored == 0 && signed > 0 {
         recovery.repairs.push(format!("{} tiles were missing or wrong and were made again", outcome.tiles_made));
     }
-    let tiles = TileWriter::resume(outcome.bundle, outcome.partials);
+    let tiles = TileWriter::resume(outcome.bundle, outcome.partials, outcome.owed);
     Ok(State {
         edge: outcome.edge,
         tiles,
@@ -253,6 +256,8 @@ struct Outcome {
     bundle: Vec<u8>,
     /// Partial tiles on disk.
     partials: Vec<TilePath>,
+    /// Full tiles that should be made again and could not: the disk is full, for instance. Lines come first.
+    owed: Vec<(TilePath, Vec<u8>)>,
     tiles_made: u64,
 }
 
@@ -263,6 +268,7 @@ impl Replay<'_> {
             edge: Edge::load(start, |tile| read_hashes(self.layout, tile))?,
             bundle: Vec::new(),
             partials: Vec::new(),
+            owed: Vec::new(),
             tiles_made: 0,
         };
         self.confirm(&mut outcome)?;
@@ -306,22 +312,21 @@ impl Replay<'_> {
         if !encode_entry(&mut outcome.bundle, line) {
             return Err(Damage::Log(format!("line {} is longer than any record", outcome.edge.size())));
         }
-        self.push_hash(outcome, hash_leaf(line))?;
+        self.push_hash(outcome, hash_leaf(line));
         if outcome.edge.size().is_multiple_of(TILE_WIDTH) {
             let bundle = std::mem::take(&mut outcome.bundle);
-            self.ensure(outcome, TilePath::full(TileKind::Entries, outcome.edge.size() / TILE_WIDTH - 1), &bundle)?;
+            self.ensure(outcome, TilePath::full(TileKind::Entries, outcome.edge.size() / TILE_WIDTH - 1), &bundle);
         }
         self.confirm(outcome)
     }
 
-    fn push_hash(&self, outcome: &mut Outcome, hash: Hash) -> Result<(), Damage> {
+    fn push_hash(&self, outcome: &mut Outcome, hash: Hash) {
         let mut full = Vec::new();
         outcome.edge.push(hash, |tile| full.push(tile));
         for tile in full {
             let path = TilePath::full(TileKind::Hashes(tile.level), tile.index);
-            self.ensure(outcome, path, tile.hashes.as_flattened())?;
+            self.ensure(outcome, path, tile.hashes.as_flattened());
         }
-        Ok(())
     }
 
     /// Pushes pruned leaves up to the end of their tile.
@@ -329,7 +334,7 @@ impl Replay<'_> {
         let index = outcome.edge.size() / TILE_WIDTH;
         if (index + 1) * TILE_WIDTH <= kept {
             for hash in read_hashes(self.layout, TilePath::full(TileKind::Hashes(0), index))? {
-                self.push_hash(outcome, hash)?;
+                self.push_hash(outcome, hash);
             }
             return self.confirm(outcome);
         }
@@ -352,18 +357,22 @@ impl Replay<'_> {
         let hashes: Vec<_> =
             outcome.edge.partial().map(|(tile, hashes)| (tile, hashes.as_flattened().to_vec())).collect();
         for (tile, content) in hashes {
-            self.ensure(outcome, tile, &content)?;
+            self.ensure(outcome, tile, &content);
         }
         if let Some(tile) = tiles::partial_bundle(checkpoint.size) {
             let bundle = outcome.bundle.clone();
-            self.ensure(outcome, tile, &bundle)?;
+            self.ensure(outcome, tile, &bundle);
         }
         Ok(())
     }
 
-    fn ensure(&self, outcome: &mut Outcome, tile: TilePath, content: &[u8]) -> Result<(), Damage> {
-        outcome.tiles_made += u64::from(ensure_tile(self.layout, tile, content)?);
-        Ok(())
+    fn ensure(&self, outcome: &mut Outcome, tile: TilePath, content: &[u8]) {
+        match ensure_tile(self.layout, tile, content) {
+            Ok(made) => outcome.tiles_made += u64::from(made),
+            Err(_) if tile.is_full() => outcome.owed.push((tile, content.to_vec())),
+            // The next checkpoint brings partial tiles of its own.
+            Err(_) => {}
+        }
     }
 
     /// The partial tiles on disk between two sizes of the tree.

@@ -365,3 +365,59 @@ fn old_segments_are_removed_only_after_saying_so_and_their_hashes_stay() {
     let (writer, recovery) = log.open();
     assert_eq!((writer.size(), writer.root(), recovery.set_aside), (2000, root, None));
 }
+
+/// Runs the test of this name again, alone, where `/mnt` is a file system of six megabytes.
+fn on_a_small_disk(test: &str) {
+    let script = "mount -t tmpfs -o size=6m tmpfs /mnt && WRIT_SMALL_DISK=/mnt exec \"$0\" --exact \"$1\"";
+    let me = std::env::current_exe().unwrap();
+    let mut command = std::process::Command::new("unshare");
+    command.args(["--map-root-user", "--mount", "sh", "-c", script]).arg(me).arg(test);
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+    assert!(String::from_utf8_lossy(&output.stdout).contains("1 passed"));
+}
+
+#[test]
+fn a_full_disk_costs_no_written_line_and_writing_goes_on_when_there_is_space() {
+    let Some(disk) = std::env::var_os("WRIT_SMALL_DISK").map(PathBuf::from) else {
+        let name = "log::tests::a_full_disk_costs_no_written_line_and_writing_goes_on_when_there_is_space";
+        return on_a_small_disk(name);
+    };
+    let settings = LogSettings { fsync: Fsync::Checkpoint, segment_size: 100_000, retention: None };
+    let open = || LogWriter::open(&disk.join("log"), &disk.join("state/key"), settings.clone(), ORIGIN).unwrap();
+    let (mut writer, _) = open();
+    let real = super::verify::tests::records;
+    fs::write(disk.join("ballast"), vec![0; 5_000_000]).unwrap();
+    let mut size = 0;
+    let mut failures = 0;
+    while failures < 20 {
+        match writer.append(&real(size..size + 7)) {
+            Ok(first) => assert_eq!(first, size),
+            Err(error) => {
+                assert_eq!(error.source.errno(), Some(28), "{error}");
+                size += error.written as u64;
+                failures += 1;
+                continue;
+            }
+        }
+        size += 7;
+        let _full_sooner_or_later = writer.checkpoint();
+    }
+    assert!(writer.signed() < Some(size), "lines were still taken when tiles could not be written");
+    // Even a restart needs no space.
+    drop(writer);
+    let (mut writer, recovery) = open();
+    assert_eq!((recovery.records, recovery.cut_bytes, recovery.set_aside), (size, 0, None));
+    fs::remove_file(disk.join("ballast")).unwrap();
+    writer.append(&real(size..size + 300)).unwrap();
+    assert_eq!(writer.checkpoint().unwrap(), size + 300);
+    let written = super::Layout::new(&disk.join("log")).segments().unwrap().into_iter().flat_map(|(_, path)| {
+        let content = fs::read(path).unwrap();
+        content.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()).map(<[u8]>::to_vec).collect::<Vec<_>>()
+    });
+    assert_eq!(written.collect::<Vec<_>>(), real(0..size + 300));
+    let report = super::verify(&disk.join("log"), &super::Trust::default()).unwrap();
+    let problems: Vec<_> = report.findings.iter().map(|finding| &finding.problem).collect();
+    // Record 5 of these is a heartbeat, so one number on CPU 1 has no record; everything else is complete.
+    assert_eq!(problems, ["boot boot: attempts without record or loss: 1 on CPU 1 from 3"]);
+}
