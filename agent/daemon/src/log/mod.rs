@@ -5,12 +5,15 @@
 
 mod archive;
 mod error;
+#[cfg(test)]
+mod fault_tests;
 mod file;
 mod follow;
 mod key;
 mod layout;
 mod lines;
 mod recovery;
+mod regrow;
 mod retention;
 #[cfg(test)]
 pub(crate) mod tests;
