@@ -4,7 +4,7 @@ use proptest::prelude::*;
 use serde_json::{Map, Value, json};
 use writ_abi::{Address, DecisionEvent};
 
-use super::schema::schema;
+use super::schema::{schema, violation};
 use super::*;
 
 fn event() -> DecisionEvent {
@@ -236,70 +236,6 @@ fn the_schema_refuses_what_is_not_a_record() {
     }
 }
 
-/// A validator for the keywords that the published schema uses; any other keyword fails the test.
-fn violation(root: &Value, schema: &Value, value: &Value, at: &str) -> Option<String> {
-    let Value::Object(keywords) = schema else { return (schema == &json!(false)).then(|| at.to_owned()) };
-    let fails = |schema: &Value| violation(root, schema, value, at).is_some();
-    for (keyword, wanted) in keywords {
-        let bad = match keyword.as_str() {
-            "$schema" | "$defs" | "title" | "description" | "format" | "default" | "then" | "pattern" => false,
-            "$ref" => {
-                let target = root.pointer(wanted.as_str().unwrap().trim_start_matches('#')).unwrap();
-                if let Some(found) = violation(root, target, value, at) {
-                    return Some(found);
-                }
-                false
-            }
-            "allOf" => {
-                if let Some(found) = wanted.as_array().unwrap().iter().find_map(|part| violation(root, part, value, at))
-                {
-                    return Some(found);
-                }
-                false
-            }
-            "anyOf" => wanted.as_array().unwrap().iter().all(fails),
-            "oneOf" => wanted.as_array().unwrap().iter().filter(|part| !fails(part)).count() != 1,
-            "if" => !fails(wanted) && schema.get("then").is_some_and(fails),
-            "const" => wanted != value,
-            "enum" => !wanted.as_array().unwrap().contains(value),
-            "type" => {
-                let of_type = |name: &Value| match name.as_str().unwrap() {
-                    "object" => value.is_object(),
-                    "array" => value.is_array(),
-                    "string" => value.is_string(),
-                    "integer" => value.is_u64() || value.is_i64(),
-                    "boolean" => value.is_boolean(),
-                    "null" => value.is_null(),
-                    other => panic!("type {other}"),
-                };
-                !wanted.as_array().map_or_else(|| of_type(wanted), |names| names.iter().any(of_type))
-            }
-            "minimum" => value.as_i64().is_some_and(|number| number < wanted.as_i64().unwrap()),
-            "maximum" => value.as_u64().is_some_and(|number| number > wanted.as_u64().unwrap()),
-            "required" => wanted.as_array().unwrap().iter().any(|name| value.get(name.as_str().unwrap()).is_none()),
-            "items" => {
-                let items = value.as_array().map_or(&[][..], Vec::as_slice);
-                items.iter().any(|item| violation(root, wanted, item, at).is_some())
-            }
-            "properties" => {
-                let found = wanted.as_object().unwrap().iter().find_map(|(name, part)| {
-                    value.get(name).and_then(|member| violation(root, part, member, &format!("{at}.{name}")))
-                });
-                if found.is_some() {
-                    return found;
-                }
-                false
-            }
-            "additionalProperties" if wanted.is_object() || wanted == &json!(true) => false,
-            other => panic!("keyword {other} in the schema"),
-        };
-        if bad {
-            return Some(format!("{at}: {keyword} {wanted}"));
-        }
-    }
-    None
-}
-
 #[test]
 fn the_fast_check_accepts_what_reading_accepts_and_refuses_what_lacks_a_member() {
     for record in every_kind() {
@@ -402,4 +338,16 @@ proptest! {
         prop_assert_eq!((read.id, read.body.kind()), (whole.id.clone(), "decision"));
         prop_assert_eq!(line, whole.to_line());
     }
+}
+
+#[test]
+fn the_documentation_lists_every_reason_and_type() {
+    let text = include_str!("../../../../docs/records.md");
+    for (code, meaning) in REASON_CODES {
+        assert!(text.contains(&format!("| `{code}` | {meaning} |")), "{code}");
+    }
+    for reason in writ_abi::Reason::ALL {
+        assert!(REASON_CODES.iter().any(|(code, _)| *code == reason.code()), "{reason:?}");
+    }
+    assert!(Body::TYPES.iter().all(|kind| text.contains(&format!("`{kind}`"))));
 }

@@ -21,17 +21,20 @@ pub(crate) struct ExplainArgs {
 
 /// Tells the story of a record.
 pub(crate) fn explain(args: &ExplainArgs, log: &Path) -> anyhow::Result<ExitCode> {
-    let Some(found) = by_id(log, &args.id)? else { bail!("no record has the id `{}`", args.id) };
+    std::io::stdout().lock().write_all(page(&args.id, log)?.as_bytes())?;
+    Ok(ExitCode::SUCCESS)
+}
+
+pub(super) fn page(id: &str, log: &Path) -> anyhow::Result<String> {
+    let Some(found) = by_id(log, id)? else { bail!("no record has the id `{id}`") };
     let record = Record::from_line(&found.line).context("the record cannot be read")?;
-    let page = match &record.body {
+    Ok(match &record.body {
         Body::Decision(judged) | Body::Observation(judged) => {
             let before = earlier(log, found.index, judged)?;
             tell(&record, judged, &before)
         }
         _ => tell_other(&record)?,
-    };
-    std::io::stdout().lock().write_all(page.as_bytes())?;
-    Ok(ExitCode::SUCCESS)
+    })
 }
 
 /// What is known from before: the previous attempt of the account to the same place, and the changes since.

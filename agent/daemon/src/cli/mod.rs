@@ -13,6 +13,8 @@ mod show;
 mod simulate;
 mod status;
 mod tail;
+#[cfg(test)]
+mod tests;
 mod uninstall;
 mod verify;
 
@@ -23,8 +25,6 @@ use clap::{Parser, Subcommand};
 
 /// Wrong usage (sysexits.h `EX_USAGE`).
 pub(crate) const USAGE: u8 = 64;
-/// The daemon cannot be reached, or was silent (sysexits.h `EX_UNAVAILABLE`).
-pub(crate) const UNAVAILABLE: u8 = 69;
 /// An internal error (sysexits.h `EX_SOFTWARE`).
 pub(crate) const INTERNAL: u8 = 70;
 /// Not permitted (sysexits.h `EX_NOPERM`).

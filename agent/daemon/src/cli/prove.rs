@@ -24,7 +24,7 @@ pub(crate) fn prove(args: &ProveArgs, log: &Path) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn proof_of(id: &str, log: &Path) -> anyhow::Result<TlogProof> {
+pub(super) fn proof_of(id: &str, log: &Path) -> anyhow::Result<TlogProof> {
     let layout = Layout::new(log);
     let Some(found) = by_id(log, id)? else { bail!("no record has the id `{id}`") };
     let Some(key) = own_key(&layout, &mut Vec::new()) else { bail!("{} is missing", layout.vkey().display()) };

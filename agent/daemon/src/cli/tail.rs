@@ -43,7 +43,7 @@ pub(crate) struct TailArgs {
 }
 
 /// How a record is shown.
-enum Form {
+pub(super) enum Form {
     Json,
     Ocsf,
     Text(Folding),
@@ -51,7 +51,7 @@ enum Form {
 
 /// Repeats on a terminal are shown as one line with their number.
 #[derive(Default)]
-struct Folding {
+pub(super) struct Folding {
     shown: Option<(String, String)>,
     repeats: u64,
 }
@@ -82,18 +82,26 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
     error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
 }
 
-fn show(args: &TailArgs, log: &Path, filter: &Filter, mut form: Form, mut output: impl Write) -> anyhow::Result<()> {
+pub(super) fn show(
+    args: &TailArgs,
+    log: &Path,
+    filter: &Filter,
+    mut form: Form,
+    mut output: impl Write,
+) -> anyhow::Result<()> {
     if !args.follow {
         each(log, |_, line| if filter.matches(line) { form.write(line, &mut output) } else { Ok(()) })?;
         form.end(&mut output)?;
         return Ok(output.flush()?);
     }
     // With `--since`, everything since then: a shipper that restarts must not miss what came meanwhile.
-    let count = if args.since.is_some() { usize::MAX } else { RECENT };
-    let (recent, next) = last(log, filter, count)?;
-    recent.iter().try_for_each(|line| form.write(line, &mut output))?;
-    output.flush()?;
-    let mut follow = Follow::from_index(log, next);
+    let mut follow = if args.since.is_some() {
+        Follow::from_start(log)
+    } else {
+        let (recent, next) = last(log, filter, RECENT)?;
+        recent.iter().try_for_each(|line| form.write(line, &mut output))?;
+        Follow::from_index(log, next)
+    };
     loop {
         while let Some((_, line)) = follow.next_line()? {
             if filter.matches(&line) {

@@ -98,7 +98,13 @@ fn print(report: &Report, output: &mut impl Write) -> io::Result<()> {
 }
 
 /// Checks a tlog-proof. The record is the one that writ put into it.
-fn check_proof(text: &str, key: Option<Vkey>, log: &Path, json: bool, output: &mut impl Write) -> anyhow::Result<bool> {
+pub(super) fn check_proof(
+    text: &str,
+    key: Option<Vkey>,
+    log: &Path,
+    json: bool,
+    output: &mut impl Write,
+) -> anyhow::Result<bool> {
     let given = key.is_some();
     let key = match key.or_else(|| own_key(&Layout::new(log), &mut Vec::new())) {
         Some(key) => key,

@@ -5,17 +5,20 @@
 
 mod archive;
 mod error;
+#[cfg(test)]
+mod fault_tests;
 mod file;
 mod follow;
 mod key;
 mod layout;
 mod lines;
 mod recovery;
+mod regrow;
 mod retention;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod tiles;
-mod verify;
+pub(crate) mod verify;
 mod writer;
 
 pub(crate) use archive::archive_put;

@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use writ_core::log::{Checkpoint, Edge, Hash, NoteSigner, TILE_WIDTH, TileKind, TilePath, encode_entry, hash_leaf};
+use writ_core::log::{Checkpoint, Edge, NoteSigner, TILE_WIDTH};
 use writ_core::record::Head;
 
 use super::file::{make_dir, open_for_writing, read_if_there, replace, sync_dir_of};
 use super::key::load_or_make;
-use super::tiles::{self, TileWriter, ensure_tile, partials_at, read_entries, read_hashes};
+use super::regrow::{Damage, Regrow};
+use super::tiles::{TileWriter, read_entries};
 use super::{Layout, LineError, LogError, SegmentLines};
 
 /// What opening a log found and did. Where [`Recovery::is_clean`] says no, the daemon writes a `log-repair` record.
@@ -50,23 +51,6 @@ pub(super) struct State {
     pub(super) signed: Option<u64>,
 }
 
-/// Why a log cannot be continued from what was tried.
-enum Damage {
-    /// The system refused; nothing is said about the log.
-    System(LogError),
-    /// The log is not what its checkpoint signed.
-    Log(String),
-}
-
-impl From<LogError> for Damage {
-    fn from(error: LogError) -> Self {
-        match error {
-            LogError::Invalid { .. } => Self::Log(error.to_string()),
-            other => Self::System(other),
-        }
-    }
-}
-
 pub(super) fn recover(
     layout: &Layout,
     key_path: &Path,
@@ -94,7 +78,10 @@ pub(super) fn recover(
             State { edge: Edge::default(), tiles: TileWriter::default(), segment: None, signed: None }
         }
     };
-    replace(&layout.vkey(), format!("{vkey}\n").as_bytes(), true)?;
+    let vkey = format!("{vkey}\n");
+    if read_if_there(&layout.vkey())?.is_none_or(|there| there != vkey.as_bytes()) {
+        replace(&layout.vkey(), vkey.as_bytes(), true)?;
+    }
     make_dir(&layout.records())?;
     make_dir(&layout.archive())?;
     recovery.records = state.edge.size();
@@ -117,18 +104,18 @@ fn continue_log(layout: &Layout, signer: &NoteSigner, recovery: &mut Recovery) -
         note_positions(path, recovery)?;
     }
     recovery.unsigned_tail = total - signed.min(total);
-    let replay = Replay { layout, checkpoint: checkpoint.as_ref(), total };
+    let regrow = Regrow { layout, checkpoint: checkpoint.as_ref(), total };
     // From the last segment's beginning where a checkpoint can confirm it; from the log's beginning otherwise.
     let near = last_first / TILE_WIDTH * TILE_WIDTH;
-    let attempt = if checkpoint.is_some() && signed >= near { replay.run(near) } else { replay.run(0) };
+    let attempt = if checkpoint.is_some() && signed >= near { regrow.run(near) } else { regrow.run(0) };
     let outcome = match attempt {
-        Err(Damage::Log(_)) if near > 0 => replay.run(0)?,
+        Err(Damage::Log(_)) if near > 0 => regrow.run(0)?,
         other => other?,
     };
     if outcome.tiles_made > 0 && recovery.restored == 0 && signed > 0 {
         recovery.repairs.push(format!("{} tiles were missing or wrong and were made again", outcome.tiles_made));
     }
-    let tiles = TileWriter::resume(outcome.bundle, outcome.partials);
+    let tiles = TileWriter::resume(outcome.bundle, outcome.partials, outcome.owed);
     Ok(State {
         edge: outcome.edge,
         tiles,
@@ -238,148 +225,6 @@ fn note_positions(path: &Path, recovery: &mut Recovery) -> Result<(), LogError> 
         }
     }
     Ok(())
-}
-
-/// Growing the tree again from what is on disk.
-struct Replay<'a> {
-    layout: &'a Layout,
-    checkpoint: Option<&'a Checkpoint>,
-    total: u64,
-}
-
-struct Outcome {
-    edge: Edge,
-    /// Entries of the last, incomplete bundle.
-    bundle: Vec<u8>,
-    /// Partial tiles on disk.
-    partials: Vec<TilePath>,
-    tiles_made: u64,
-}
-
-impl Replay<'_> {
-    /// From leaf `start`, a multiple of 256, to the end; fails if the checkpoint does not confirm it.
-    fn run(&self, start: u64) -> Result<Outcome, Damage> {
-        let mut outcome = Outcome {
-            edge: Edge::load(start, |tile| read_hashes(self.layout, tile))?,
-            bundle: Vec::new(),
-            partials: Vec::new(),
-            tiles_made: 0,
-        };
-        self.confirm(&mut outcome)?;
-        let segments = self.layout.segments()?;
-        let kept = segments.first().map_or(self.total, |(first, _)| *first);
-        // Lines that were pruned: their hashes, and near the end their entries, are in tiles.
-        while outcome.edge.size() < kept.min(self.total) {
-            self.push_pruned(&mut outcome, kept)?;
-        }
-        let from = outcome.edge.size();
-        let begin = segments.partition_point(|(first, _)| *first <= from).saturating_sub(1);
-        for (place, (first, path)) in segments.iter().enumerate().skip(begin) {
-            let mut index = *first;
-            let mut lines = SegmentLines::open(path)?;
-            loop {
-                match lines.next_line() {
-                    Ok(Some(line)) => {
-                        if index >= from {
-                            self.push(&mut outcome, line)?;
-                        }
-                        index += 1;
-                    }
-                    Ok(None) => break,
-                    Err(LineError::Log(error)) => return Err(error.into()),
-                    Err(torn) => return Err(Damage::Log(torn.to_string())),
-                }
-            }
-            if segments.get(place + 1).is_some_and(|(next, _)| *next != index) {
-                return Err(Damage::Log(format!("{}: the next segment does not begin where it ends", path.display())));
-            }
-        }
-        let end = outcome.edge.size();
-        if end != self.total {
-            return Err(Damage::Log(format!("{end} lines were found where {} had been counted", self.total)));
-        }
-        outcome.partials = self.partials(start, end);
-        Ok(outcome)
-    }
-
-    fn push(&self, outcome: &mut Outcome, line: &[u8]) -> Result<(), Damage> {
-        if !encode_entry(&mut outcome.bundle, line) {
-            return Err(Damage::Log(format!("line {} is longer than any record", outcome.edge.size())));
-        }
-        self.push_hash(outcome, hash_leaf(line))?;
-        if outcome.edge.size().is_multiple_of(TILE_WIDTH) {
-            let bundle = std::mem::take(&mut outcome.bundle);
-            self.ensure(outcome, TilePath::full(TileKind::Entries, outcome.edge.size() / TILE_WIDTH - 1), &bundle)?;
-        }
-        self.confirm(outcome)
-    }
-
-    fn push_hash(&self, outcome: &mut Outcome, hash: Hash) -> Result<(), Damage> {
-        let mut full = Vec::new();
-        outcome.edge.push(hash, |tile| full.push(tile));
-        for tile in full {
-            let path = TilePath::full(TileKind::Hashes(tile.level), tile.index);
-            self.ensure(outcome, path, tile.hashes.as_flattened())?;
-        }
-        Ok(())
-    }
-
-    /// Pushes pruned leaves up to the end of their tile.
-    fn push_pruned(&self, outcome: &mut Outcome, kept: u64) -> Result<(), Damage> {
-        let index = outcome.edge.size() / TILE_WIDTH;
-        if (index + 1) * TILE_WIDTH <= kept {
-            for hash in read_hashes(self.layout, TilePath::full(TileKind::Hashes(0), index))? {
-                self.push_hash(outcome, hash)?;
-            }
-            return self.confirm(outcome);
-        }
-        let entries = read_entries(self.layout, index)?;
-        let wanted = (kept - index * TILE_WIDTH) as usize;
-        let Some(entries) = entries.get(..wanted) else {
-            return Err(Damage::Log(format!("lines {} to {kept} are missing", index * TILE_WIDTH)));
-        };
-        entries.iter().try_for_each(|entry| self.push(outcome, entry))
-    }
-
-    /// At the size of the checkpoint, compares roots and makes the partial tiles it needs.
-    fn confirm(&self, outcome: &mut Outcome) -> Result<(), Damage> {
-        let Some(checkpoint) = self.checkpoint.filter(|checkpoint| checkpoint.size == outcome.edge.size()) else {
-            return Ok(());
-        };
-        if checkpoint.root != outcome.edge.root() {
-            return Err(Damage::Log("the lines are not those that the checkpoint signs".to_owned()));
-        }
-        let hashes: Vec<_> =
-            outcome.edge.partial().map(|(tile, hashes)| (tile, hashes.as_flattened().to_vec())).collect();
-        for (tile, content) in hashes {
-            self.ensure(outcome, tile, &content)?;
-        }
-        if let Some(tile) = tiles::partial_bundle(checkpoint.size) {
-            let bundle = outcome.bundle.clone();
-            self.ensure(outcome, tile, &bundle)?;
-        }
-        Ok(())
-    }
-
-    fn ensure(&self, outcome: &mut Outcome, tile: TilePath, content: &[u8]) -> Result<(), Damage> {
-        outcome.tiles_made += u64::from(ensure_tile(self.layout, tile, content)?);
-        Ok(())
-    }
-
-    /// The partial tiles on disk between two sizes of the tree.
-    fn partials(&self, start: u64, end: u64) -> Vec<TilePath> {
-        let mut found = Vec::new();
-        for level in 0u8..7 {
-            let shift = (u32::from(level) + 1) * 8;
-            for index in (start.saturating_sub(1) >> shift)..=(end >> shift) {
-                found.extend(partials_at(self.layout, TileKind::Hashes(level), index));
-                if level == 0 {
-                    found.extend(partials_at(self.layout, TileKind::Entries, index));
-                }
-            }
-        }
-        found
-    }
 }
 
 /// Moves a log out of the way, its key's name last: an interrupted move is found by it and continued.

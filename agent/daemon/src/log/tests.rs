@@ -113,7 +113,7 @@ pub(crate) fn lines(numbers: std::ops::Range<u64>) -> Vec<Vec<u8>> {
     numbers.map(line).collect()
 }
 
-fn files_below(dir: &Path) -> Vec<PathBuf> {
+pub(super) fn files_below(dir: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for entry in fs::read_dir(dir).unwrap() {
         let path = entry.unwrap().path();
@@ -229,58 +229,6 @@ fn zeros_that_a_power_cut_left_are_cut_off() {
     let (_, recovery) = log.open();
     assert_eq!((recovery.records, recovery.cut_bytes), (10, 304));
     assert_eq!(log.assert_sound(), 10);
-}
-
-/// A generator good enough to choose places to break.
-struct Dice(u64);
-
-impl Dice {
-    fn below(&mut self, limit: u64) -> u64 {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (self.0 >> 33) % limit.max(1)
-    }
-}
-
-#[test]
-fn any_file_cut_anywhere_is_mended_and_said() {
-    let whole = Log::new(60_000);
-    let (mut writer, _) = whole.open();
-    writer.append(&lines(0..1100)).unwrap();
-    writer.checkpoint().unwrap();
-    writer.append(&lines(1100..1123)).unwrap();
-    drop(writer);
-    let last = super::Layout::new(&whole.dir()).segments().unwrap().pop().unwrap();
-    let mut dice = Dice(7);
-    for round in 0..150 {
-        let copy = Log::new(60_000);
-        copy_dir(whole.home.path(), copy.home.path());
-        let mut files = files_below(&copy.dir());
-        // Closed segments and their tiles were forced to the disk; a crash cannot cut those.
-        files.retain(|path| {
-            let text = path.to_string_lossy();
-            text.contains("checkpoint")
-                || path.file_name() == last.1.file_name()
-                || tile_from(path, last.0 / TILE_WIDTH)
-        });
-        let path = &files[dice.below(files.len() as u64) as usize];
-        let length = fs::metadata(path).unwrap().len();
-        let cut = dice.below(length);
-        fs::OpenOptions::new().write(true).open(path).unwrap().set_len(cut).unwrap();
-        let (mut writer, recovery) = copy.open();
-        let said = format!("round {round}: {} cut to {cut} of {length}: {recovery:?}", path.display());
-        assert!(!recovery.is_clean(), "{said}");
-        assert_eq!(recovery.set_aside, None, "{said}");
-        assert!(recovery.records >= 1100, "{said}");
-        writer.append(&lines(5000..5010)).unwrap();
-        writer.checkpoint().unwrap();
-        assert_eq!(copy.assert_sound(), recovery.records + 10, "{said}");
-    }
-}
-
-fn tile_from(path: &Path, index: u64) -> bool {
-    let text = path.to_string_lossy();
-    let name = text.split_once("/tile/").and_then(|(_, name)| TilePath::parse(name));
-    name.is_some_and(|tile| matches!(tile.kind, TileKind::Hashes(0) | TileKind::Entries) && tile.index >= index)
 }
 
 pub(crate) fn copy_dir(from: &Path, to: &Path) {

@@ -12,8 +12,8 @@ use super::{Layout, LogError};
 /// Tiles that wait for their checkpoint, and what is known of the partial ones on disk.
 #[derive(Default)]
 pub(super) struct TileWriter {
-    full: Vec<FullTile>,
-    bundles: Vec<(u64, Vec<u8>)>,
+    /// Full tiles and bundles that are not on disk yet.
+    owed: Vec<(TilePath, Vec<u8>)>,
     /// The entries of the last, incomplete bundle.
     bundle: Vec<u8>,
     /// The partial tiles that the last checkpoint needs.
@@ -28,31 +28,28 @@ impl TileWriter {
         // The writer has refused longer lines already.
         let _fits = encode_entry(&mut self.bundle, entry);
         if size.is_multiple_of(TILE_WIDTH) {
-            self.bundles.push((size / TILE_WIDTH - 1, std::mem::take(&mut self.bundle)));
+            let tile = TilePath::full(TileKind::Entries, size / TILE_WIDTH - 1);
+            self.owed.push((tile, std::mem::take(&mut self.bundle)));
             self.on_disk = 0;
         }
     }
 
     /// Takes over a tile that a push completed.
     pub(super) fn push_tile(&mut self, tile: FullTile) {
-        self.full.push(tile);
+        let path = TilePath::full(TileKind::Hashes(tile.level), tile.index);
+        self.owed.push((path, tile.hashes.as_flattened().to_vec()));
     }
 
     /// How many lines wait for their full tiles.
     pub(super) fn waiting(&self) -> u64 {
-        self.bundles.len() as u64 * TILE_WIDTH
+        self.owed.iter().filter(|(tile, _)| tile.kind == TileKind::Entries).count() as u64 * TILE_WIDTH
     }
 
     /// Writes everything that a checkpoint of this edge needs.
     pub(super) fn write(&mut self, layout: &Layout, edge: &Edge) -> Result<(), LogError> {
-        while let Some(tile) = self.full.last() {
-            let path = layout.tile(TilePath::full(TileKind::Hashes(tile.level), tile.index));
-            write_tile(&path, tile.hashes.as_flattened())?;
-            self.full.pop();
-        }
-        while let Some((index, bundle)) = self.bundles.last() {
-            write_tile(&layout.tile(TilePath::full(TileKind::Entries, *index)), bundle)?;
-            self.bundles.pop();
+        while let Some((tile, content)) = self.owed.last() {
+            write_tile(&layout.tile(*tile), content)?;
+            self.owed.pop();
         }
         for (tile, hashes) in edge.partial() {
             write_tile(&layout.tile(tile), hashes.as_flattened())?;
@@ -97,8 +94,8 @@ impl TileWriter {
 
     /// Takes over what recovery found: the entries of the last bundle, and every partial tile on disk, whose content is
     /// not relied on and which the next checkpoint replaces.
-    pub(super) fn resume(bundle: Vec<u8>, partial: Vec<TilePath>) -> Self {
-        Self { bundle, partial, ..Self::default() }
+    pub(super) fn resume(bundle: Vec<u8>, partial: Vec<TilePath>, owed: Vec<(TilePath, Vec<u8>)>) -> Self {
+        Self { bundle, partial, owed, ..Self::default() }
     }
 }
 

@@ -3,6 +3,8 @@
 mod lines;
 mod sequence;
 #[cfg(test)]
+mod tampering;
+#[cfg(test)]
 pub(crate) mod tests;
 mod tile;
 
@@ -95,9 +97,9 @@ pub(crate) fn verify(dir: &Path, trust: &Trust) -> Result<Report, LogError> {
 
     let mut sequences = Sequences::default();
     let lines = read_lines(&layout, pruned, signed, &mut sequences, &mut findings)?;
-    // What has been signed since may reach further than the lines that were read.
-    let now = key.as_ref().and_then(|key| head(&layout, key, &mut Vec::new())).map_or(signed, |head| head.size);
-    check_tiles(&layout, &lines, signed, now, &mut findings)?;
+    let signed_now =
+        || key.as_ref().and_then(|key| head(&layout, key, &mut Vec::new())).map_or(signed, |head| head.size);
+    check_tiles(&layout, &lines, signed, signed_now, &mut findings)?;
     let root = check_root(checkpoint.as_ref(), &lines, &mut findings);
     if let (Some(text), Some(key)) = (&trust.against, &key) {
         check_against(text, key, &lines, signed, &mut findings);

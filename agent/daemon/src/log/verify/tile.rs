@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use rayon::prelude::*;
-use writ_core::log::{Hash, TILE_WIDTH, TileKind, TilePath, root_of, widths};
+use writ_core::log::{Hash, TILE_WIDTH, TileKind, TilePath, hash_leaf, root_of, widths};
 use writ_core::record::Record;
 
 use super::super::tiles::{partial_bundle, read_wide_enough};
@@ -15,20 +15,19 @@ pub(super) fn check_tiles(
     layout: &Layout,
     lines: &Lines,
     signed: u64,
-    now: u64,
+    signed_now: impl Fn() -> u64,
     findings: &mut Vec<Finding>,
 ) -> Result<(), LogError> {
     let levels = levels(&lines.hashes);
     let mut names = Vec::new();
     list(&layout.tiles(), "", &mut names)?;
     let first_kept = layout.segments()?.first().map_or(signed, |(first, _)| *first);
-    let wrong: Vec<Finding> =
-        names.par_iter().filter_map(|name| check_tile(layout, lines, &levels, now, name)).collect();
+    let wrong: Vec<Finding> = names.par_iter().filter_map(|name| check_tile(layout, lines, &levels, name)).collect();
     findings.extend(wrong);
     for tile in needed(signed.min(lines.hashes.len() as u64), first_kept) {
         if read_wide_enough(layout, tile)?.is_none() {
             // A log that is being written has replaced its partial tiles by now.
-            if tile.is_full() || now == signed {
+            if tile.is_full() || signed_now() == signed {
                 findings.push(Finding::of(&format!("tile/{tile}"), "it is missing"));
             }
         }
@@ -66,7 +65,7 @@ fn needed(size: u64, first_kept: u64) -> Vec<TilePath> {
 }
 
 /// What is wrong with one file below `tile/`.
-fn check_tile(layout: &Layout, lines: &Lines, levels: &[Vec<Hash>], now: u64, name: &str) -> Option<Finding> {
+fn check_tile(layout: &Layout, lines: &Lines, levels: &[Vec<Hash>], name: &str) -> Option<Finding> {
     let file = format!("tile/{name}");
     if name.ends_with(".tmp") {
         return None;
@@ -81,7 +80,7 @@ fn check_tile(layout: &Layout, lines: &Lines, levels: &[Vec<Hash>], now: u64, na
     let (level, hashes) = match tile.kind {
         TileKind::Hashes(0) => (0u32, Some(&lines.hashes)),
         TileKind::Hashes(level) => (u32::from(level), levels.get(usize::from(level) - 1)),
-        TileKind::Entries => return check_bundle(lines, now, tile, &content, &file),
+        TileKind::Entries => return check_bundle(layout, lines, tile, &content, &file),
     };
     let known = hashes.map_or(&[][..], Vec::as_slice);
     let begin = (tile.index * TILE_WIDTH) as usize;
@@ -90,8 +89,8 @@ fn check_tile(layout: &Layout, lines: &Lines, levels: &[Vec<Hash>], now: u64, na
     if !rest.is_empty() || found.len() != usize::from(tile.width) {
         return Some(Finding::of(&file, "it has the wrong length"));
     }
-    let beyond = (begin + found.len()) as u64 > (now >> (level * 8)).max(known.len() as u64);
-    if beyond {
+    let end = (begin + found.len()) as u64;
+    if end > known.len() as u64 && end > lines_now(layout) >> (level * 8) {
         return Some(Finding::of(&file, "it is of records that are not there"));
     }
     let place = found.iter().zip(expected).position(|(found, expected)| found != expected)?;
@@ -110,21 +109,45 @@ fn check_tile(layout: &Layout, lines: &Lines, levels: &[Vec<Hash>], now: u64, na
     Some(Finding { line, index: Some(index), id, ..Finding::of(&segment, problem) })
 }
 
-fn check_bundle(lines: &Lines, now: u64, tile: TilePath, content: &[u8], file: &str) -> Option<Finding> {
-    let Some(entries) = writ_core::log::decode_bundle(content) else { return Some(Finding::of(file, "it is torn")) };
+fn check_bundle(layout: &Layout, lines: &Lines, tile: TilePath, content: &[u8], file: &str) -> Option<Finding> {
+    let (entries, rest) = whole_entries(content);
     let begin = tile.index * TILE_WIDTH;
     let end = begin + entries.len() as u64;
     if entries.len() < usize::from(tile.width) {
-        return Some(Finding::of(file, "it has too few entries"));
+        return Some(Finding::of(file, "it is torn, or has too few entries"));
     }
-    if end > now.max(lines.hashes.len() as u64) {
+    // A partial bundle that is being replaced grows: whatever is in it beyond its width must be lines all the same.
+    let reaches = end + u64::from(!rest.is_empty());
+    if reaches > lines.hashes.len() as u64 && reaches > lines_now(layout) || tile.is_full() && !rest.is_empty() {
         return Some(Finding::of(file, "it is of records that are not there"));
     }
     let known = lines.hashes.get(begin as usize..).unwrap_or_default();
-    let differs = entries.iter().zip(known).position(|(entry, hash)| writ_core::log::hash_leaf(entry) != *hash)?;
+    let differs = entries.iter().zip(known).position(|(entry, hash)| hash_leaf(entry) != *hash)?;
     let index = begin + differs as u64;
     let problem = format!("its entry {differs} is not record {index} of the log");
     Some(Finding { index: Some(index), ..Finding::of(file, problem) })
+}
+
+/// The whole entries of a bundle, and what is left after them.
+fn whole_entries(bundle: &[u8]) -> (Vec<&[u8]>, &[u8]) {
+    let mut entries = Vec::new();
+    let mut rest = bundle;
+    while let Some((length, after)) = rest.split_first_chunk::<2>() {
+        let Some((entry, after)) = after.split_at_checked(usize::from(u16::from_be_bytes(*length))) else { break };
+        entries.push(entry);
+        rest = after;
+    }
+    (entries, rest)
+}
+
+/// How many lines there are by now. Lines are written before their tiles, so no tile can be ahead of this.
+fn lines_now(layout: &Layout) -> u64 {
+    let last = layout.segments().ok().and_then(|mut segments| segments.pop());
+    last.and_then(|(first, path)| {
+        let content = std::fs::read(path).ok()?;
+        Some(first + content.iter().filter(|byte| **byte == b'\n').count() as u64)
+    })
+    .unwrap_or(0)
 }
 
 /// The id that the line at a place now claims to have.
@@ -147,7 +170,12 @@ fn list(dir: &Path, prefix: &str, names: &mut Vec<String>) -> Result<(), LogErro
     for entry in entries {
         let entry = entry.map_err(LogError::io("read", dir))?;
         let name = format!("{prefix}{}", entry.file_name().to_string_lossy());
-        if entry.path().is_dir() { list(&entry.path(), &format!("{name}/"), names)? } else { names.push(name) }
+        // As the listing says it: a partial tile's directory may be gone by now.
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            list(&entry.path(), &format!("{name}/"), names)?
+        } else {
+            names.push(name)
+        }
     }
     Ok(())
 }

@@ -1,0 +1,166 @@
+//! Claims about the commands: what they say of a log is what is in it.
+
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use super::explain::page;
+use super::find::{Filter, by_id, since};
+use super::prove::proof_of;
+use super::tail::{Folding, Form, TailArgs, show};
+use super::verify::check_proof;
+use crate::log::tests::Log;
+use crate::log::verify::tests::{record, records};
+
+fn shown(args: &TailArgs, log: &Log, filter: &Filter, form: Form) -> Vec<String> {
+    let mut output = Vec::new();
+    show(args, &log.dir(), filter, form, &mut output).unwrap();
+    String::from_utf8(output).unwrap().lines().map(str::to_owned).collect()
+}
+
+#[test]
+fn tail_shows_every_record_as_it_was_written_and_filters_by_what_it_says() {
+    let log = Log::with(&records(0..300), 50_000);
+    let all = shown(&TailArgs::default(), &log, &Filter::default(), Form::Json);
+    let written: Vec<String> = records(0..300).into_iter().map(|line| String::from_utf8(line).unwrap()).collect();
+    assert_eq!(all, written);
+    let losses = Filter { kind: Some("loss".to_owned()), ..Filter::default() };
+    assert_eq!(shown(&TailArgs::default(), &log, &losses, Form::Json).len(), 30);
+    let account = Filter { account: Some("billing".to_owned()), verdict: Some("deny".to_owned()), ..Filter::default() };
+    assert_eq!(shown(&TailArgs::default(), &log, &account, Form::Json).len(), 269);
+    let nobody = Filter { account: Some("nobody".to_owned()), ..Filter::default() };
+    assert_eq!(shown(&TailArgs::default(), &log, &nobody, Form::Json).len(), 0);
+    let late = Filter { since: Some(record(290).time.to_string()), ..Filter::default() };
+    assert_eq!(shown(&TailArgs::default(), &log, &late, Form::Json).len(), 10);
+}
+
+#[test]
+fn a_terminal_sees_repeats_folded() {
+    let log = Log::with(&records(0..18).split_off(6), 50_000);
+    let text = shown(&TailArgs::default(), &log, &Filter::default(), Form::Text(Folding::default()));
+    assert_eq!(text.len(), 2, "{text:?}");
+    assert!(text[0].ends_with("deny      billing python3[100] → 10.20.0.5:5432/tcp (nothing permits it)"), "{text:?}");
+    assert!(text[1].ends_with("×11"));
+}
+
+#[test]
+fn a_follower_shows_the_last_ten_and_then_each_new_record_within_300_ms() {
+    let log = Log::with(&records(0..40), 10_000);
+    let (send, receive) = mpsc::channel();
+    struct Lines(mpsc::Sender<String>, Vec<u8>);
+    impl std::io::Write for Lines {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.1.extend_from_slice(bytes);
+            while let Some(end) = self.1.iter().position(|byte| *byte == b'\n') {
+                let rest = self.1.split_off(end + 1);
+                let line = String::from_utf8(std::mem::replace(&mut self.1, rest)).unwrap();
+                // An error ends the follower when the test is over.
+                self.0.send(line.trim_end().to_owned()).map_err(std::io::Error::other)?;
+            }
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+    let dir = log.dir();
+    std::thread::spawn(move || {
+        let args = TailArgs { follow: true, ..TailArgs::default() };
+        let _ended = show(&args, &dir, &Filter::default(), Form::Json, Lines(send, Vec::new()));
+    });
+    let next = |wait: Duration| receive.recv_timeout(wait).unwrap().into_bytes();
+    let recent: Vec<Vec<u8>> = (0..10).map(|_| next(Duration::from_secs(10))).collect();
+    assert_eq!(recent, records(30..40));
+    for round in 0..5u64 {
+        // Each round is another life of the daemon.
+        let (mut writer, _) = log.open();
+        for number in 40 + round * 4..44 + round * 4 {
+            let began = Instant::now();
+            writer.append(&records(number..number + 1)).unwrap();
+            assert_eq!(next(Duration::from_secs(10)), records(number..number + 1)[0]);
+            assert!(began.elapsed() < Duration::from_millis(300), "{:?}", began.elapsed());
+        }
+    }
+}
+
+#[test]
+fn a_proof_holds_by_itself_and_not_for_another_record() {
+    let log = Log::with(&records(0..700), 50_000);
+    for number in [0, 255, 256, 511, 699] {
+        let id = record(number).id;
+        let proof = proof_of(&id, &log.dir()).unwrap();
+        assert_eq!(proof.index, number);
+        let mut answer = Vec::new();
+        assert!(check_proof(&proof.to_string(), None, &log.dir(), true, &mut answer).unwrap());
+        let answer: Value = serde_json::from_slice(&answer).unwrap();
+        assert_eq!((answer["id"].as_str(), answer["index"].as_u64()), (Some(id.as_str()), Some(number)));
+        let mut other = proof.clone();
+        other.extra = Some(record(number + 1).to_line());
+        assert!(!check_proof(&other.to_string(), None, &log.dir(), true, &mut Vec::new()).unwrap());
+    }
+    assert!(proof_of("01ARZ3NDEKTSV4RRFFQ69G5FAV", &log.dir()).is_err());
+}
+
+#[test]
+fn a_record_that_is_not_signed_yet_has_no_proof() {
+    let log = Log::with(&records(0..10), 50_000);
+    let (mut writer, _) = log.open();
+    writer.append(&records(10..11)).unwrap();
+    let error = proof_of(&record(10).id, &log.dir()).unwrap_err().to_string();
+    assert!(error.contains("not signed yet"), "{error}");
+}
+
+#[test]
+fn an_id_is_found_wherever_it_is() {
+    let log = Log::with(&records(0..300), 20_000);
+    for number in 0..300 {
+        assert_eq!(by_id(&log.dir(), &record(number).id).unwrap().unwrap().index, number);
+    }
+    assert!(by_id(&log.dir(), "nothing").unwrap().is_none());
+}
+
+#[test]
+fn the_story_of_a_decision_names_who_what_why_and_what_next() {
+    let log = Log::with(&records(0..30), 50_000);
+    let page = page(&record(20).id, &log.dir()).unwrap();
+    for part in [
+        "Service account billing tried to connect 10.20.0.5:5432/tcp.",
+        "It was judged: DENY. The call was refused with EACCES.",
+        "python3[100]",
+        "last time",
+        "To allow it: no policy permits it",
+    ] {
+        assert!(page.contains(part), "{part} is not in:\n{page}");
+    }
+    assert!(page.lines().count() < 40, "{page}");
+}
+
+#[test]
+fn ocsf_events_have_what_the_class_requires() {
+    let log = Log::with(&records(0..20), 50_000);
+    let events = shown(&TailArgs::default(), &log, &Filter::default(), Form::Ocsf);
+    assert_eq!(events.len(), 17, "losses and heartbeats are no network activity");
+    for event in events {
+        let event: Value = serde_json::from_str(&event).unwrap();
+        assert_eq!((event["class_uid"].as_u64(), event["type_uid"].as_u64()), (Some(4001), Some(400_105)));
+        assert_eq!((event["action_id"].as_u64(), event["disposition_id"].as_u64()), (Some(2), Some(2)));
+        for name in
+            ["activity_id", "category_uid", "severity_id", "time", "metadata", "dst_endpoint", "device", "actor"]
+        {
+            assert!(!event[name].is_null(), "{name}");
+        }
+    }
+}
+
+#[test]
+fn since_takes_times_dates_and_durations() {
+    assert_eq!(since("2026-11-23").unwrap(), "2026-11-23T00:00:00.000000000Z");
+    assert_eq!(since("2026-11-23T01:02:03+01:00").unwrap(), "2026-11-23T00:02:03.000000000Z");
+    let now = jiff::Timestamp::now();
+    for (text, seconds) in [("15m", 900), ("2h", 7200), ("7d", 604_800)] {
+        let then: jiff::Timestamp = since(text).unwrap().parse().unwrap();
+        assert!((now.duration_since(then).as_secs() - seconds).abs() <= 2, "{text}");
+    }
+    assert!(since("yesterday").is_err());
+}
