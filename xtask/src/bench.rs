@@ -5,9 +5,11 @@ use clap::Args;
 
 use crate::build::{self, cargo_with_object};
 use crate::process::run;
+use crate::workspace;
 
 /// Benchmarks that exist: the name, the binary of the `tests` crate that measures it, and what it measures.
-const BENCHMARKS: &[(&str, &str, &str)] = &[];
+const BENCHMARKS: &[(&str, &str, &str)] =
+    &[("connect", "writ-bench-connect", "one UDP connect: bare, no-op program, unmanaged, managed with a record")];
 
 /// What to measure.
 #[derive(Args, Clone, Debug)]
@@ -22,9 +24,6 @@ pub(crate) struct Options {
 /// Lists the benchmarks, or runs one on an optimised build.
 pub(crate) fn bench(options: &Options) -> Result<()> {
     let Some(name) = &options.name else {
-        if BENCHMARKS.is_empty() {
-            println!("there are no benchmarks yet");
-        }
         for (name, _, about) in BENCHMARKS {
             println!("{name:<16}{about}");
         }
@@ -34,7 +33,9 @@ pub(crate) fn bench(options: &Options) -> Result<()> {
         bail!("there is no benchmark `{name}`; `cargo xtask bench` lists them");
     };
     build::build(&build::Options { release: true })?;
+    run(cargo_with_object().args(["build", "--release", "--package", "writ-tests"]))?;
     let mut cargo = cargo_with_object();
+    cargo.env("WRIT_BIN", workspace::writ(true)).env("WRIT_PROBE", workspace::writ(true).with_file_name("writ-probe"));
     cargo.args(["run", "--release", "--package", "writ-tests", "--bin", binary, "--"]).args(&options.arguments);
     run(&mut cargo)
 }

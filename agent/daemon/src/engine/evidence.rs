@@ -88,7 +88,7 @@ impl Engine {
             Body::Decision(decision) => decision.policies.iter().map(|policy| policy.id.clone()).collect(),
             _ => Vec::new(),
         };
-        self.push(Record::new(id.clone(), at, self.host.clone(), VERSION, body));
+        self.push(&Record::new(id.clone(), at, self.host.clone(), VERSION, body));
         if escalates {
             self.escalate(&account, &attempt, policies, &id);
         }
@@ -153,7 +153,7 @@ impl Engine {
         self.agent_records += 1;
         // Counted from this start: with the millisecond and the boot it cannot meet another record's.
         let id = record_id(now, &self.host.boot_id, IdSource::Agent(self.agent_records));
-        self.push(Record::new(id.clone(), now, self.host.clone(), VERSION, body));
+        self.push(&Record::new(id.clone(), now, self.host.clone(), VERSION, body));
         id
     }
 
@@ -171,8 +171,7 @@ impl Engine {
         if self.waiting.is_empty() {
             return;
         }
-        let lines: Vec<Vec<u8>> = self.waiting.iter().cloned().collect();
-        match self.log.append(&lines) {
+        match self.log.append(self.waiting.make_contiguous()) {
             Ok(_) => {
                 self.waiting.clear();
                 if let Some((error, since)) = self.log_failure.take() {

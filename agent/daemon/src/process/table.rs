@@ -60,13 +60,21 @@ pub(crate) struct ProcessTable {
     processes: Memory<(u32, u64), (u32, u64)>,
     /// Path by cgroup id.
     cgroups: Memory<u64, String>,
+    /// Ancestors by process: pid and start time. A process that loses its parent keeps the one it was started by.
+    parents: Memory<(u32, u64), Vec<Parent>>,
     mount: CgroupMount,
 }
 
 impl ProcessTable {
     /// An empty table for processes below this mount.
     pub(crate) fn new(mount: CgroupMount) -> Self {
-        Self { executables: Memory::new(), processes: Memory::new(), cgroups: Memory::new(), mount }
+        Self {
+            executables: Memory::new(),
+            processes: Memory::new(),
+            cgroups: Memory::new(),
+            parents: Memory::new(),
+            mount,
+        }
     }
 
     /// Takes in an exec.
@@ -102,7 +110,16 @@ impl ProcessTable {
         };
         let cgroup = self.cgroup(event.cgroup, event.pid);
         let unit = cgroup.as_deref().and_then(unit_of);
-        Named { executable, parents: parents(event.parent), cgroup, unit }
+        let process = (event.pid, event.start_time);
+        let parents = match self.parents.entries.get(&process) {
+            Some(known) => known.clone(),
+            None => {
+                let found = parents(event.parent);
+                self.parents.insert(process, found.clone());
+                found
+            }
+        };
+        Named { executable, parents, cgroup, unit }
     }
 
     /// Path of a cgroup: as remembered, as the process says, or by looking for its id.
