@@ -162,7 +162,7 @@ impl Engine {
         self.note(Body::Lifecycle(Box::new(lifecycle)))
     }
 
-    fn push(&mut self, record: Record) {
+    fn push(&mut self, record: &Record) {
         self.waiting.push_back(record.to_line());
     }
 
