@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use nix::unistd::Uid;
+use writ_core::config::Agent;
 
 use super::{NOT_PERMITTED, output};
 use crate::configuration;
@@ -24,17 +25,15 @@ pub(super) fn run(config_dir: &Path, args: &Args) -> anyhow::Result<ExitCode> {
         eprintln!("error: only root can remove enforcement");
         return Ok(ExitCode::from(NOT_PERMITTED));
     }
-    let sources = configuration::read::read(config_dir).sources;
-    let agent = agent_alone(&sources);
+    let agent = agent_alone(&configuration::read::read(config_dir).sources);
     let pins = PathBuf::from(&agent.paths.pins);
-    let removed = kernel::uninstall(&pins)
-        .map_err(|error| anyhow::anyhow!("removing the pins at `{}`: {error}", pins.display()))?;
-    let recorded = match note_uninstalled(&agent) {
-        Ok(()) => true,
-        Err(why) => {
-            eprintln!("warning: the removal could not be recorded here: {why}");
-            false
-        }
+    // A daemon that runs does it itself, since it holds the log; it stops then.
+    let asked = output::converse(config_dir, async |client| {
+        client.post::<serde_json::Value>("/v1/uninstall", &serde_json::json!({})).await
+    });
+    let (removed, recorded) = match asked {
+        Ok(done) => (done.get("removed").and_then(serde_json::Value::as_u64).unwrap_or(0), true),
+        Err(_) => alone(&agent, &pins)?,
     };
     if output::is_json(args.json) {
         output::json(&serde_json::json!({ "removed": removed, "recorded": recorded }))?;
@@ -44,4 +43,18 @@ pub(super) fn run(config_dir: &Path, args: &Args) -> anyhow::Result<ExitCode> {
         println!("removed {removed} pins at {}: nothing is enforced any more", pins.display());
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Removes the pins of a host whose daemon does not run, or does not answer.
+fn alone(agent: &Agent, pins: &Path) -> anyhow::Result<(u64, bool)> {
+    let removed = kernel::uninstall(pins)
+        .map_err(|error| anyhow::anyhow!("removing the pins at `{}`: {error}", pins.display()))?;
+    let recorded = match note_uninstalled(agent) {
+        Ok(()) => true,
+        Err(why) => {
+            eprintln!("warning: the removal could not be recorded here: {why}");
+            false
+        }
+    };
+    Ok((removed as u64, recorded))
 }

@@ -1,15 +1,16 @@
 //! The engine's turn: whatever comes next, ring, question or time, one at a time, until it is told to stop.
 
 use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use tokio::sync::{mpsc, oneshot};
 use writ_core::record::{Body, Lifecycle};
 
-use super::Engine;
 use super::clock::Clocks;
 use super::handle::{Handle, Question};
+use super::{Actor, Engine, Refusal};
 use crate::kernel::watch;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -119,6 +120,22 @@ impl Engine {
             lost: records.lost,
             in_flight: records.in_flight,
         });
+    }
+
+    /// Takes enforcement away, says so in the log, and stops: a daemon without enforcement would only look like one.
+    ///
+    /// # Errors
+    /// A pin could not be removed.
+    pub(crate) fn uninstall(&mut self, actor: &Actor) -> Result<usize, Refusal> {
+        let Some(pins) = self.current().map(|current| PathBuf::from(&current.config.agent.paths.pins)) else {
+            return Err(Refusal::NotReady);
+        };
+        let removed = crate::kernel::uninstall(&pins).map_err(|error| Refusal::Kernel(error.to_string()))?;
+        while self.pump() {}
+        self.note_lifecycle(Lifecycle::Uninstall { by: actor.recorded() });
+        self.flush();
+        self.stopping = true;
+        Ok(removed)
     }
 
     /// Ends the turn after this question.

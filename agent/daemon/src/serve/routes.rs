@@ -113,6 +113,7 @@ pub(super) fn router(engine: Handle) -> Router {
         .route("/v1/status", get(status))
         .route("/v1/reload", post(reload))
         .route("/v1/self-test", post(self_test))
+        .route("/v1/uninstall", post(uninstall))
         .route("/v1/simulate", post(simulate))
         .route("/v1/signals", get(signals).post(send_signal))
         .route("/v1/signals/{id}/clear", post(clear_signal))
@@ -179,6 +180,17 @@ async fn self_test(State(engine): State<Handle>, ConnectInfo(peer): ConnectInfo<
     let kept = outcome.clone();
     engine.ask(move |engine| engine.self_tested(kept)).await.map_err(|_| Fault::stopped())?;
     ok(&outcome)
+}
+
+async fn uninstall(State(engine): State<Handle>, ConnectInfo(peer): ConnectInfo<Peer>) -> Answer {
+    let removed = ask(&engine, peer, |engine, actor| {
+        if actor.caller.uid != 0 || !actor.caller.accounts.is_empty() {
+            engine.note_refused("uninstall", actor, None, "not root");
+            return Err(Refusal::NotPermitted("only root can remove enforcement".into()).into());
+        }
+        engine.uninstall(actor).map_err(Fault::from)
+    });
+    ok(&json!({ "removed": removed.await? }))
 }
 
 async fn simulate(State(engine): State<Handle>, ConnectInfo(peer): ConnectInfo<Peer>, body: Bytes) -> Answer {
