@@ -16,7 +16,7 @@ use writ_tests::cgroup::Cgroup;
 use writ_tests::{Config, Host, user, wait};
 
 /// Connects of one round and variant.
-const CONNECTS: u32 = 20_000;
+const CONNECTS: u32 = 10_000;
 
 fn main() -> anyhow::Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -103,6 +103,7 @@ fn work(cgroup: &Path, uid: u32, addresses: u32) -> anyhow::Result<()> {
         .write(true)
         .open(cgroup.join("cgroup.procs"))?
         .write_all(std::process::id().to_string().as_bytes())?;
+    undisturbed()?;
     let gid = Gid::from_raw(uid);
     setgroups(&[])?;
     setresgid(gid, gid, gid)?;
@@ -118,6 +119,19 @@ fn work(cgroup: &Path, uid: u32, addresses: u32) -> anyhow::Result<()> {
     }
     let each = Duration::as_nanos(&began.elapsed()) as f64 / f64::from(CONNECTS);
     println!("{each}");
+    Ok(())
+}
+
+/// Keeps this process on one processor, ahead of everything else: what is measured is the call, not the neighbours.
+fn undisturbed() -> anyhow::Result<()> {
+    let mut set = nix::sched::CpuSet::new();
+    set.set(0)?;
+    nix::sched::sched_setaffinity(nix::unistd::Pid::from_raw(0), &set)?;
+    let priority = libc::sched_param { sched_priority: 10 };
+    // SAFETY: the parameter is a whole `sched_param` that outlives the call.
+    if unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO, &raw const priority) } != 0 {
+        return Err(io::Error::last_os_error().into());
+    }
     Ok(())
 }
 
