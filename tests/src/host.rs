@@ -16,7 +16,9 @@ use tempfile::TempDir;
 
 use crate::cgroup::Cgroup;
 use crate::config::Config;
-use crate::probe::{self, Attempt, Prober};
+use crate::api::Api;
+use crate::follow::Follower;
+use crate::probe::{self, Attempt, Batch, Prober};
 use crate::record::Record;
 use crate::sweep::{self, BPFFS, PREFIX};
 use crate::{user, wait};
@@ -177,6 +179,12 @@ impl Host {
     /// A command that will run inside the cgroup as this user.
     pub fn command_as(&self, user: &User, program: impl AsRef<Path>) -> Command {
         let mut command = Command::new(program.as_ref());
+        self.enter(&mut command, user);
+        command
+    }
+
+    /// Makes a command move into the cgroup and become this user before it runs.
+    fn enter(&self, command: &mut Command, user: &User) {
         command.current_dir("/").env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
         let (procs, uid, gid) = (self.cgroup.procs(), user.uid.as_raw(), user.gid.as_raw());
         let enter = move || {
@@ -196,7 +204,31 @@ impl Host {
         };
         // SAFETY: between fork and exec the closure makes only system calls; it allocates nothing and takes no lock.
         unsafe { command.pre_exec(enter) };
-        command
+    }
+
+    /// Starts a process of this user that makes one attempt after another, where no packet leads anywhere: in a network
+    /// namespace of its own, in which nothing is up. Every hook is passed before that matters.
+    pub fn batch_as(&self, user: &User, program: impl AsRef<Path>) -> Batch {
+        let mut command = Command::new(program.as_ref());
+        // SAFETY: between fork and exec this makes one system call; it allocates nothing and takes no lock.
+        unsafe { command.pre_exec(|| Ok(nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET)?)) };
+        self.enter(&mut command, user);
+        Batch::start(command)
+    }
+
+    /// The API of the daemon.
+    pub fn api(&self) -> Api {
+        Api::connect(&self.directory.path().join("run/writ.sock"))
+    }
+
+    /// The log from its beginning.
+    pub fn follow(&self) -> Follower {
+        Follower::new(&self.log_directory())
+    }
+
+    /// Where everything of this host lies; every user can read it.
+    pub fn directory(&self) -> &Path {
+        self.directory.path()
     }
 
     /// A command that will run inside the cgroup as the account under test.
