@@ -4,8 +4,11 @@
 
 mod connect;
 mod differential;
+mod expiry;
 mod forms;
+mod gap;
 mod harness;
+mod loss;
 mod reload;
 mod survive;
 mod unmanaged;
