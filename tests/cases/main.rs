@@ -3,8 +3,12 @@
 //! Run them as root and one at a time (`cargo xtask test` does). What they use of a machine is said in `writ_tests`.
 
 mod connect;
+mod differential;
+mod expiry;
 mod forms;
+mod gap;
 mod harness;
+mod loss;
 mod reload;
 mod survive;
 mod unmanaged;

@@ -16,7 +16,9 @@ use tempfile::TempDir;
 
 use crate::cgroup::Cgroup;
 use crate::config::Config;
-use crate::probe::{self, Attempt, Prober};
+use crate::api::Api;
+use crate::follow::Follower;
+use crate::probe::{self, Attempt, Batch, Prober};
 use crate::record::Record;
 use crate::sweep::{self, BPFFS, PREFIX};
 use crate::{user, wait};
@@ -80,7 +82,7 @@ impl Host {
             self.pins.display()
         );
         // A test must not judge the machine it runs on; a virtual machine is made to be judged as a whole.
-        if std::env::var("WRIT_TEST_CGROUP").as_deref() != Ok("root") {
+        if !judged_as_a_whole() {
             paths.push_str(&format!("cgroup = \"{}\"\n", self.cgroup.path().display()));
         }
         config.write(&self.config_directory(), &paths);
@@ -177,6 +179,12 @@ impl Host {
     /// A command that will run inside the cgroup as this user.
     pub fn command_as(&self, user: &User, program: impl AsRef<Path>) -> Command {
         let mut command = Command::new(program.as_ref());
+        self.enter(&mut command, user);
+        command
+    }
+
+    /// Makes a command move into the cgroup and become this user before it runs.
+    fn enter(&self, command: &mut Command, user: &User) {
         command.current_dir("/").env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
         let (procs, uid, gid) = (self.cgroup.procs(), user.uid.as_raw(), user.gid.as_raw());
         let enter = move || {
@@ -196,7 +204,72 @@ impl Host {
         };
         // SAFETY: between fork and exec the closure makes only system calls; it allocates nothing and takes no lock.
         unsafe { command.pre_exec(enter) };
-        command
+    }
+
+    /// Starts a process of this user that makes one attempt after another, where no packet leads anywhere: in a network
+    /// namespace of its own, in which nothing is up. Every hook is passed before that matters.
+    pub fn batch_as(&self, user: &User, program: impl AsRef<Path>) -> Batch {
+        let mut command = Command::new(program.as_ref());
+        // SAFETY: between fork and exec this makes one system call; it allocates nothing and takes no lock.
+        unsafe { command.pre_exec(|| Ok(nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET)?)) };
+        self.enter(&mut command, user);
+        Batch::start(command)
+    }
+
+    /// What `status` says.
+    #[track_caller]
+    pub fn status(&self) -> serde_json::Value {
+        let output = self.writ_output(&["status", "--json"]);
+        assert!(output.status.success(), "{output:?}");
+        serde_json::from_slice(&output.stdout).expect("the status is JSON")
+    }
+
+    /// Waits until every attempt is either recorded or counted as lost, and says how many of each.
+    #[track_caller]
+    pub fn settled(&self) -> Settled {
+        let settled = wait::within(wait::PATIENCE, || {
+            let status = self.status();
+            let of = |name: &str| status["records"][name].as_u64().unwrap_or_default();
+            let counted = Settled { seen: of("seen"), recorded: of("recorded"), lost: of("lost") };
+            let records = self.follow().rest();
+            let judged = records.iter().filter(|record| record.is_judgement()).count() as u64;
+            let lost: u64 = records.iter().filter_map(|record| record.number("/count").filter(|_| record.text("/type") == "loss")).sum();
+            (counted.seen == counted.recorded + counted.lost && judged == counted.recorded && lost == counted.lost)
+                .then_some(counted)
+        });
+        settled.unwrap_or_else(|| panic!("records and counters do not agree: {}", self.status()["records"]))
+    }
+
+    /// Panics unless `verify` finds the log whole, with these counts.
+    #[track_caller]
+    pub fn assert_verified(&self, expected: Settled) {
+        let output = self.writ_output(&["verify", "--json", &self.log_directory().display().to_string()]);
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(output.status.success(), "{text}");
+        let report: serde_json::Value = serde_json::from_str(&text).expect("the report is JSON");
+        let of = |name: &str| report["sequences"][name].as_u64().unwrap_or_default();
+        let found = Settled { seen: of("seen"), recorded: of("recorded"), lost: of("lost") };
+        assert_eq!((found, of("missing")), (expected, 0), "{text}");
+    }
+
+    /// A process of the account under test that makes one attempt after another: see [`Self::batch_as`].
+    pub fn batch(&self) -> Batch {
+        self.batch_as(&self.service, self.probe())
+    }
+
+    /// The API of the daemon.
+    pub fn api(&self) -> Api {
+        Api::connect(&self.directory.path().join("run/writ.sock"))
+    }
+
+    /// The log from its beginning.
+    pub fn follow(&self) -> Follower {
+        Follower::new(&self.log_directory())
+    }
+
+    /// Where everything of this host lies; every user can read it.
+    pub fn directory(&self) -> &Path {
+        self.directory.path()
     }
 
     /// A command that will run inside the cgroup as the account under test.
@@ -286,6 +359,17 @@ impl Host {
     }
 }
 
+/// What became of all attempts.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Settled {
+    /// All of them.
+    pub seen: u64,
+    /// Those with a record.
+    pub recorded: u64,
+    /// Those counted in loss records.
+    pub lost: u64,
+}
+
 impl Drop for Host {
     fn drop(&mut self) {
         self.kill_daemon();
@@ -299,6 +383,11 @@ impl Drop for Host {
             let _ = fs::remove_dir_all(&self.pins);
         }
     }
+}
+
+/// Whether writ judges the whole machine here, which is a virtual one made for that.
+pub(crate) fn judged_as_a_whole() -> bool {
+    std::env::var("WRIT_TEST_CGROUP").as_deref() == Ok("root")
 }
 
 /// The binary under test: named by `WRIT_BIN`, or beside the test binary.

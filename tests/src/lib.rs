@@ -5,18 +5,26 @@
 //! guessed time: [`wait`] polls a condition until a deadline.
 #![expect(clippy::expect_used, clippy::panic, reason = "a test harness fails by panicking")]
 
+pub mod api;
 pub mod cgroup;
 pub mod config;
+pub mod follow;
 pub mod host;
 pub mod listener;
 pub mod probe;
+pub mod random;
 pub mod record;
+pub mod scale;
 mod sweep;
 pub mod user;
 pub mod wait;
 
+pub use api::Api;
 pub use config::Config;
+pub use follow::Follower;
 pub use host::Host;
 pub use listener::{TcpPeer, UdpPeer};
-pub use probe::{Attempt, Prober};
+pub use probe::{Attempt, Batch, Prober};
+pub use random::Random;
 pub use record::Record;
+pub use scale::Scale;

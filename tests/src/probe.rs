@@ -1,9 +1,10 @@
 //! What a process in the host tried and what it saw: the answers of the `writ-probe` program.
 
 use std::collections::BTreeMap;
-use std::io::{BufRead as _, BufReader};
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::process::{Child, ChildStdin, Command, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
@@ -51,6 +52,42 @@ impl Attempt {
     #[track_caller]
     pub fn assert_failed(&self, errno: &str) {
         assert_eq!(self.errno.as_deref(), Some(errno), "the call should have failed with {errno}");
+    }
+}
+
+/// A process that makes one attempt after another, as it is told.
+#[derive(Debug)]
+pub struct Batch {
+    child: Child,
+    stdin: ChildStdin,
+    stdout: BufReader<ChildStdout>,
+}
+
+impl Batch {
+    /// Starts the prepared command.
+    pub(crate) fn start(mut command: Command) -> Self {
+        command.arg("batch").stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = command.spawn().expect("cannot start the probe");
+        let stdin = child.stdin.take().expect("the probe's input is piped");
+        let stdout = BufReader::new(child.stdout.take().expect("the probe's output is piped"));
+        Self { child, stdin, stdout }
+    }
+
+    /// Makes one attempt.
+    #[track_caller]
+    pub fn attempt(&mut self, operation: &str, to: SocketAddr) -> Attempt {
+        writeln!(self.stdin, "{operation} {to}").expect("the probe reads");
+        let mut line = String::new();
+        self.stdout.read_line(&mut line).expect("the probe answers");
+        Attempt::parse(&line)
+    }
+}
+
+impl Drop for Batch {
+    fn drop(&mut self) {
+        // It ends by itself when its input does; a test that fails does not wait for that.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 

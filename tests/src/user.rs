@@ -25,6 +25,19 @@ pub fn ensure(name: &str) -> User {
     }
 }
 
+/// A user that only its number names: no host has it.
+pub fn numbered(uid: u32) -> User {
+    User {
+        name: uid.to_string(),
+        passwd: Default::default(),
+        uid: uid.into(),
+        gid: uid.into(),
+        gecos: Default::default(),
+        dir: "/".into(),
+        shell: "/bin/false".into(),
+    }
+}
+
 fn find(name: &str) -> Option<User> {
     User::from_name(name).ok().flatten()
 }

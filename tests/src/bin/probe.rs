@@ -29,8 +29,16 @@ const USAGE: &str = "writ-probe OPERATION ADDRESS:PORT…, where OPERATION is
   sendmmsg     send one datagram to each address in one call
   mapped       connect a TCP socket to the IPv4 address in its IPv6-mapped form
   mapped-udp   send a datagram to the IPv4 address in its IPv6-mapped form
+  tcp-start    begin to connect a TCP socket; that it is under way is success
+  udp-judge    connect a UDP socket, which sends nothing
+  batch        read lines of OPERATION ADDRESS:PORT, answer each
+  via WHAT OPERATION ADDRESS:PORT
+               as root: take on an identity (euid:UID, thread:UID, namespace:UID), then do it
   loop PAUSE OPERATION ADDRESS:PORT
                repeat with a pause of so many microseconds until standard input closes, printing counts";
+
+#[path = "probe/identity.rs"]
+mod identity;
 
 const MESSAGE: &[u8] = b"writ-probe";
 /// A lost packet must not hang a test.
@@ -53,6 +61,13 @@ fn run(arguments: &[String]) -> Result<()> {
         [word, pause, operation, address] if word == "loop" => {
             let pause = pause.parse().with_context(|| format!("`{pause}` is no number of microseconds"))?;
             repeat(operation, parse(address)?, Duration::from_micros(pause))
+        }
+        [word] if word == "batch" => batch(),
+        [word, what, rest @ ..] if word == "via" => {
+            let (what, uid) = what.split_once(':').with_context(|| format!("`{what}` is not WHAT:UID"))?;
+            let uid = uid.parse().with_context(|| format!("`{uid}` is no uid"))?;
+            let rest = rest.to_vec();
+            identity::take(what, uid, move || run(&rest))
         }
         [operation, addresses @ ..] if !addresses.is_empty() => {
             let addresses: Vec<SocketAddr> = addresses.iter().map(|address| parse(address)).collect::<Result<_>>()?;
@@ -83,6 +98,10 @@ fn attempt(operation: &str, addresses: &[SocketAddr]) -> Result<nix::Result<Opti
     let Some(first) = addresses.first().copied() else { bail!("an address is needed") };
     Ok(match operation {
         "tcp" => tcp(first).map(|()| None),
+        "tcp-start" => tcp_start(first).map(|()| None),
+        "udp-judge" => {
+            open(first, SockType::Datagram).and_then(|socket| join(&socket, first)).map(|()| None)
+        }
         "tfo" => fast_open(first).map(|()| None),
         "udp-connect" => udp_connect(first).map(|()| None),
         "udp-send" => udp_send(first).map(|()| None),
@@ -112,6 +131,20 @@ fn tcp(address: SocketAddr) -> nix::Result<()> {
     connect(socket.as_raw_fd(), &SockaddrStorage::from(address))
 }
 
+fn join(socket: &OwnedFd, address: SocketAddr) -> nix::Result<()> {
+    connect(socket.as_raw_fd(), &SockaddrStorage::from(address))
+}
+
+fn tcp_start(address: SocketAddr) -> nix::Result<()> {
+    let socket = open(address, SockType::Stream)?;
+    setsockopt(&socket, sockopt::Linger, &libc::linger { l_onoff: 1, l_linger: 0 })?;
+    nix::fcntl::fcntl(&socket, nix::fcntl::FcntlArg::F_SETFL(nix::fcntl::OFlag::O_NONBLOCK))?;
+    match join(&socket, address) {
+        Err(Errno::EINPROGRESS) => Ok(()),
+        answered => answered,
+    }
+}
+
 fn fast_open(address: SocketAddr) -> nix::Result<()> {
     let socket = open(address, SockType::Stream)?;
     let flags = MsgFlags::from_bits_retain(libc::MSG_FASTOPEN);
@@ -137,6 +170,16 @@ fn send_many(addresses: &[SocketAddr]) -> nix::Result<usize> {
     let mut headers = MultiHeaders::preallocate(addresses.len(), None);
     let sent = sendmmsg(socket.as_raw_fd(), &mut headers, &messages, &to, [], MsgFlags::empty())?;
     Ok(sent.count())
+}
+
+/// Answers line by line, in the order of the lines.
+fn batch() -> Result<()> {
+    for line in std::io::stdin().lines() {
+        let line = line.context("cannot read standard input")?;
+        let Some((operation, address)) = line.split_once(' ') else { bail!("`{line}` is no attempt") };
+        println!("{}", answer(attempt(operation, &[parse(address)?])?));
+    }
+    Ok(())
 }
 
 /// Attempts until standard input closes; prints counts as it goes, and the last ones at the end.

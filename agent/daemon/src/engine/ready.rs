@@ -161,8 +161,7 @@ pub(crate) fn open(config_dir: &Path) -> Result<OpenedEngine, StartError> {
     }
     engine.activate(Source { config, files, warnings: loaded.diagnostics.clone() })?;
     engine.note_started(adopted);
-    // What was decided while no daemon ran comes first.
-    while engine.pump() {}
+    // What was decided while no daemon ran waits in the ring: the first turns record it, and answer meanwhile.
     Ok(OpenedEngine { engine, findings: loaded.diagnostics, sources: loaded.sources })
 }
 

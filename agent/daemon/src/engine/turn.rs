@@ -45,6 +45,9 @@ async fn turn(mut engine: Engine, mut questions: mpsc::Receiver<Question>, ring:
     };
     let mut tick = tokio::time::interval(SECOND);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+    // Whether the ring holds more than one batch took. It is read batch by batch, between everything else: a flood of
+    // connects must not hold up a question, an expiry or the second's upkeep.
+    let mut behind = true;
     while !engine.stopping {
         let deadline = engine.next_deadline().map(|at| {
             let left = at.duration_since(Timestamp::now());
@@ -55,20 +58,21 @@ async fn turn(mut engine: Engine, mut questions: mpsc::Receiver<Question>, ring:
                 Some(question) => question(&mut engine),
                 None => break,
             },
-            ready = ring.readable() => {
+            ready = ring.readable(), if !behind => {
                 if let Ok(mut ready) = ready {
                     // Cleared first: what arrives while we read makes it ready again.
                     ready.clear_ready();
                 }
-                while engine.pump() {
-                    // Questions are answered between batches: a flood of connects must not hold up a revocation.
-                    while let Ok(question) = questions.try_recv() {
-                        question(&mut engine);
-                    }
+                behind = engine.pump();
+            }
+            () = tokio::task::yield_now(), if behind => {
+                behind = engine.pump();
+                if deadline.is_some_and(|left| left.is_zero()) {
+                    engine.expire();
                 }
             }
             () = sleep(deadline) => engine.expire(),
-            _ = tick.tick() => engine.tick(),
+            _ = tick.tick() => behind |= engine.tick(),
         }
     }
     engine.stop();
@@ -84,11 +88,13 @@ async fn sleep(duration: Option<Duration>) {
 }
 
 impl Engine {
-    /// What happens every second: lines retried, gaps counted, the head signed, the clocks compared.
-    fn tick(&mut self) {
-        while self.pump() {}
+    /// What happens every second: lines retried, gaps counted, the head signed, the clocks compared. Returns whether the
+    /// ring holds more.
+    fn tick(&mut self) -> bool {
+        let behind = self.pump();
         self.flush();
-        if self.waiting.is_empty() {
+        // Only an empty ring shows which numbers did not come.
+        if !behind && self.waiting.is_empty() {
             let counters = self.kernel.counters().unwrap_or_default();
             for loss in self.losses.reconcile(&counters) {
                 self.note(Body::Loss(Box::new(loss)));
@@ -109,6 +115,7 @@ impl Engine {
         if let Err(error) = self.log.checkpoint() {
             tracing::error!(%error, "the log's head could not be signed");
         }
+        behind
     }
 
     fn heartbeat(&mut self) {

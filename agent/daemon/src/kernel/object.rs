@@ -102,11 +102,16 @@ impl Kernel {
         for (name, kind, key, value) in PINNED {
             present += usize::from(pins.check_map(name, kind, key, value)?);
         }
+        if present != 0 && present != PINNED.len() && !pins.has_links()? {
+            // An earlier start was cut short before it attached anything: nothing is in force that could be lost.
+            pins.clear_maps()?;
+            present = 0;
+        }
         if present != 0 && present != PINNED.len() {
             return Err(OpenError::Foreign {
                 path: pins.maps().display().to_string(),
                 why: format!(
-                    "{present} of {} maps: an earlier start was cut short; run `writ uninstall`",
+                    "{present} of {} maps, though programs are attached; `writ uninstall` takes everything away",
                     PINNED.len()
                 ),
             });
@@ -291,10 +296,13 @@ fn replace_pin(link: FdLink, path: &Path, made: &mut Vec<PathBuf>) -> Result<(),
     if !path.exists() {
         return pin(link, path.to_owned(), made);
     }
-    let old = PinnedLink::from_pin(path)
+    PinnedLink::from_pin(path)
         .map_err(|error| OpenError::Foreign { path: path.display().to_string(), why: chain(&error) })?;
-    old.unpin().map(drop).map_err(OpenError::io(format!("removing the old pin `{}`", path.display())))?;
-    link.pin(path)
+    // Renamed over the old pin, so that at no moment, however this ends, is neither of the two pinned.
+    let beside = path.with_extension("new");
+    let _ = fs::remove_file(&beside);
+    link.pin(&beside)
         .map(drop)
-        .map_err(|error| OpenError::Load { what: format!("pinning `{}`", path.display()), error: chain(&error) })
+        .map_err(|error| OpenError::Load { what: format!("pinning `{}`", beside.display()), error: chain(&error) })?;
+    fs::rename(&beside, path).map_err(OpenError::io(format!("replacing the pin `{}`", path.display())))
 }

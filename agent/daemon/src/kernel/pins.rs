@@ -127,22 +127,19 @@ impl Pins {
             })?;
         }
         let pins = Self { root: root.to_owned() };
-        for directory in [root.to_owned(), pins.current(), pins.maps(), pins.links()] {
-            match fs::create_dir(&directory) {
-                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
-                    return Err(OpenError::io(format!("making the pin directory `{}`", directory.display()))(error));
-                }
-                _ => {}
-            }
-        }
+        make(root)?;
         if !on_bpffs(root) {
             return Err(OpenError::Foreign {
                 path: root.display().to_string(),
                 why: "not on a bpf file system".into(),
             });
         }
+        // Before anything is made in it: a newer writ's directory stays as it is.
         if let Some(found) = pins.versions()?.into_iter().find(|version| *version > ABI_VERSION) {
             return Err(OpenError::NewerAbi { path: root.display().to_string(), found });
+        }
+        for directory in [pins.current(), pins.maps(), pins.links()] {
+            make(&directory)?;
         }
         Ok(pins)
     }
@@ -166,6 +163,23 @@ impl Pins {
         Ok(entries.flatten().filter_map(|entry| entry.file_name().to_str()?.strip_prefix('v')?.parse().ok()).collect())
     }
 
+    /// Whether anything is attached.
+    pub(super) fn has_links(&self) -> Result<bool, OpenError> {
+        let links = self.links();
+        let mut entries = fs::read_dir(&links).map_err(OpenError::io(format!("reading `{}`", links.display())))?;
+        Ok(entries.next().is_some())
+    }
+
+    /// Removes every map of this ABI.
+    pub(super) fn clear_maps(&self) -> Result<(), OpenError> {
+        let maps = self.maps();
+        let cannot = || OpenError::io(format!("emptying `{}`", maps.display()));
+        for pin in fs::read_dir(&maps).map_err(cannot())?.flatten() {
+            fs::remove_file(pin.path()).map_err(cannot())?;
+        }
+        Ok(())
+    }
+
     /// Checks that a pinned map, if there is one, is what this ABI says.
     pub(super) fn check_map(&self, name: &str, expected: MapType, key: u32, value: u32) -> Result<bool, OpenError> {
         let path = self.maps().join(name);
@@ -183,6 +197,16 @@ impl Pins {
             )));
         }
         Ok(true)
+    }
+}
+
+/// Makes a directory, unless it is there.
+fn make(directory: &Path) -> Result<(), OpenError> {
+    match fs::create_dir(directory) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+            Err(OpenError::io(format!("making the pin directory `{}`", directory.display()))(error))
+        }
+        _ => Ok(()),
     }
 }
 

@@ -1,0 +1,62 @@
+//! Questions to the daemon's API, as `writ simulate` and its kin ask them, without a process for each.
+
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+
+use serde_json::Value;
+
+/// One connection to the daemon.
+#[derive(Debug)]
+pub struct Api {
+    stream: BufReader<UnixStream>,
+}
+
+impl Api {
+    /// Connects to the socket.
+    #[track_caller]
+    pub fn connect(socket: &Path) -> Self {
+        let stream = UnixStream::connect(socket).expect("the daemon listens");
+        Self { stream: BufReader::new(stream) }
+    }
+
+    /// Posts a question; the status and the answer.
+    #[track_caller]
+    pub fn post(&mut self, path: &str, body: &Value) -> (u16, Value) {
+        let body = body.to_string();
+        let head = format!("POST {path} HTTP/1.1\r\nhost: writ\r\ncontent-length: {}\r\n\r\n", body.len());
+        self.exchange(&format!("{head}{body}"))
+    }
+
+    /// Reads; the status and the answer.
+    #[track_caller]
+    pub fn get(&mut self, path: &str) -> (u16, Value) {
+        self.exchange(&format!("GET {path} HTTP/1.1\r\nhost: writ\r\n\r\n"))
+    }
+
+    #[track_caller]
+    fn exchange(&mut self, request: &str) -> (u16, Value) {
+        self.stream.get_mut().write_all(request.as_bytes()).expect("the daemon reads");
+        let status = self.line().split(' ').nth(1).and_then(|code| code.parse().ok()).expect("a status");
+        let mut length = 0;
+        loop {
+            let line = self.line();
+            if line.is_empty() {
+                break;
+            }
+            if let Some(value) = line.to_ascii_lowercase().strip_prefix("content-length:") {
+                length = value.trim().parse().expect("a length is a number");
+            }
+        }
+        let mut body = vec![0; length];
+        self.stream.read_exact(&mut body).expect("the daemon answers");
+        (status, serde_json::from_slice(&body).expect("the answer is JSON"))
+    }
+
+    #[track_caller]
+    fn line(&mut self) -> String {
+        let mut line = String::new();
+        self.stream.read_line(&mut line).expect("the daemon answers");
+        line.trim_end().to_owned()
+    }
+}
