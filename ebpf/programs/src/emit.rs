@@ -93,10 +93,7 @@ pub(crate) fn decision(active: Active, caller: &Caller, seen: &Seen, outcome: &O
         (*event).at = outcome.at;
         (*event).sequence = sequence;
         (*event).executable_inode = caller.executable.inode;
-        (*event).start_time = match task::start_time(caller.task) {
-            Some(start) => start,
-            None => 0,
-        };
+        (*event).start_time = task::start_time(caller.task).unwrap_or_default();
         (*event).cgroup = bpf_get_current_cgroup_id();
         (*event).socket_cookie = if seen.open_socket == 1 { 0 } else { bpf_get_socket_cookie(context) };
         (*event).netns_cookie = bpf_get_netns_cookie(context);
@@ -109,16 +106,10 @@ pub(crate) fn decision(active: Active, caller: &Caller, seen: &Seen, outcome: &O
         (*event).explanation = outcome.decision.explanation;
         (*event).pid = (ids >> 32) as u32;
         (*event).tid = ids as u32;
-        (*event).parent = match task::parent(caller.task) {
-            Some(parent) => parent,
-            None => 0,
-        };
+        (*event).parent = task::parent(caller.task).unwrap_or_default();
         (*event).uid = caller.uid;
         (*event).euid = caller.euid;
-        (*event).loginuid = match task::read::<u32>(caller.task, config!(offsets.loginuid)) {
-            Some(id) => id,
-            None => u32::MAX,
-        };
+        (*event).loginuid = task::read::<u32>(caller.task, config!(offsets.loginuid)).unwrap_or(u32::MAX);
         (*event).executable_device = caller.executable.device;
         (*event).executable_class = caller.executable_class;
         (*event).views = u32::from(outcome.views);
@@ -139,10 +130,7 @@ pub(crate) fn decision(active: Active, caller: &Caller, seen: &Seen, outcome: &O
         (*event).socket_family = seen.socket_family;
         (*event).socket_type = seen.socket_type;
         (*event).reserved = [0; 4];
-        (*event).comm = match bpf_get_current_comm() {
-            Ok(comm) => comm,
-            Err(_) => [0; 16],
-        };
+        (*event).comm = bpf_get_current_comm().unwrap_or_default();
     }
     entry.submit(0);
     count(Counter::Recorded);

@@ -324,10 +324,11 @@ pub(crate) fn find(tables: &KernelTables, caller: &mut Caller) {
             caller.follow(side, entry as u32, View::LINEAGE);
         }
     }
-    if !by_executable && caller.accounts[0] != NOBODY {
-        if let Some(key) = task::executable(caller.task) {
-            caller.executable = key;
-        }
+    if !by_executable
+        && caller.accounts[0] != NOBODY
+        && let Some(key) = task::executable(caller.task)
+    {
+        caller.executable = key;
     }
 }
 

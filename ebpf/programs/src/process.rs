@@ -37,10 +37,10 @@ fn exec(bprm: u64) -> Option<()> {
     let tables = KernelTables::current()?;
     let mut caller = Caller::NONE;
     identity::find(&tables, &mut caller);
-    if caller.executable.inode == 0 {
-        if let Some(key) = task::executable(caller.task) {
-            caller.executable = key;
-        }
+    if caller.executable.inode == 0
+        && let Some(key) = task::executable(caller.task)
+    {
+        caller.executable = key;
     }
     // SAFETY: the helper has no preconditions.
     let pid = (unsafe { bpf_get_current_pid_tgid() } >> 32) as u32;
@@ -70,22 +70,13 @@ fn exec(bprm: u64) -> Option<()> {
         (*event).abi = ABI_VERSION;
         (*event).at = bpf_ktime_get_boot_ns();
         (*event).executable_inode = caller.executable.inode;
-        (*event).start_time = match task::start_time(caller.task) {
-            Some(start) => start,
-            None => 0,
-        };
+        (*event).start_time = task::start_time(caller.task).unwrap_or_default();
         (*event).cgroup = bpf_get_current_cgroup_id();
         (*event).pid = pid;
-        (*event).parent = match task::parent(caller.task) {
-            Some(parent) => parent,
-            None => 0,
-        };
+        (*event).parent = task::parent(caller.task).unwrap_or_default();
         (*event).uid = caller.uid;
         (*event).executable_device = caller.executable.device;
-        (*event).loginuid = match task::read::<u32>(caller.task, config!(offsets.loginuid)) {
-            Some(id) => id,
-            None => u32::MAX,
-        };
+        (*event).loginuid = task::read::<u32>(caller.task, config!(offsets.loginuid)).unwrap_or(u32::MAX);
         let path = &raw mut (*event).path;
         core::ptr::write_bytes(path.cast::<u64>(), 0, PATH_LEN / 8);
         let length = match task::follow(bprm, config!(offsets.filename)) {

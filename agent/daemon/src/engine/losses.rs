@@ -15,26 +15,12 @@ pub(crate) struct Losses {
     last: BTreeMap<u32, u64>,
     /// Numbers that were counted and did not come, and how often that was seen, by CPU.
     pending: BTreeMap<u32, (u64, u32)>,
-    /// All losses so far.
-    total: u64,
-    /// Events taken from the ring so far.
-    taken: u64,
 }
 
 impl Losses {
     /// Continues from the numbers found in the log.
     pub(crate) fn resumed(last: BTreeMap<u32, u64>) -> Self {
         Self { last, ..Self::default() }
-    }
-
-    /// All losses so far.
-    pub(crate) fn total(&self) -> u64 {
-        self.total
-    }
-
-    /// Events taken from the ring so far.
-    pub(crate) fn taken(&self) -> u64 {
-        self.taken
     }
 
     /// Takes in an event: whether it is new, and what was lost before it.
@@ -44,16 +30,14 @@ impl Losses {
             // It is in the log already: the daemon before us stopped between writing and consuming.
             return (false, None);
         }
-        self.taken += 1;
         self.last.insert(event.cpu, event.sequence);
         self.pending.remove(&event.cpu);
-        let loss = (event.sequence > last + 1).then(|| self.loss(event.cpu, last + 1, event.sequence - 1));
+        let loss = (event.sequence > last + 1).then(|| Self::loss(event.cpu, last + 1, event.sequence - 1));
         (true, loss)
     }
 
-    fn loss(&mut self, cpu: u32, from: u64, to: u64) -> Loss {
+    fn loss(cpu: u32, from: u64, to: u64) -> Loss {
         let count = to - from + 1;
-        self.total += count;
         Loss {
             cpu: Some(cpu),
             from_sequence: Some(from),
@@ -79,7 +63,7 @@ impl Losses {
             if before == seen && times >= PATIENCE {
                 self.pending.remove(&cpu);
                 self.last.insert(cpu, seen);
-                found.push(self.loss(cpu, last + 1, seen));
+                found.push(Self::loss(cpu, last + 1, seen));
             } else {
                 self.pending.insert(cpu, (seen, if before == seen { times + 1 } else { 1 }));
             }
@@ -157,8 +141,6 @@ mod tests {
         assert!(new);
         assert_eq!((loss.from_sequence, loss.to_sequence, loss.count), (Some(12), Some(14), 3));
         assert_eq!(losses.event(&event(0, 2)).1.unwrap().count, 1);
-        assert_eq!(losses.total(), 4);
-        assert_eq!(losses.taken(), 3);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use aya::maps::{Array, HashMap, MapData, MapType, PerCpuArray, RingBuf};
 use aya::programs::links::{FdLink, PinnedLink};
 use aya::programs::{CgroupAttachMode, CgroupSock, CgroupSockAddr, RawTracePoint};
 use aya::{Ebpf, EbpfLoader};
-use writ_abi::{ABI_VERSION, Active, COUNTERS, Counter, KernelConfig, NAT64_PREFIXES, Nat64Prefix, TaskOffsets};
+use writ_abi::{ABI_VERSION, Active, COUNTERS, KernelConfig, NAT64_PREFIXES, Nat64Prefix, TaskOffsets};
 
 use super::btf::Btf;
 use super::bytes::{Plain, SeenKey};
@@ -177,14 +177,6 @@ impl Kernel {
     /// The map cannot be read.
     pub(crate) fn counters(&self) -> Result<Vec<[u64; COUNTERS as usize]>, aya::maps::MapError> {
         Ok(self.counts.get(&0, 0)?.iter().copied().collect())
-    }
-
-    /// One counter over all CPUs.
-    ///
-    /// # Errors
-    /// The map cannot be read.
-    pub(crate) fn counter(&self, counter: Counter) -> Result<u64, aya::maps::MapError> {
-        Ok(self.counters()?.iter().filter_map(|counts| counts.get(counter as usize)).sum())
     }
 
     /// The destinations remembered for accounts: account index, address, boot time of the first visit.

@@ -57,17 +57,10 @@ impl Peer {
             .iter()
             .copied()
             .chain([status.egid, status.rgid])
-            .filter_map(|gid| u32::try_from(gid).ok())
             .filter_map(|gid| Group::from_gid(Gid::from_raw(gid)).ok().flatten())
             .map(|group| group.name)
             .collect();
-        let uids = [
-            Some(uid),
-            loginuid,
-            u32::try_from(status.ruid).ok(),
-            u32::try_from(status.euid).ok(),
-            u32::try_from(status.suid).ok(),
-        ];
+        let uids = [Some(uid), loginuid, Some(status.ruid), Some(status.euid), Some(status.suid)];
         let accounts = engine.accounts_of(&uids.into_iter().flatten().collect::<Vec<_>>(), pid.unsigned_abs());
         let executable = fs::read_link(format!("/proc/{pid}/exe")).ok().map(|path| path.to_string_lossy().into_owned());
         let caller = Caller { uid, loginuid, name: user.map(|user| user.name), groups, accounts };

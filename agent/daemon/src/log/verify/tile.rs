@@ -172,9 +172,9 @@ fn list(dir: &Path, prefix: &str, names: &mut Vec<String>) -> Result<(), LogErro
         let name = format!("{prefix}{}", entry.file_name().to_string_lossy());
         // As the listing says it: a partial tile's directory may be gone by now.
         if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-            list(&entry.path(), &format!("{name}/"), names)?
+            list(&entry.path(), &format!("{name}/"), names)?;
         } else {
-            names.push(name)
+            names.push(name);
         }
     }
     Ok(())
