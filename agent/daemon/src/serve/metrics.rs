@@ -108,7 +108,11 @@ fn attempts(page: &mut Page, status: &Status, tally: &Tally) {
     for (reason, count) in &tally.losses {
         page.sample("writ_losses_total", &[("reason", reason)], count);
     }
-    page.metric("writ_decisions_total", "counter", "Attempts recorded since the start. In observe mode nothing is refused.");
+    page.metric(
+        "writ_decisions_total",
+        "counter",
+        "Attempts recorded since the start. In observe mode nothing is refused.",
+    );
     for ((account, verdict, mode), count) in &tally.judged {
         page.sample("writ_decisions_total", &[("account", account), ("verdict", verdict), ("mode", mode)], count);
     }
