@@ -4,6 +4,7 @@ mod bench;
 mod build;
 mod demo;
 mod lint;
+mod package;
 mod process;
 mod run;
 mod setup;
@@ -38,6 +39,8 @@ enum Command {
     Test(test::Options),
     /// The whole-system suite in a virtual machine, writ attached at the root cgroup
     Vm(vm::Options),
+    /// A .deb and a .rpm, checked, with their checksums
+    Package(package::Options),
     /// Measure what a connect costs (never a test)
     Bench(bench::Options),
     /// See writ work: a service account, its policy, real connects, the records; cleans up after itself
@@ -53,6 +56,7 @@ fn main() -> ExitCode {
         Command::Lint => lint::lint().map(done),
         Command::Test(options) => test::test(&options),
         Command::Vm(options) => vm::vm(&options).map(done),
+        Command::Package(options) => package::package(&options).map(done),
         Command::Bench(options) => bench::bench(&options).map(done),
         Command::Demo(options) => demo::demo(&options).map(done),
     };

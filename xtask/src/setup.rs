@@ -15,6 +15,10 @@ const TEST_PACKAGES: &[&str] =
     &["iproute2", "passwd", "postgresql", "procps", "redis-server", "redis-tools", "util-linux"];
 const VM_PACKAGES: &[&str] = &["debian-archive-keyring", "debootstrap", "e2fsprogs", "qemu-system-x86"];
 
+const PACKAGE_PACKAGES: &[&str] = &["binutils", "dpkg-dev", "lintian", "rpm"];
+
+/// What makes packages of what was built, and the version that is known to.
+const PACKERS: &[(&str, &str)] = &[("cargo-deb", "3.8.0"), ("cargo-generate-rpm", "0.21.1")];
 const BPF_LINKER: &str = "0.13.0";
 /// bpf-linker reads the bitcode that rustc writes, so its LLVM must be rustc's (22 for Rust 1.95).
 const LLVM_PREFIX: &str = "/usr/lib/llvm-22";
@@ -31,13 +35,22 @@ pub(crate) struct Options {
     /// What the virtual machines need
     #[arg(long)]
     pub(crate) vm: bool,
+    /// What `package` needs
+    #[arg(long)]
+    pub(crate) package: bool,
 }
 
 /// Gets everything the chosen scopes need.
 pub(crate) fn setup(options: &Options) -> Result<()> {
-    let all = !(options.build || options.test || options.vm);
+    let all = !(options.build || options.test || options.vm || options.package);
     let mut packages: Vec<&str> = Vec::new();
-    for (wanted, list) in [(options.build, BUILD_PACKAGES), (options.test, TEST_PACKAGES), (options.vm, VM_PACKAGES)] {
+    let scopes = [
+        (options.build, BUILD_PACKAGES),
+        (options.test, TEST_PACKAGES),
+        (options.vm, VM_PACKAGES),
+        (options.package, PACKAGE_PACKAGES),
+    ];
+    for (wanted, list) in scopes {
         if wanted || all {
             packages.extend(list);
         }
@@ -46,6 +59,9 @@ pub(crate) fn setup(options: &Options) -> Result<()> {
     if options.build || all {
         toolchain()?;
         bpf_linker()?;
+    }
+    if options.package || all {
+        packers()?;
     }
     Ok(())
 }
@@ -118,6 +134,21 @@ fn toolchain() -> Result<()> {
     let active = active.split_whitespace().next().unwrap_or(&pinned);
     run(command("rustup").args(["component", "add", "rust-src", "--toolchain", active]))
         .context("the `rust-src` component cannot be had; without it the BPF object cannot be built")
+}
+
+/// What makes the packages.
+fn packers() -> Result<()> {
+    for (name, version) in PACKERS {
+        if exists(name) {
+            continue;
+        }
+        say(&format!("building {name} {version} (minutes)"));
+        let mut install = process::cargo();
+        // Its own target directory: cargo removes the one that it makes by itself.
+        install.env_remove("CARGO_TARGET_DIR");
+        run(install.args(["install", name, "--version", version, "--locked", "--quiet"]))?;
+    }
+    Ok(())
 }
 
 /// bpf-linker, at the version and with the LLVM that fit the pinned compiler.

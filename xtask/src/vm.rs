@@ -1,6 +1,7 @@
 //! `cargo xtask vm`: the whole-system suite in virtual machines, on each kernel of the matrix, with writ at the root cgroup.
 
 mod boot;
+mod install;
 mod kernel;
 mod mirror;
 mod root;
@@ -31,6 +32,12 @@ pub(crate) struct Options {
     /// Only tests whose name contains this
     #[arg(long = "test", value_name = "FILTER")]
     filter: Option<String>,
+    /// The package on a host with systemd, instead of the suite
+    #[arg(long, conflicts_with = "filter")]
+    package: bool,
+    /// With `--package`: the optimised build
+    #[arg(long, requires = "package")]
+    release: bool,
     /// Seconds after which a machine is given up
     #[arg(long, default_value_t = 900)]
     timeout: u64,
@@ -41,13 +48,14 @@ pub(crate) struct Options {
 
 impl Options {
     /// As CI runs it.
-    pub(crate) const CI: Self = Self { kernel: Vec::new(), all: true, filter: None, timeout: 900, cpus: 2 };
+    pub(crate) const CI: Self =
+        Self { kernel: Vec::new(), all: true, filter: None, package: false, release: false, timeout: 900, cpus: 2 };
 }
 
 /// Runs the suite and fails if any test failed.
 pub(crate) fn vm(options: &Options) -> Result<()> {
-    setup::setup(&setup::Options { build: true, vm: true, test: false })?;
-    build::build(&build::Options::default())?;
+    setup::setup(&setup::Options { build: true, vm: true, test: false, package: false })?;
+    build::build(&build::Options { release: options.release })?;
     let tally = suite(options)?;
     println!("\n{}", tally.summary());
     if tally.failed > 0 {
@@ -80,9 +88,14 @@ pub(crate) fn suite(options: &Options) -> Result<Tally> {
 fn one(cache: &Path, version: &str, options: &Options) -> Result<Tally> {
     let kernel = kernel::fetch(cache, version)?;
     let image = root::image(cache, &kernel)?;
-    let results = cache.join("results").join(version);
-    let input = cache.join(format!("input-{version}"));
-    collect(&input, options.filter.as_deref())?;
+    let suite = if options.package { "package-" } else { "" };
+    let results = cache.join("results").join(format!("{suite}{version}"));
+    let input = cache.join(format!("input-{suite}{version}"));
+    if options.package {
+        install::collect(&input, options.release)?;
+    } else {
+        collect(&input, options.filter.as_deref())?;
+    }
     say(&format!("booting Linux {}", kernel.release));
     let outcome = boot::boot(&boot::Job {
         kernel: &kernel,
@@ -91,6 +104,7 @@ fn one(cache: &Path, version: &str, options: &Options) -> Result<Tally> {
         results: &results,
         timeout: Duration::from_secs(options.timeout),
         cpus: options.cpus,
+        reboots: options.package,
     })?;
     root::remove(&input)?;
     let mut tally = Tally::read(&outcome.printed);

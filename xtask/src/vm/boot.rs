@@ -35,6 +35,8 @@ pub(crate) struct Job<'a> {
     pub(crate) results: &'a Path,
     pub(crate) timeout: Duration,
     pub(crate) cpus: u32,
+    /// Whether the guest may reboot; where it may not, a reboot ends the machine.
+    pub(crate) reboots: bool,
 }
 
 /// What the guest did.
@@ -89,7 +91,10 @@ fn qemu(job: &Job<'_>, input: &Path, left: &Path, console: &Path, accelerated: b
     } else {
         qemu.args(["-accel", "tcg,thread=multi"]);
     }
-    qemu.args(["-m", "1536", "-smp", &job.cpus.to_string(), "-display", "none", "-no-reboot", "-nodefaults"]);
+    qemu.args(["-m", "1536", "-smp", &job.cpus.to_string(), "-display", "none", "-nodefaults"]);
+    if !job.reboots {
+        qemu.arg("-no-reboot");
+    }
     qemu.arg("-serial").arg(format!("file:{}", console.display()));
     // One NVMe for the root, which Debian's cloud kernels have built in, and virtio for the rest, which they have not:
     // with more than one NVMe the device names change from boot to boot.

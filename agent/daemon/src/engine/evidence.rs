@@ -163,6 +163,7 @@ impl Engine {
     }
 
     fn push(&mut self, record: &Record) {
+        self.tally.count(&record.body);
         self.waiting.push_back(record.to_line());
     }
 

@@ -15,6 +15,7 @@ mod ready;
 mod reload;
 mod selftest;
 mod status;
+mod tally;
 mod turn;
 mod view;
 
@@ -45,6 +46,7 @@ pub(crate) use ready::note_uninstalled;
 pub(crate) use ready::{OpenedEngine, StartError, open};
 pub(crate) use selftest::{Outcome as SelfTest, probe as self_test_probe, run as self_test};
 pub(crate) use status::Status;
+pub(crate) use tally::Tally;
 pub(crate) use turn::run;
 pub(crate) use view::simulate;
 
@@ -97,6 +99,8 @@ pub(crate) struct Engine {
     pub(crate) degraded: Vec<String>,
     pub(crate) started: Timestamp,
     pub(crate) agent_records: u64,
+    /// What was recorded since the start.
+    pub(crate) tally: Tally,
     /// Lines that could not be written yet, oldest first.
     pub(crate) waiting: VecDeque<Vec<u8>>,
     /// Why the log cannot be written, if it cannot.

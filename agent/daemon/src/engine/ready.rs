@@ -17,7 +17,7 @@ use super::clock::Clocks;
 use super::explain::Names;
 use super::persist::{Explained, Numbers, Store, StoreError};
 use super::status::COVERAGE;
-use super::{Engine, Losses};
+use super::{Engine, Losses, Tally};
 use crate::configuration::{self, host::host_facts};
 use crate::kernel::{CgroupMount, Kernel, OpenError, Options};
 use crate::log::{LogError, LogWriter};
@@ -139,6 +139,7 @@ pub(crate) fn open(config_dir: &Path) -> Result<OpenedEngine, StartError> {
         degraded,
         started: Timestamp::now(),
         agent_records: 0,
+        tally: Tally::default(),
         waiting: VecDeque::new(),
         log_failure: None,
         last_reload: None,

@@ -15,6 +15,8 @@ use writ_core::record::{Body, Decision, Lifecycle};
 use writ_core::table::Identities;
 
 use super::Engine;
+use crate::kernel::CgroupMount;
+use crate::process;
 
 /// The uid that every generation refuses: no user has it (`nobody` of the 32-bit range less a few).
 pub(crate) const UID: u32 = 4_294_967_281;
@@ -90,13 +92,22 @@ pub(crate) fn run(cgroup: &Path) -> Outcome {
     }
 }
 
+/// Moves this process into the judged cgroup, unless it is somewhere below it already, as a service on a host that is
+/// judged as a whole is: its unit may not even be allowed to write to cgroups.
+fn enter(cgroup: &Path) -> std::io::Result<()> {
+    let mount = CgroupMount::find(Some(&cgroup.display().to_string()))?;
+    let inside = mount.relative(&mount.attached);
+    let own = process::cgroup_of(std::process::id()).unwrap_or_default();
+    if !own.is_empty() && Path::new(&own).starts_with(&inside) {
+        return Ok(());
+    }
+    let mut procs = fs::OpenOptions::new().write(true).open(cgroup.join("cgroup.procs"))?;
+    procs.write_all(std::process::id().to_string().as_bytes())
+}
+
 /// The probe: enters the cgroup, becomes the uid that must be refused, and tries. True if it was refused.
 pub(crate) fn probe(cgroup: &Path) -> (bool, String) {
-    let entered = fs::OpenOptions::new()
-        .write(true)
-        .open(cgroup.join("cgroup.procs"))
-        .and_then(|mut procs| procs.write_all(std::process::id().to_string().as_bytes()));
-    if let Err(error) = entered {
+    if let Err(error) = enter(cgroup) {
         return (false, format!("the probe could not enter `{}`: {error}", cgroup.display()));
     }
     let uid = Uid::from_raw(UID);

@@ -1,6 +1,7 @@
 //! The API on the unix socket: peer credentials decide who may do what, the engine does it, errors say what to do.
 
 mod caller;
+mod metrics;
 mod routes;
 mod socket;
 

@@ -111,6 +111,7 @@ async fn ask<R: Send + 'static>(
 pub(super) fn router(engine: Handle) -> Router {
     Router::new()
         .route("/v1/status", get(status))
+        .route("/v1/metrics", get(metrics))
         .route("/v1/reload", post(reload))
         .route("/v1/self-test", post(self_test))
         .route("/v1/uninstall", post(uninstall))
@@ -149,6 +150,15 @@ async fn status(State(engine): State<Handle>, ConnectInfo(peer): ConnectInfo<Pee
         engine.status().ok_or_else(|| Refusal::NotReady.into())
     });
     ok(&status.await?)
+}
+
+async fn metrics(State(engine): State<Handle>, ConnectInfo(peer): ConnectInfo<Peer>) -> Answer {
+    let page = ask(&engine, peer, |engine, actor| {
+        readable(engine, actor)?;
+        let status = engine.status().ok_or(Refusal::NotReady)?;
+        Ok(super::metrics::render(&status, &engine.tally))
+    });
+    Ok((StatusCode::OK, [(header::CONTENT_TYPE, super::metrics::CONTENT_TYPE)], page.await?).into_response())
 }
 
 async fn reload(State(engine): State<Handle>, ConnectInfo(peer): ConnectInfo<Peer>) -> Answer {

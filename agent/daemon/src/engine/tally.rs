@@ -1,0 +1,58 @@
+//! Counts of what was recorded since the start, for metrics: by account and verdict, by cause, by reason.
+
+use std::collections::BTreeMap;
+
+use writ_core::record::{Body, EffectiveMode, Lifecycle};
+
+/// What was recorded since the daemon started. Accounts come from the configuration, so the number of series is bounded.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Tally {
+    /// Records, by type.
+    pub records: BTreeMap<&'static str, u64>,
+    /// Attempts judged, by account, verdict and mode in force.
+    pub judged: BTreeMap<(String, &'static str, &'static str), u64>,
+    /// Stance changes, by account and cause.
+    pub changes: BTreeMap<(String, String), u64>,
+    /// Live sessions that were ended, by account.
+    pub cuts: BTreeMap<String, u64>,
+    /// Attempts without a record of their own, by reason.
+    pub losses: BTreeMap<String, u64>,
+    /// Reloads: applied, refused.
+    pub reloads: [u64; 2],
+}
+
+impl Tally {
+    /// Counts one record.
+    pub(super) fn count(&mut self, body: &Body) {
+        *self.records.entry(body.kind()).or_default() += 1;
+        match body {
+            Body::Decision(decision) | Body::Observation(decision) => {
+                let mode = match decision.effective_mode {
+                    EffectiveMode::Enforce => "enforce",
+                    EffectiveMode::Observe => "observe",
+                };
+                // A record may stand for repeats that were folded into it.
+                *self.judged.entry((decision.account.clone(), decision.verdict.name(), mode)).or_default() +=
+                    u64::from(decision.count.max(1));
+            }
+            Body::Change(change) => {
+                *self.changes.entry((change.account.clone(), change.cause.clone())).or_default() += 1;
+            }
+            Body::Cut(cut) => *self.cuts.entry(cut.account.clone()).or_default() += 1,
+            Body::Loss(loss) => {
+                if loss.reasons.is_empty() {
+                    *self.losses.entry(loss.reason.clone()).or_default() += loss.count;
+                }
+                for (reason, count) in &loss.reasons {
+                    *self.losses.entry(reason.clone()).or_default() += count;
+                }
+            }
+            Body::Lifecycle(lifecycle) => match **lifecycle {
+                Lifecycle::Reload { .. } => self.reloads[0] += 1,
+                Lifecycle::ReloadRefused { .. } => self.reloads[1] += 1,
+                _ => {}
+            },
+            Body::Escalation(_) | Body::Grant(_) | Body::Signal(_) => {}
+        }
+    }
+}
