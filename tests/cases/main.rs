@@ -6,5 +6,6 @@ mod connect;
 mod forms;
 mod harness;
 mod reload;
+mod replay;
 mod survive;
 mod unmanaged;

@@ -138,13 +138,17 @@ impl Rebuilt {
         entities: &Entities,
     ) -> Evaluation {
         let Some(group) = self.accounts.get(account) else { return Evaluation::plain(Verdict::Deny) };
-        match family {
-            // Judged only where a policy names them.
-            Some(family @ (Family::Unix | Family::Netlink)) if !group.families.contains(&family) => {
-                Evaluation::plain(Verdict::Allow)
-            }
-            _ => group.judge.judge(&self.authorizer, request, entities),
+        if self.asks(account, family) {
+            group.judge.judge(&self.authorizer, request, entities)
+        } else {
+            Evaluation::plain(Verdict::Allow)
         }
+    }
+
+    /// Whether Cedar is asked about sockets of a family: AF_UNIX and AF_NETLINK are judged only where a policy names them.
+    pub(crate) fn asks(&self, account: &str, family: Option<Family>) -> bool {
+        let named = |family| self.accounts.get(account).is_some_and(|group| group.families.contains(&family));
+        !matches!(family, Some(family @ (Family::Unix | Family::Netlink)) if !named(family))
     }
 
     /// The comparisons of time that the account's policies make.

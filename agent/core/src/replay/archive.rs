@@ -152,6 +152,11 @@ impl Archived {
         self.ask(attempt, memo).cloned().map_err(Unanswered::Refused)
     }
 
+    /// Whether the question is one for Cedar (see [`Rebuilt::asks`]).
+    pub(super) fn asks(&self, attempt: &Attempt<'_>) -> bool {
+        self.rebuilt.asks(&attempt.account, attempt.family())
+    }
+
     pub(super) fn groups(&self, attempt: &Attempt<'_>) -> Vec<String> {
         self.facts.groups(attempt.endpoint())
     }

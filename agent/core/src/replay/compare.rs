@@ -97,3 +97,8 @@ fn join(ids: &[String]) -> String {
     ids.sort_unstable();
     ids.join(", ")
 }
+
+/// A record that names no policy set.
+pub fn without_set(attempt: &Attempt<'_>) -> Outcome {
+    unasked(attempt, NotReplayable::NoInputs)
+}

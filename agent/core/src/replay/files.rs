@@ -35,9 +35,9 @@ impl Archived {
         &self.schema_text
     }
 
-    /// The question; `None` if the record does not have the inputs, or its account is not archived.
+    /// The question; `None` if the record does not have the inputs, its account is not archived, or policy is not asked.
     pub fn question(&self, attempt: &Attempt<'_>) -> Option<Question> {
-        attempt.askable().ok()?;
+        attempt.askable().ok().filter(|()| self.asks(attempt))?;
         let asked = &attempt.request;
         let resource: cedar_policy::EntityUid = asked.resource.parse().ok()?;
         let entities = self.facts.entities(&attempt.account, resource.id().unescaped(), &self.groups(attempt))?;

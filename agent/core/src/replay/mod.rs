@@ -13,4 +13,4 @@ pub mod files;
 
 pub use archive::{ArchiveError, Archived, Manifest, Memo, Unanswered};
 pub use attempt::{Attempt, NotReplayable};
-pub use compare::{Difference, Outcome};
+pub use compare::{Difference, Outcome, without_set};

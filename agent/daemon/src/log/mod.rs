@@ -21,7 +21,7 @@ mod tiles;
 pub(crate) mod verify;
 mod writer;
 
-pub(crate) use archive::archive_put;
+pub(crate) use archive::{archive_get, archive_put};
 pub(crate) use error::{AppendError, LogError};
 pub(crate) use follow::Follow;
 pub(crate) use layout::Layout;
