@@ -115,8 +115,8 @@ pub(crate) fn replay(args: &ReplayArgs, log: &Path) -> anyhow::Result<ExitCode> 
 
 /// So many of them, evenly spread.
 fn spread(indices: &[u64], most: usize) -> HashSet<u64> {
-    let step = indices.len().div_ceil(most.max(1)).max(1);
-    indices.iter().copied().step_by(step).take(most).collect()
+    let most = most.min(indices.len());
+    (0..most).filter_map(|place| indices.get(place * indices.len() / most).copied()).collect()
 }
 
 impl Summary {

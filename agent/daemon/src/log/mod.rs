@@ -27,6 +27,7 @@ pub(crate) use follow::Follow;
 pub(crate) use layout::Layout;
 pub(crate) use lines::{LineError, SegmentLines};
 pub(crate) use recovery::Recovery;
+pub(crate) use retention::PruneOutcome;
 pub(crate) use tiles::read_hashes as tile_hashes;
 pub(crate) use verify::{Report, Trust, own_key, verify};
 pub(crate) use writer::LogWriter;
