@@ -10,5 +10,6 @@ mod gap;
 mod harness;
 mod loss;
 mod reload;
+mod replay;
 mod survive;
 mod unmanaged;

@@ -69,6 +69,25 @@ pub struct Bundle {
     pub(super) digest: String,
 }
 
+/// The destinations that an endpoint, its address in canonical form, is in, parents included.
+pub(crate) fn groups_of(
+    destinations: &BTreeMap<String, Destination>,
+    ip: IpAddr,
+    port: u16,
+    protocol: Protocol,
+) -> BTreeSet<String> {
+    destinations
+        .values()
+        .filter(|destination| destination.addresses.iter().any(|prefix| prefix.contains(&ip)))
+        .filter(|destination| {
+            destination.ports.is_empty()
+                || destination.ports.iter().any(|(first, last)| (*first..=*last).contains(&port))
+        })
+        .filter(|destination| destination.protocols.is_empty() || destination.protocols.contains(&protocol))
+        .flat_map(|destination| ancestors(&destination.name, destinations))
+        .collect()
+}
+
 /// A digest as files in the archive are named after it.
 pub(crate) fn named(hash: Sha256) -> String {
     let bytes = hash.finalize();
@@ -163,17 +182,7 @@ impl Bundle {
 
     /// The destinations an endpoint is in, parents included.
     pub fn groups_of(&self, ip: IpAddr, port: u16, protocol: Protocol) -> BTreeSet<String> {
-        let ip = self.canonical(ip);
-        self.destinations
-            .values()
-            .filter(|destination| destination.addresses.iter().any(|prefix| prefix.contains(&ip)))
-            .filter(|destination| {
-                destination.ports.is_empty()
-                    || destination.ports.iter().any(|(first, last)| (*first..=*last).contains(&port))
-            })
-            .filter(|destination| destination.protocols.is_empty() || destination.protocols.contains(&protocol))
-            .flat_map(|destination| ancestors(&destination.name, &self.destinations))
-            .collect()
+        groups_of(&self.destinations, self.canonical(ip), port, protocol)
     }
 
     /// The form in which an address is judged: see [`writ_abi::Address::canonical`].

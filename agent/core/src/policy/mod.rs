@@ -21,6 +21,7 @@ mod moment;
 pub(crate) mod mutation;
 mod parse;
 mod question;
+mod rebuilt;
 #[cfg(test)]
 mod refusals;
 mod row;
@@ -41,8 +42,12 @@ pub use parse::PolicyInfo;
 pub use row::{Projection, Row, RowCell};
 pub use state::{AccountState, Approval};
 
+pub(crate) use bundle::{groups_of, named};
 pub(crate) use moment::Moment;
+pub(crate) use rebuilt::{Rebuilt, Text};
 pub(crate) use row::StateKey;
+pub(crate) use schema::quoted;
+pub(crate) use source::{Statement, statements};
 
 /// What `context.executable` says of every executable that neither a policy nor an account names.
 pub const UNLISTED: &str = "unlisted";

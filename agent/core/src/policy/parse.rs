@@ -63,8 +63,27 @@ pub(crate) struct Actions {
     pub(crate) others: bool,
 }
 
-/// Reads one statement. Findings are pushed; `None` if the policy cannot be used.
+/// Whether a policy's text is as a person wrote it, or as it was evaluated.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Form {
+    /// Escalating policies are still to be given their clause about approvals.
+    Written,
+    /// They have it: the text came out of an archive.
+    Evaluated,
+}
+
+/// Reads one statement as a person wrote it. Findings are pushed; `None` if the policy cannot be used.
 pub(crate) fn policy<'a>(
+    statement: Statement<'a>,
+    destinations: &dyn Fn(&str) -> bool,
+    findings: &mut Vec<Diagnostic>,
+) -> Option<Parsed<'a>> {
+    policy_in(Form::Written, statement, destinations, findings)
+}
+
+/// Reads one statement in either form.
+pub(crate) fn policy_in<'a>(
+    form: Form,
     statement: Statement<'a>,
     destinations: &dyn Fn(&str) -> bool,
     findings: &mut Vec<Diagnostic>,
@@ -131,8 +150,8 @@ pub(crate) fn policy<'a>(
         return None;
     }
     let mut policy = parsed.new_id(PolicyId::new(&info.id));
-    if info.escalates {
-        inputs.approvals = true;
+    inputs.approvals |= info.escalates;
+    if info.escalates && form == Form::Written {
         let clause = format!("unless {{ context.approvals.contains({}) }}", quoted(&info.id));
         info.text = statement.with_clause(&clause)?;
         policy = Policy::parse(Some(PolicyId::new(&info.id)), &info.text).ok()?;

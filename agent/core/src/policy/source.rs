@@ -173,6 +173,12 @@ impl Statement<'_> {
         Some(self.location(self.span(index - 1..end)?))
     }
 
+    /// The value of its `@id`, read as Cedar reads string literals.
+    pub(crate) fn id(&self) -> Option<String> {
+        let policy = cedar_policy::Policy::parse(None, self.text).ok()?;
+        policy.annotation("id").map(str::to_owned)
+    }
+
     /// The statement with a clause added before its semicolon; `None` if it does not end in one.
     pub(crate) fn with_clause(&self, clause: &str) -> Option<String> {
         Some(format!("{}\n{clause};", self.text.strip_suffix(';')?))

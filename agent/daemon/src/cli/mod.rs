@@ -1,12 +1,15 @@
 //! The command line: what each command takes, and which file does it.
 
+mod cedar;
 mod check;
 mod doctor;
 mod explain;
 mod find;
+mod judgements;
 mod output;
 mod prove;
 mod reload;
+mod replay;
 mod report;
 mod run;
 mod show;
@@ -17,6 +20,7 @@ mod tail;
 mod tests;
 mod uninstall;
 mod verify;
+mod whatif;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -60,6 +64,10 @@ enum Command {
     Tail(tail::TailArgs),
     /// Check a log: tree, checkpoints, signatures, sequences, losses
     Verify(verify::VerifyArgs),
+    /// Decide every recorded attempt again, from the log directory alone
+    Replay(replay::ReplayArgs),
+    /// Decide every recorded attempt under other policies, and list what would change
+    Whatif(whatif::WhatifArgs),
     /// Write one record's self-contained proof (C2SP tlog-proof)
     Prove(prove::ProveArgs),
     /// Tell one record's story
@@ -98,6 +106,8 @@ pub(crate) fn main() -> ExitCode {
         Command::Simulate(args) => simulate::run(directory, args),
         Command::Tail(args) => tail::tail(args, &output::log(directory)),
         Command::Verify(args) => verify::verify(args, &output::log(directory)),
+        Command::Replay(args) => replay::replay(args, &output::log(directory)),
+        Command::Whatif(args) => whatif::whatif(args, &output::log(directory)),
         Command::Prove(args) => prove::prove(args, &output::log(directory)),
         Command::Explain(args) => explain::explain(args, &output::log(directory)),
         Command::Report(args) => report::report(args, &output::log(directory)),

@@ -151,7 +151,6 @@ impl Engine {
     pub(crate) fn note(&mut self, body: Body) -> String {
         let now = Timestamp::now();
         self.agent_records += 1;
-        // Counted from this start: with the millisecond and the boot it cannot meet another record's.
         let id = record_id(now, &self.host.boot_id, IdSource::Agent(self.agent_records));
         self.push(&Record::new(id.clone(), now, self.host.clone(), VERSION, body));
         id

@@ -98,6 +98,7 @@ pub(crate) struct Engine {
     pub(crate) base_digest: String,
     pub(crate) degraded: Vec<String>,
     pub(crate) started: Timestamp,
+    /// Number of the agent's own last record (see [`writ_core::record::IdSource::Agent`]).
     pub(crate) agent_records: u64,
     /// What was recorded since the start.
     pub(crate) tally: Tally,
@@ -107,6 +108,8 @@ pub(crate) struct Engine {
     pub(crate) log_failure: Option<(String, Timestamp)>,
     pub(crate) last_reload: Option<status::ReloadResult>,
     pub(crate) heartbeat_due: Instant,
+    /// When the log is next looked through for lines that may go.
+    pub(crate) prune_due: Instant,
     /// Executable of the event being recorded.
     pub(crate) last_executable: Option<String>,
     pub(crate) self_test: Option<selftest::Outcome>,

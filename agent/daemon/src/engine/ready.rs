@@ -121,6 +121,8 @@ pub(crate) fn open(config_dir: &Path) -> Result<OpenedEngine, StartError> {
     };
     let (base, _) = Bundle::compile(&config);
     let Some(base) = base else { return Err(StartError::Refused(loaded.diagnostics, loaded.sources)) };
+    // Ids of the agent's own records count from the log's size: no earlier start can have given them out.
+    let agent_records = log.size();
     let mut engine = Engine {
         config_dir: config_dir.to_owned(),
         kernel,
@@ -138,12 +140,13 @@ pub(crate) fn open(config_dir: &Path) -> Result<OpenedEngine, StartError> {
         base_digest: String::new(),
         degraded,
         started: Timestamp::now(),
-        agent_records: 0,
+        agent_records,
         tally: Tally::default(),
         waiting: VecDeque::new(),
         log_failure: None,
         last_reload: None,
         heartbeat_due: Instant::now() + Duration::from_secs(300),
+        prune_due: Instant::now(),
         last_executable: None,
         self_test: None,
         stopping: false,

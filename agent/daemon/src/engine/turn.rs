@@ -2,7 +2,7 @@
 
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use jiff::Timestamp;
 use tokio::sync::{mpsc, oneshot};
@@ -12,9 +12,12 @@ use super::clock::Clocks;
 use super::handle::{Handle, Question};
 use super::{Actor, Engine, Refusal};
 use crate::kernel::watch;
+use crate::log::PruneOutcome;
 
 const SECOND: Duration = Duration::from_secs(1);
 const HEARTBEAT: Duration = Duration::from_secs(300);
+/// How often the log is looked through for lines that may go.
+const PRUNE: Duration = Duration::from_secs(60);
 
 /// Starts the engine on a thread of its own. The second part resolves when it has stopped.
 ///
@@ -111,11 +114,28 @@ impl Engine {
             self.heartbeat_due = Instant::now() + HEARTBEAT;
             self.heartbeat();
         }
+        if Instant::now() >= self.prune_due {
+            self.prune_due = Instant::now() + PRUNE;
+            self.prune();
+        }
         self.flush();
         if let Err(error) = self.log.checkpoint() {
             tracing::error!(%error, "the log's head could not be signed");
         }
         behind
+    }
+
+    /// Lets the oldest lines go, where a retention is set, and says so.
+    fn prune(&mut self) {
+        match self.log.prune(SystemTime::now()) {
+            Ok(Some(pruned)) => {
+                let PruneOutcome { first_index, files } = pruned;
+                tracing::info!(first_index, segments = files.len(), "records older than the retention were removed");
+                self.note_lifecycle(Lifecycle::Pruned { first_index, files });
+            }
+            Ok(None) => {}
+            Err(error) => tracing::error!(%error, "old records could not be removed"),
+        }
     }
 
     fn heartbeat(&mut self) {

@@ -21,12 +21,13 @@ mod tiles;
 pub(crate) mod verify;
 mod writer;
 
-pub(crate) use archive::archive_put;
+pub(crate) use archive::{archive_get, archive_put};
 pub(crate) use error::{AppendError, LogError};
 pub(crate) use follow::Follow;
 pub(crate) use layout::Layout;
 pub(crate) use lines::{LineError, SegmentLines};
 pub(crate) use recovery::Recovery;
+pub(crate) use retention::PruneOutcome;
 pub(crate) use tiles::read_hashes as tile_hashes;
 pub(crate) use verify::{Report, Trust, own_key, verify};
 pub(crate) use writer::LogWriter;

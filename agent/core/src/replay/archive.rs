@@ -1,0 +1,230 @@
+//! One archived policy set, read back from its manifest and ready to decide.
+
+use std::collections::{BTreeSet, HashMap};
+
+use cedar_policy::{Context, Entities, EntityUid, Request, Schema};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+use thiserror::Error;
+
+use super::attempt::{Attempt, NotReplayable};
+use super::compare::{self, Difference, Outcome};
+use super::facts::Facts;
+use crate::config::SourceFile;
+use crate::diagnostic::Diagnostic;
+use crate::policy::{Evaluation, Rebuilt, Statement, Text, named, statements};
+
+/// What `policy_digest` names: the digests of the parts.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Manifest {
+    /// All policies as evaluated; their verdict is the would-be one.
+    pub policies: String,
+    /// The same without observe-mode policies.
+    pub enforced: String,
+    /// The Cedar schema.
+    pub schema: String,
+    /// Destinations and accounts.
+    pub entities: String,
+    /// Ids of the policies whose refusal a person may lift.
+    pub escalating: BTreeSet<String>,
+}
+
+/// Why an archived set cannot be used.
+#[derive(Clone, PartialEq, Eq, Debug, Error)]
+pub enum ArchiveError {
+    /// It cannot be had.
+    #[error("archive/{digest}: {problem}")]
+    Part {
+        /// Which file.
+        digest: String,
+        /// Why.
+        problem: String,
+    },
+    /// It is not what its name says.
+    #[error("archive/{0}: its content is not what its name says")]
+    Altered(String),
+    /// Its parts contradict each other.
+    #[error("archive/{digest}: {problem}")]
+    Contradiction {
+        /// Which file.
+        digest: String,
+        /// How.
+        problem: String,
+    },
+}
+
+/// One policy set with the schema and entities of its moment.
+#[derive(Clone, Debug)]
+pub struct Archived {
+    pub(super) policies: String,
+    pub(super) enforced: String,
+    pub(super) schema_text: String,
+    pub(super) facts: Facts,
+    schema: Schema,
+    rebuilt: Rebuilt,
+}
+
+/// Answers given before, by question: a log repeats itself. It belongs to one [`Archived`].
+#[derive(Clone, Debug, Default)]
+pub struct Memo(HashMap<String, Result<Evaluation, String>>);
+
+/// Beyond this a memo is begun anew: a log that never repeats itself must not fill the memory.
+const MOST_REMEMBERED: usize = 1 << 16;
+
+impl Archived {
+    /// Reads the set that a digest names; `fetch` gives an archived file's content. Every file must be what its name says.
+    ///
+    /// # Errors
+    /// A file is missing or altered, or the parts do not fit together.
+    pub fn read(digest: &str, fetch: &dyn Fn(&str) -> Result<Vec<u8>, String>) -> Result<Self, ArchiveError> {
+        let get = |digest: &str| -> Result<String, ArchiveError> {
+            let part = |problem: String| ArchiveError::Part { digest: digest.to_owned(), problem };
+            let content = fetch(digest).map_err(part)?;
+            if named(Sha256::new().chain_update(&content)) != digest {
+                return Err(ArchiveError::Altered(digest.to_owned()));
+            }
+            String::from_utf8(content).map_err(|_| part("it is not text".into()))
+        };
+        let wrong = |digest: &str, problem: String| ArchiveError::Contradiction { digest: digest.to_owned(), problem };
+        let manifest: Manifest =
+            serde_json::from_str(&get(digest)?).map_err(|error| wrong(digest, error.to_string()))?;
+        let (policies, enforced) = (get(&manifest.policies)?, get(&manifest.enforced)?);
+        let (schema_text, entities) = (get(&manifest.schema)?, get(&manifest.entities)?);
+        let (schema, _) =
+            Schema::from_cedarschema_str(&schema_text).map_err(|error| wrong(&manifest.schema, error.to_string()))?;
+        let facts = Facts::read(&entities).map_err(|error| wrong(&manifest.entities, error))?;
+        let files = [SourceFile { name: format!("archive/{}", manifest.policies), text: policies.clone() }];
+        let known = |name: &str| facts.has_destination(name);
+        let rebuilt = Rebuilt::new(&[Text::evaluated(&files)], None, &known, facts.teams())
+            .map_err(|findings| wrong(&manifest.policies, first(&findings)))?;
+        if *rebuilt.escalating() != manifest.escalating {
+            return Err(wrong(digest, "its escalating policies are not those of its text".into()));
+        }
+        let found: BTreeSet<String> = ids(&policies).difference(&ids(&enforced)).cloned().collect();
+        if found != *rebuilt.observing() {
+            return Err(wrong(&manifest.enforced, "it does not lack exactly the observe-mode policies".into()));
+        }
+        Ok(Self { policies, enforced, schema_text, facts, schema, rebuilt })
+    }
+
+    /// The same moment under other policies, as a person wrote them. What writ itself generated from configuration and
+    /// grants (`requires-fresh:…`, `grant:…`) stays.
+    ///
+    /// # Errors
+    /// What is wrong with the policies.
+    pub fn under(&self, policies: &[SourceFile]) -> Result<Self, Vec<Diagnostic>> {
+        let archived = [SourceFile { name: "archive".into(), text: self.policies.clone() }];
+        let generated: String = archived
+            .iter()
+            .flat_map(statements)
+            .filter(|statement| statement.id().is_some_and(|id| GENERATED.iter().any(|kind| id.starts_with(kind))))
+            .map(|statement| format!("{}\n\n", statement.text))
+            .collect();
+        let generated = [SourceFile { name: "generated".into(), text: generated }];
+        let known = |name: &str| self.facts.has_destination(name);
+        let texts = [Text::written(policies), Text::evaluated(&generated)];
+        let rebuilt = Rebuilt::new(&texts, Some(&self.schema), &known, self.facts.teams())?;
+        Ok(Self { rebuilt, ..self.clone() })
+    }
+
+    /// Decides a record again and compares.
+    pub fn replay(&self, attempt: &Attempt<'_>, memo: &mut Memo) -> Outcome {
+        if let Err(why) = attempt.askable() {
+            return compare::unasked(attempt, why);
+        }
+        let mut differences = attempt.contradictions(&self.groups(attempt));
+        match self.ask(attempt, memo) {
+            Ok(evaluation) => compare::compare(attempt, evaluation, differences),
+            Err(problem) => {
+                differences.push(Difference::new("request", "a request that Cedar was asked", &problem));
+                Outcome::Differing(differences)
+            }
+        }
+    }
+
+    /// What Cedar says to a record's request, whatever the record says about it.
+    ///
+    /// # Errors
+    /// Why it cannot be asked: the inputs are not there, or are not what the schema says.
+    pub fn evaluate(&self, attempt: &Attempt<'_>, memo: &mut Memo) -> Result<Evaluation, Unanswered> {
+        attempt.askable().map_err(Unanswered::NotReplayable)?;
+        self.ask(attempt, memo).cloned().map_err(Unanswered::Refused)
+    }
+
+    /// Whether the question is one for Cedar (see [`Rebuilt::asks`]).
+    pub(super) fn asks(&self, attempt: &Attempt<'_>) -> bool {
+        self.rebuilt.asks(&attempt.account, attempt.family())
+    }
+
+    pub(super) fn groups(&self, attempt: &Attempt<'_>) -> Vec<String> {
+        self.facts.groups(attempt.endpoint())
+    }
+
+    fn ask<'m>(&self, attempt: &Attempt<'_>, memo: &'m mut Memo) -> Result<&'m Evaluation, String> {
+        let key = self.key(attempt);
+        if memo.0.len() >= MOST_REMEMBERED {
+            memo.0.clear();
+        }
+        let answer = memo.0.entry(key).or_insert_with(|| self.ask_cedar(attempt));
+        answer.as_ref().map_err(Clone::clone)
+    }
+
+    /// The question as text, without what its policies cannot tell apart: of the time only the class that their
+    /// comparisons put it in.
+    fn key(&self, attempt: &Attempt<'_>) -> String {
+        let asked = &attempt.request;
+        let mut key = format!("{}\n{}\n{}\n{}", attempt.account, asked.principal, asked.action, asked.resource);
+        let class =
+            self.rebuilt.times(&attempt.account).zip(attempt.moment()).map(|(times, moment)| times.class(&moment));
+        for (name, value) in &asked.context {
+            // A moment that cannot be read is part of the question as it is: it must not pass for another.
+            if class.is_none() || !matches!(name.as_str(), "now" | "hour" | "minute" | "weekday") {
+                key.push_str(&format!("\n{name} {value}"));
+            }
+        }
+        if let Some(class) = class {
+            key.push_str(&format!("\n{class:?}"));
+        }
+        key
+    }
+
+    fn ask_cedar(&self, attempt: &Attempt<'_>) -> Result<Evaluation, String> {
+        let asked = &attempt.request;
+        let uid = |text: &str| text.parse::<EntityUid>().map_err(|_| format!("`{text}` is no entity"));
+        let (principal, action, resource) = (uid(&asked.principal)?, uid(&asked.action)?, uid(&asked.resource)?);
+        let text = |error: &dyn std::fmt::Display| error.to_string();
+        let context = Context::from_json_value(Value::Object(asked.context.clone()), Some((&self.schema, &action)))
+            .map_err(|error| text(&error))?;
+        let entities = self
+            .facts
+            .entities(principal.id().unescaped(), resource.id().unescaped(), &self.groups(attempt))
+            .ok_or_else(|| format!("{principal} is not an account of the archived configuration"))?;
+        let entities = Entities::from_json_value(entities, Some(&self.schema)).map_err(|error| text(&error))?;
+        let request = Request::new(principal.clone(), action, resource, context, Some(&self.schema))
+            .map_err(|error| text(&error))?;
+        Ok(self.rebuilt.judge(principal.id().unescaped(), attempt.family(), &request, &entities))
+    }
+}
+
+/// Why [`Archived::evaluate`] has no answer.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Unanswered {
+    /// The record does not have the inputs.
+    NotReplayable(NotReplayable),
+    /// Cedar refuses the question.
+    Refused(String),
+}
+
+/// How the ids of policies begin that no person wrote.
+const GENERATED: [&str; 2] = ["requires-fresh:", "grant:"];
+
+fn first(findings: &[Diagnostic]) -> String {
+    findings.first().map(|finding| finding.message.clone()).unwrap_or_default()
+}
+
+/// The ids of policies in a text.
+fn ids(text: &str) -> BTreeSet<String> {
+    let file = SourceFile { name: "archive".into(), text: text.to_owned() };
+    statements(&file).iter().filter_map(Statement::id).collect()
+}
