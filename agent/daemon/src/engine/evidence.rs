@@ -88,7 +88,9 @@ impl Engine {
             Body::Decision(decision) => decision.policies.iter().map(|policy| policy.id.clone()).collect(),
             _ => Vec::new(),
         };
-        self.push(Record::new(id.clone(), at, self.host.clone(), VERSION, body));
+        let record = Record::new(id.clone(), at, self.host.clone(), VERSION, body);
+        self.denials.keep(&record);
+        self.push(record);
         if escalates {
             self.escalate(&account, &attempt, policies, &id);
         }
@@ -151,7 +153,7 @@ impl Engine {
     pub(crate) fn note(&mut self, body: Body) -> String {
         let now = Timestamp::now();
         self.agent_records += 1;
-        // Counted from this start: with the millisecond and the boot it cannot meet another record's.
+        // Counted from the log's size at the start: never set back, whatever the clock does.
         let id = record_id(now, &self.host.boot_id, IdSource::Agent(self.agent_records));
         self.push(Record::new(id.clone(), now, self.host.clone(), VERSION, body));
         id

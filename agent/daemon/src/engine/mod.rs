@@ -17,6 +17,7 @@ mod selftest;
 mod status;
 mod turn;
 mod view;
+mod why;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::path::PathBuf;
@@ -44,7 +45,7 @@ pub(crate) use ready::agent_alone;
 pub(crate) use ready::note_uninstalled;
 pub(crate) use ready::{OpenedEngine, StartError, open};
 pub(crate) use selftest::{Outcome as SelfTest, probe as self_test_probe, run as self_test};
-pub(crate) use status::Status;
+pub(crate) use status::{AccountStatus, Status};
 pub(crate) use turn::run;
 pub(crate) use view::simulate;
 
@@ -105,6 +106,8 @@ pub(crate) struct Engine {
     pub(crate) heartbeat_due: Instant,
     /// Executable of the event being recorded.
     pub(crate) last_executable: Option<String>,
+    /// What accounts were refused lately, for `why`.
+    pub(crate) denials: why::Denials,
     pub(crate) self_test: Option<selftest::Outcome>,
     pub(crate) stopping: bool,
 }

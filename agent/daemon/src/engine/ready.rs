@@ -95,6 +95,7 @@ pub(crate) fn open(config_dir: &Path) -> Result<OpenedEngine, StartError> {
     let origin = format!("writ/{machine_id}");
     let (log, recovery) =
         LogWriter::open(Path::new(&agent.paths.log), &store.key(), config.agent.log.clone(), &origin)?;
+    let first_own = log.size();
     let cgroup =
         CgroupMount::find(agent.paths.cgroup.as_deref()).map_err(|error| StartError::Host(error.to_string()))?;
     let kernel = Kernel::open(&Options {
@@ -138,12 +139,14 @@ pub(crate) fn open(config_dir: &Path) -> Result<OpenedEngine, StartError> {
         base_digest: String::new(),
         degraded,
         started: Timestamp::now(),
-        agent_records: 0,
+        // Records of the agent are fewer than all records, so this never goes back.
+        agent_records: first_own,
         waiting: VecDeque::new(),
         log_failure: None,
         last_reload: None,
         heartbeat_due: Instant::now() + Duration::from_secs(300),
         last_executable: None,
+        denials: super::why::Denials::default(),
         self_test: None,
         stopping: false,
         store,
