@@ -5,13 +5,17 @@
 
 mod activate;
 mod clock;
+mod drift;
 mod evidence;
 mod explain;
 mod handle;
+mod journal;
 mod live;
 mod losses;
 mod persist;
 mod ready;
+mod refresh;
+mod refusals;
 mod reload;
 mod selftest;
 mod status;
@@ -62,6 +66,8 @@ pub(crate) struct Current {
     pub policy_digest: String,
     /// The tables.
     pub generation: Generation,
+    /// Account numbers by name.
+    pub indices: HashMap<String, u16>,
     /// Who is who on this host.
     pub identities: Identities,
     /// What the configuration names and the host does not have.
@@ -79,6 +85,14 @@ pub(crate) struct Engine {
     pub(crate) current: Option<Current>,
     pub(crate) live: LiveState,
     pub(crate) store: Store,
+    /// Signals since the live state was written.
+    pub(crate) live_journal: journal::Journal,
+    /// Whether something ended by time since then.
+    pub(crate) live_unsaved: bool,
+    /// Stances since what explains them was written.
+    pub(crate) explained_journal: journal::Journal,
+    /// When something ends next by time alone, while known.
+    pub(crate) deadline: Option<Option<Timestamp>>,
     pub(crate) log: LogWriter,
     pub(crate) host: Host,
     pub(crate) processes: ProcessTable,
@@ -108,6 +122,10 @@ pub(crate) struct Engine {
     pub(crate) last_executable: Option<String>,
     /// What accounts were refused lately, for `why`.
     pub(crate) denials: why::Denials,
+    /// Refusals recorded lately, so that a flood of them is counted instead.
+    pub(crate) refusals: refusals::Refusals,
+    /// Executables looked at, and signals they raise.
+    pub(crate) drift: drift::Drift,
     pub(crate) self_test: Option<selftest::Outcome>,
     pub(crate) stopping: bool,
 }

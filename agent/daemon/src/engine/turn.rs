@@ -104,6 +104,14 @@ impl Engine {
             self.heartbeat_due = Instant::now() + HEARTBEAT;
             self.heartbeat();
         }
+        self.note_counted_refusals(false);
+        if self.live_unsaved {
+            self.save_live();
+        }
+        if let Err(error) = self.live_journal.sync() {
+            tracing::error!(%error, "signals could not be brought to the disk; the state is written whole instead");
+            self.save_live();
+        }
         self.flush();
         if let Err(error) = self.log.checkpoint() {
             tracing::error!(%error, "the log's head could not be signed");
@@ -129,6 +137,7 @@ impl Engine {
     /// Reads what is left, says so, signs the head. Enforcement stays.
     fn stop(&mut self) {
         while self.pump() {}
+        self.note_counted_refusals(true);
         self.note_lifecycle(Lifecycle::Stop { reason: "asked to".into() });
         self.flush();
         if let Err(error) = self.log.checkpoint() {
@@ -141,5 +150,6 @@ impl Engine {
             );
         }
         self.save_explained();
+        self.save_live();
     }
 }
