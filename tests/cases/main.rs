@@ -5,6 +5,7 @@
 mod connect;
 mod forms;
 mod harness;
+mod live;
 mod reload;
 mod survive;
 mod unmanaged;
