@@ -8,6 +8,7 @@ mod expiry;
 mod forms;
 mod gap;
 mod harness;
+mod live;
 mod loss;
 mod reload;
 mod replay;

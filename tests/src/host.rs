@@ -14,9 +14,9 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, User};
 use tempfile::TempDir;
 
+use crate::api::Api;
 use crate::cgroup::Cgroup;
 use crate::config::Config;
-use crate::api::Api;
 use crate::follow::Follower;
 use crate::probe::{self, Attempt, Batch, Prober};
 use crate::record::Record;
@@ -233,7 +233,10 @@ impl Host {
             let counted = Settled { seen: of("seen"), recorded: of("recorded"), lost: of("lost") };
             let records = self.follow().rest();
             let judged = records.iter().filter(|record| record.is_judgement()).count() as u64;
-            let lost: u64 = records.iter().filter_map(|record| record.number("/count").filter(|_| record.text("/type") == "loss")).sum();
+            let lost: u64 = records
+                .iter()
+                .filter_map(|record| record.number("/count").filter(|_| record.text("/type") == "loss"))
+                .sum();
             (counted.seen == counted.recorded + counted.lost && judged == counted.recorded && lost == counted.lost)
                 .then_some(counted)
         });

@@ -163,6 +163,64 @@ pub(crate) struct Reloaded {
     pub warnings: Vec<serde_json::Value>,
 }
 
+/// `GET /v1/why`
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct WhyAnswer {
+    /// The accounts the caller is; empty for somebody who is none.
+    pub accounts: Vec<WhyAccount>,
+}
+
+/// What one account was refused.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct WhyAccount {
+    /// The account.
+    pub account: String,
+    /// Whom to ask.
+    pub owner: Option<String>,
+    /// Whether everything is refused.
+    pub offboarded: bool,
+    /// Its latest denials, newest first.
+    pub denials: Vec<Denial>,
+}
+
+/// One refusal, repeats folded.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub(crate) struct Denial {
+    /// The latest record of it.
+    pub record: String,
+    /// When, latest.
+    pub time: jiff::Timestamp,
+    /// How often.
+    pub count: u64,
+    /// `deny` or `escalate`.
+    pub verdict: String,
+    /// `ADDRESS:PORT/PROTOCOL`, or the action.
+    pub to: String,
+    /// The executable.
+    pub executable: Option<String>,
+    /// Why, in a word (docs/records.md).
+    pub reason_code: String,
+    /// The error the process saw.
+    pub errno: Option<String>,
+    /// The policies that refused; empty where nothing permits.
+    pub policies: Vec<writ_core::record::PolicyRef>,
+    /// The escalation it opened, where it stands, and until when.
+    pub escalation: Option<OpenEscalation>,
+    /// What to do next.
+    pub next: String,
+}
+
+/// An escalation as the account it is about sees it.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub(crate) struct OpenEscalation {
+    /// Its id.
+    pub id: String,
+    /// `pending`, `approved` or `denied`.
+    pub status: writ_core::stance::EscalationStatus,
+    /// When that ends.
+    pub expires: jiff::Timestamp,
+}
+
 /// Reads a duration as configuration writes it.
 ///
 /// # Errors

@@ -122,3 +122,16 @@ impl<'a> Client<'a> {
         }
     }
 }
+
+/// A name as one segment of a path.
+pub(crate) fn segment(name: &str) -> String {
+    let mut out = String::new();
+    for byte in name.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+            out.push(char::from(byte));
+        } else {
+            out += &format!("%{byte:02X}");
+        }
+    }
+    out
+}

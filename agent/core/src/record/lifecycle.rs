@@ -121,6 +121,9 @@ pub enum Lifecycle {
         account: Option<String>,
         /// Why it was refused.
         reason: String,
+        /// How many refusals of the same caller this stands for: of a flood, only the first are recorded one by one.
+        #[serde(default = "one", skip_serializing_if = "is_one")]
+        count: u64,
     },
     /// Observe mode by an approver's order; the kernel ends it.
     BreakGlass {
@@ -149,6 +152,15 @@ impl Lifecycle {
             _ => None,
         }
     }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_one(number: &u64) -> bool {
+    *number == 1
+}
+
+fn one() -> u64 {
+    1
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]

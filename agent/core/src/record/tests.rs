@@ -197,6 +197,7 @@ fn every_kind() -> Vec<Record> {
             by: caller(),
             account: Some("billing".to_owned()),
             reason: "the caller is the account".to_owned(),
+            count: 3,
         })),
     ];
     bodies.into_iter().map(record).collect()

@@ -200,7 +200,7 @@ impl Outcome {
 }
 
 /// An accepted signal and what it moved.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Accepted {
     /// The signal as it is kept.
     pub signal: Signal,
@@ -213,7 +213,7 @@ pub struct Accepted {
 }
 
 /// What of a signal was reduced on receipt.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Clipped {
     /// The time to live exceeded the kind's.
     pub ttl: bool,

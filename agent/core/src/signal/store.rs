@@ -160,6 +160,20 @@ impl SignalStore {
         Outcome::Accepted(Box::new(Accepted { signal, replaced, evicted, clipped }))
     }
 
+    /// Takes an accepted signal again, as a journal kept it; what it moved is moved again.
+    pub(crate) fn retake(&mut self, accepted: &Accepted, now: Timestamp) {
+        let Accepted { signal, replaced, evicted, .. } = accepted;
+        let held = self.accounts.entry(signal.account.clone()).or_default();
+        for gone in replaced.iter().chain(evicted).chain([signal]) {
+            held.live.retain(|live| live.id != gone.id);
+            self.ids.remove(&gone.id);
+        }
+        held.remember(signal, signal.event(), now);
+        held.live.push(signal.clone());
+        held.live.sort_by(|a, b| a.id.cmp(&b.id));
+        self.ids.insert(signal.id.clone(), signal.account.clone());
+    }
+
     /// Ends a signal before its time. Who may is the caller's matter; the event stays remembered, so that replaying it
     /// does not bring it back.
     pub fn clear(&mut self, id: &str) -> Option<Signal> {

@@ -15,7 +15,7 @@ use super::{
     OffboardingRefusal, OffboardingStore, Revocation, RevocationCause, RevokeRefusal,
 };
 use crate::config::Config;
-use crate::signal::{Caller, ClockReading, Incoming, Outcome, RiskRule, Signal, SignalStore};
+use crate::signal::{Accepted, Caller, ClockReading, Incoming, Outcome, RiskRule, Signal, SignalStore};
 
 /// All live state. See the `restore` module for how it is written and read.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -104,6 +104,12 @@ impl LiveState {
             received.approvals = self.escalations.on_signal(signal, &account.revoke_grants_on, now);
         }
         received
+    }
+
+    /// Takes an accepted signal again, as a journal kept it. One that ended grants or approvals is not journalled: the
+    /// whole state is written then.
+    pub fn retake(&mut self, accepted: &Accepted, now: Timestamp) {
+        self.signals.retake(accepted, now);
     }
 
     /// Ends a signal before its time.

@@ -1,26 +1,36 @@
 //! The command line: what each command takes, and which file does it.
 
+mod account;
+mod break_glass;
 mod cedar;
 mod check;
 mod doctor;
+mod draft;
+mod escalation;
 mod explain;
 mod find;
+mod grant;
+mod init;
 mod judgements;
 mod output;
+mod packaging;
 mod prove;
 mod reload;
 mod replay;
 mod report;
 mod run;
 mod show;
+mod signal;
 mod simulate;
 mod status;
 mod tail;
 #[cfg(test)]
 mod tests;
+mod top;
 mod uninstall;
 mod verify;
 mod whatif;
+mod why;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -74,8 +84,30 @@ enum Command {
     Explain(explain::ExplainArgs),
     /// Tell what each account did
     Report(report::ReportArgs),
+    /// Send, list and clear signals
+    Signal(signal::Args),
+    /// Make, list and revoke just-in-time grants
+    Grant(grant::Args),
+    /// List, approve and deny attempts that wait for a person
+    Escalation(escalation::Args),
+    /// Show accounts; offboard, reinstate, draft a policy
+    Account(account::Args),
+    /// Only observe for a while; recorded, and ended by the kernel
+    BreakGlass(break_glass::Args),
+    /// Tell the calling account what it was refused, why, and what to do next
+    Why(why::Args),
+    /// Show accounts and traffic, redrawn every second
+    Top(top::Args),
+    /// Draft a configuration in observe mode from what this host does; overwrites nothing
+    Init(init::Args),
     /// Remove programs, maps and pins
     Uninstall(uninstall::Args),
+    /// Print a shell's completion script
+    #[command(hide = true)]
+    Completions(packaging::CompletionsArgs),
+    /// Write the manual pages
+    #[command(hide = true)]
+    Man(packaging::ManArgs),
     /// Be refused: the self-test's own process
     #[command(hide = true)]
     SelfTestProbe {
@@ -111,6 +143,16 @@ pub(crate) fn main() -> ExitCode {
         Command::Prove(args) => prove::prove(args, &output::log(directory)),
         Command::Explain(args) => explain::explain(args, &output::log(directory)),
         Command::Report(args) => report::report(args, &output::log(directory)),
+        Command::Signal(args) => signal::run(directory, args),
+        Command::Grant(args) => grant::run(directory, args),
+        Command::Escalation(args) => escalation::run(directory, args),
+        Command::Account(args) => account::run(directory, args),
+        Command::BreakGlass(args) => break_glass::run(directory, args),
+        Command::Why(args) => why::run(directory, args),
+        Command::Top(args) => top::run(directory, args),
+        Command::Init(args) => init::run(directory, args),
+        Command::Completions(args) => packaging::completions(args),
+        Command::Man(args) => packaging::man(args),
         Command::Uninstall(args) => uninstall::run(directory, args),
         Command::SelfTestProbe { cgroup } => {
             let (refused, detail) = crate::engine::self_test_probe(cgroup);

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use anstyle::{AnsiColor, Style};
 use comfy_table::{ContentArrangement, Table};
+use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
 
 use super::INTERNAL;
@@ -91,4 +92,24 @@ pub(super) fn converse<T>(
     let socket = socket(config_dir);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     Ok(runtime.block_on(talk(Client::new(&socket)))?)
+}
+
+/// How long until an instant, as people say it.
+pub(super) fn ahead(at: Timestamp) -> String {
+    span(at.duration_since(Timestamp::now()))
+}
+
+/// How long since an instant, as people say it.
+pub(super) fn ago(at: Timestamp) -> String {
+    format!("{} ago", span(Timestamp::now().duration_since(at)))
+}
+
+fn span(duration: SignedDuration) -> String {
+    let seconds = duration.as_secs().max(0);
+    match seconds {
+        0..60 => format!("{seconds}s"),
+        60..3_600 => format!("{}m{:02}s", seconds / 60, seconds % 60),
+        3_600..86_400 => format!("{}h{:02}m", seconds / 3_600, seconds % 3_600 / 60),
+        _ => format!("{}d{:02}h", seconds / 86_400, seconds % 86_400 / 3_600),
+    }
 }

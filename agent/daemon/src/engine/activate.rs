@@ -1,12 +1,13 @@
 //! Putting a configuration in force: compile, resolve on this host, write a generation whole, swap, archive.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 
 use jiff::Timestamp;
 use nix::unistd::User;
+use writ_abi::Slot;
 use writ_core::config::{Config, SourceFile};
 use writ_core::diagnostic::{Diagnostic, Severity};
 use writ_core::policy::{Bundle, Grant as PolicyGrant, GrantTarget};
@@ -14,6 +15,7 @@ use writ_core::stance::{GrantDestination, expiry_steps};
 use writ_core::table::{Identities, Outlook, Unresolved, build};
 
 use super::clock::Clocks;
+use super::evidence::EPOCHS_KEPT;
 use super::explain::{Legend, Moment, Names};
 use super::persist::Numbers;
 use super::{Current, Engine, GENERATIONS_KEPT};
@@ -99,7 +101,7 @@ impl Engine {
             let epoch = self.epochs.get(name).copied().unwrap_or(0).wrapping_add(1);
             let mut moment = Moment::of(&self.live, &config, name, base.digest(), now.wall);
             let since = self.numbers.known_since.get(name).copied().unwrap_or(now.wall);
-            let outlook = outlook(&config, &mut moment, epoch, since, now.wall);
+            let outlook = outlook(&config, &bundle, &mut moment, epoch, since, now.wall);
             outlooks.insert(name.clone(), outlook);
             moments.insert(name.clone(), (epoch, moment));
         }
@@ -122,9 +124,14 @@ impl Engine {
         let base_digest = if Arc::ptr_eq(&bundle, &base) { policy_digest.clone() } else { self.archive(&base)? };
         let legend = Legend::of(&generation, &policy_digest);
         self.remember(Names { bundle: Arc::clone(&bundle), legend });
-        for (name, (epoch, moment)) in &moments {
-            if let Some(index) = generation.account(name).and_then(|index| u16::try_from(index).ok()) {
-                self.moments.insert((index, *epoch), Arc::new(moment.clone()));
+        let indices: HashMap<String, u16> =
+            (0u16..).zip(&generation.accounts).map(|(index, name)| (name.clone(), index)).collect();
+        for (name, (epoch, mut moment)) in moments {
+            if let Some(index) = indices.get(&name).copied() {
+                let slot = generation.slots.get(usize::from(index)).copied().map(Slot);
+                moment.stance_digest =
+                    slot.and_then(|slot| generation.digests.get(slot.stance() as usize).cloned()).unwrap_or_default();
+                self.keep_moment(index, epoch, moment);
             }
         }
         self.save_explained();
@@ -133,11 +140,13 @@ impl Engine {
         self.numbers = numbers;
         self.base = base;
         self.base_digest = base_digest;
+        self.deadline = None;
         self.current = Some(Current {
             config,
             bundle,
             policy_digest,
             generation,
+            indices,
             identities,
             unresolved,
             warnings,
@@ -180,6 +189,12 @@ impl Engine {
         put(&manifest.to_string())
     }
 
+    /// Keeps what holds for an account in an epoch, and forgets what no event can mean any more.
+    pub(super) fn keep_moment(&mut self, index: u16, epoch: u32, moment: Moment) {
+        self.moments.remove(&(index, epoch.wrapping_sub(EPOCHS_KEPT)));
+        self.moments.insert((index, epoch), Arc::new(moment));
+    }
+
     fn remember(&mut self, names: Names) {
         self.generations.push_back((names.legend.generation, Arc::new(names)));
         while self.generations.len() > GENERATIONS_KEPT {
@@ -191,6 +206,7 @@ impl Engine {
 /// The outlook of an account, and with it when its moment ends. `known_since` is when its baseline began to be learnt.
 pub(crate) fn outlook(
     config: &Config,
+    bundle: &Bundle,
     moment: &mut Moment,
     epoch: u32,
     known_since: Timestamp,
@@ -206,6 +222,7 @@ pub(crate) fn outlook(
             known_since.checked_add(span).ok()
         });
     let offboarded = situation.offboarded;
+    let first_end = live.expiries(now).into_iter().next().filter(|_| steps.is_none());
     let (state, later) = match steps {
         Some(steps) => {
             let mut states = steps.into_iter().map(|step| step.situation.state);
@@ -218,7 +235,14 @@ pub(crate) fn outlook(
             Vec::new(),
         ),
     };
-    let until = later.iter().map(|state: &writ_core::policy::AccountState| state.now).chain(observe_until).min();
+    let until = later
+        .iter()
+        .map(|state: &writ_core::policy::AccountState| state.now)
+        .chain(observe_until)
+        .chain(first_end)
+        // Windows, and the ends of grants, are instants of policies.
+        .chain(bundle.next_boundary(&moment.account, now))
+        .min();
     let outlook = Outlook { state, later, observe_until, learning_until, offboarded, epoch };
     moment.until = until;
     outlook

@@ -36,6 +36,7 @@ impl Engine {
         let drained = self.kernel.drain(BATCH);
         for event in &drained.processes {
             self.processes.exec(event);
+            self.look_at_exec(event);
         }
         for event in &drained.decisions {
             let (new, loss) = self.losses.event(event);
@@ -51,6 +52,7 @@ impl Engine {
             tracing::error!(%malformed, "a ring entry could not be read");
         }
         self.flush();
+        self.raise_drift();
         drained.more
     }
 
@@ -75,6 +77,7 @@ impl Engine {
         if let (Some(moment), Some(situation)) = (&moment, &situation) {
             describe(&mut context, moment, situation, at);
         }
+        self.look_at_attempt(&account, event, named.executable.as_deref());
         self.last_executable.clone_from(&named.executable);
         context.executable = named.executable.clone();
         context.parents = named.parents;
@@ -88,7 +91,9 @@ impl Engine {
             Body::Decision(decision) => decision.policies.iter().map(|policy| policy.id.clone()).collect(),
             _ => Vec::new(),
         };
-        self.push(&Record::new(id.clone(), at, self.host.clone(), VERSION, body));
+        let record = Record::new(id.clone(), at, self.host.clone(), VERSION, body);
+        self.denials.keep(&record);
+        self.push(&record);
         if escalates {
             self.escalate(&account, &attempt, policies, &id);
         }
@@ -190,22 +195,25 @@ impl Engine {
     }
 
     /// Keeps what is needed to read events that a later daemon will find in the ring.
-    pub(crate) fn save_explained(&self) {
+    pub(crate) fn save_explained(&mut self) {
         let legends = self.generations.iter().rev().take(2).map(|(_, names)| names.legend.clone()).collect();
-        let newest = self.epochs.values().max().copied().unwrap_or(0);
         let moments = self
             .moments
             .iter()
-            .filter(|((_, epoch), _)| {
-                epoch.saturating_add(64) > newest || self.epochs.values().any(|known| known == epoch)
+            .filter(|((_, epoch), moment)| {
+                let newest = self.epochs.get(&moment.account).copied().unwrap_or(0);
+                epoch.saturating_add(EPOCHS_KEPT) > newest
             })
             .map(|((account, epoch), moment)| (*account, *epoch, (**moment).clone()))
             .collect();
-        if let Err(error) = self.store.save_explained(&Explained { legends, moments }) {
+        if let Err(error) = self.store.save_explained(&Explained { legends, moments }, &mut self.explained_journal) {
             tracing::error!(%error, "what is needed to explain decisions made while the daemon is down could not be kept");
         }
     }
 }
+
+/// How many of an account's past stances are kept to explain events that were still on their way.
+pub(crate) const EPOCHS_KEPT: u32 = 64;
 
 /// This agent's version, as records carry it.
 pub(crate) const VERSION: &str = env!("CARGO_PKG_VERSION");

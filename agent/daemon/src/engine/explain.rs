@@ -72,6 +72,9 @@ pub(crate) struct Moment {
     pub(crate) break_glass_until: Option<Timestamp>,
     /// Digest of the policy set without grants, under which approvals count.
     pub(crate) base_digest: String,
+    /// Digest of the stance that was made for it.
+    #[serde(default)]
+    pub(crate) stance_digest: String,
 }
 
 impl Moment {
@@ -88,6 +91,7 @@ impl Moment {
             offboarded: view.offboarded,
             break_glass_until: view.break_glass_until,
             base_digest: base_digest.to_owned(),
+            stance_digest: String::new(),
         }
     }
 

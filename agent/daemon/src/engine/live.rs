@@ -2,16 +2,14 @@
 //! and only then answers.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use jiff::Timestamp;
-use writ_abi::{AccountFlags, Slot};
-use writ_core::config::{Config, Mode};
+use writ_core::config::Config;
 use writ_core::policy::Attempt;
 use writ_core::record::{
-    Body, Caller as RecordCaller, Change, EffectiveMode, Endpoint, Escalation as EscalationRecord, EscalationState,
-    Grant as GrantRecord, GrantState, Lifecycle, LoginUid, PolicyRef, SignalRecord, SignalState, StanceState, Time,
+    Body, Caller as RecordCaller, Endpoint, Escalation as EscalationRecord, EscalationState, Grant as GrantRecord,
+    GrantState, Lifecycle, LoginUid, PolicyRef, SignalRecord, SignalState, Time,
 };
 use writ_core::signal::{Caller, Incoming, Outcome, Signal};
 use writ_core::stance::{
@@ -20,11 +18,9 @@ use writ_core::stance::{
 };
 
 use super::Engine;
-use super::activate::{ActivateError, outlook};
-use super::clock::Clocks;
+use super::activate::ActivateError;
 use super::evidence::approver;
-use super::explain::{Legend, Moment, Names};
-use crate::kernel::{Extent, InstallError};
+use super::refresh::Why;
 
 /// Who asks, as the core and as records know it.
 #[derive(Clone, Debug, Default)]
@@ -47,21 +43,6 @@ impl Actor {
             pid: self.pid,
             executable: self.executable.clone(),
         }
-    }
-}
-
-/// Why stances change.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Why {
-    pub(crate) cause: String,
-    pub(crate) id: Option<String>,
-    pub(crate) reason: Option<String>,
-    pub(crate) by: Option<RecordCaller>,
-}
-
-impl Why {
-    pub(crate) fn time() -> Self {
-        Self { cause: "time".to_owned(), ..Self::default() }
     }
 }
 
@@ -105,197 +86,6 @@ impl Engine {
         self.current().map(|current| current.config.clone()).ok_or(Refusal::NotReady)
     }
 
-    /// Brings every account's stance up to date with its live state: what changed is written to the kernel and recorded.
-    ///
-    /// # Errors
-    /// The kernel could not be told; its fallbacks still end what time ends.
-    pub(crate) fn refresh(&mut self, why: &Why) -> Result<(), ActivateError> {
-        let began = Instant::now();
-        let clocks = Clocks::read();
-        let Some(current) = &self.current else { return Ok(()) };
-        let base = self.base.digest().to_owned();
-        let mut changed = Vec::new();
-        let mut regenerate = false;
-        for name in current.config.accounts.keys() {
-            let Some(index) = current.generation.account(name).and_then(|index| u16::try_from(index).ok()) else {
-                continue;
-            };
-            let epoch = self.epochs.get(name).copied().unwrap_or(0);
-            let before = self.moments.get(&(index, epoch)).cloned();
-            let after = Moment::of(&self.live, &current.config, name, &base, clocks.wall);
-            let due = before.as_ref().is_none_or(|before| before.until.is_some_and(|until| until <= clocks.wall));
-            if !due && before.as_ref().is_some_and(|before| before.same(&after)) {
-                continue;
-            }
-            // Grants are policies of their own, approvals classes of their own: both need a new generation.
-            regenerate |= before.as_ref().is_none_or(|before| before.grants != after.grants);
-            changed.push((name.clone(), index, before, after));
-        }
-        if changed.is_empty() {
-            return Ok(());
-        }
-        if !regenerate {
-            regenerate = !self.append(&mut changed, &clocks)?;
-        }
-        if regenerate {
-            self.regenerate()?;
-        }
-        // A connect that was judged before this must have returned before we answer.
-        self.kernel.barrier()?;
-        let applied_us = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
-        for (name, index, before, _) in changed {
-            self.note_change(&name, index, before.as_deref(), why, applied_us);
-        }
-        self.save_explained();
-        self.flush();
-        Ok(())
-    }
-
-    /// Appends the changed accounts' stances to the generation in force; false if that needs a new one.
-    fn append(
-        &mut self,
-        changed: &mut [(String, u16, Option<Arc<Moment>>, Moment)],
-        clocks: &Clocks,
-    ) -> Result<bool, InstallError> {
-        let Some(current) = &mut self.current else { return Ok(false) };
-        for (name, index, _, after) in changed {
-            let epoch = self.epochs.get(name).copied().unwrap_or(0).wrapping_add(1);
-            let since = self.numbers.known_since.get(name).copied().unwrap_or(clocks.wall);
-            let outlook = outlook(&current.config, after, epoch, since, clocks.wall);
-            let extent = Extent::of(&current.generation);
-            let boot_ns_of = |at: Timestamp| clocks.boot_of(at);
-            let Ok(stance) = current.generation.append_stance(&current.bundle, name, &outlook, &boot_ns_of) else {
-                return Ok(false);
-            };
-            if self.kernel.extend(&current.generation, &extent).is_err() {
-                return Ok(false); // No room left: a new generation makes some.
-            }
-            after.until = earliest(after.until, current.bundle.next_boundary(name, clocks.wall));
-            // Names before the slot: no event may come that cannot be explained.
-            self.moments.insert((*index, epoch), Arc::new(after.clone()));
-            let number = writ_abi::Active(current.generation.active).generation();
-            let legend = Legend::of(&current.generation, &current.policy_digest);
-            self.generations.retain(|(known, _)| *known != number);
-            self.generations.push_back((number, Arc::new(Names { bundle: Arc::clone(&current.bundle), legend })));
-            let slot = Slot::new(stance, epoch);
-            self.kernel.set_slot(u32::from(*index), slot)?;
-            current.generation.set_slot(u32::from(*index), slot);
-            self.epochs.insert(name.clone(), epoch);
-            self.numbers.epochs.insert(name.clone(), epoch);
-            let flags = current.generation.flags.get(usize::from(*index)).copied().unwrap_or(0);
-            let wanted =
-                if after.offboarded { flags | AccountFlags::OFFBOARDED } else { flags & !AccountFlags::OFFBOARDED };
-            if wanted != flags {
-                self.kernel.set_flags(u32::from(*index), AccountFlags(wanted))?;
-                if let Some(entry) = current.generation.flags.get_mut(usize::from(*index)) {
-                    *entry = wanted;
-                }
-            }
-        }
-        if let Err(error) = self.store.save_numbers(&self.numbers) {
-            tracing::error!(%error, "account epochs could not be kept");
-        }
-        Ok(true)
-    }
-
-    fn note_change(&mut self, name: &str, index: u16, before: Option<&Moment>, why: &Why, applied_us: u64) {
-        let now = Timestamp::now();
-        let epoch = self.epochs.get(name).copied().unwrap_or(0);
-        let Some(after) = self.moments.get(&(index, epoch)).cloned() else { return };
-        let Some(current) = &self.current else { return };
-        let digest = |epoch_of: u32| {
-            let slot = current.generation.slots.get(usize::from(index)).copied().map(Slot);
-            slot.filter(|slot| slot.epoch() == epoch_of)
-                .and_then(|slot| current.generation.digests.get(slot.stance() as usize).cloned())
-                .unwrap_or_default()
-        };
-        let mode =
-            match current.config.accounts.get(name).map(|account| account.effective_mode(current.config.agent.mode)) {
-                Some(Mode::Observe) => EffectiveMode::Observe,
-                _ => EffectiveMode::Enforce,
-            };
-        let state = |moment: &Moment, at: Timestamp, stance_digest: String| {
-            let situation = moment.situation(&current.config.signals, at);
-            StanceState {
-                stance_digest,
-                risk: situation.state.risk,
-                signals: situation.state.signals.into_iter().collect(),
-                fresh: situation.state.fresh.into_iter().collect(),
-                grants: situation.grants.into_iter().collect(),
-                approvals: situation.approvals.into_iter().collect(),
-                offboarded: situation.offboarded,
-                mode: if situation.break_glass_until.is_some() { EffectiveMode::Observe } else { mode },
-                valid_until: moment.until.map(Time),
-            }
-        };
-        let change = Change {
-            account: name.to_owned(),
-            cause: why.cause.clone(),
-            cause_id: why.id.clone(),
-            reason: why.reason.clone(),
-            by: why.by.clone(),
-            before: before.map(|before| state(before, before.from, String::new())),
-            after: state(&after, now, digest(epoch)),
-            policy_digest: current.policy_digest.clone(),
-            generation: writ_abi::Active(current.generation.active).generation(),
-            fallback_first: false,
-            applied_us,
-        };
-        self.note(Body::Change(Box::new(change)));
-    }
-
-    /// When something ends next by time alone.
-    pub(crate) fn next_deadline(&self) -> Option<Timestamp> {
-        let now = Timestamp::now();
-        let ends = self.epochs.iter().filter_map(|(name, epoch)| {
-            let index = self.current.as_ref()?.generation.account(name)?;
-            self.moments.get(&(u16::try_from(index).ok()?, *epoch))?.until
-        });
-        ends.chain(self.live.next_expiry(now)).min()
-    }
-
-    /// Ends what time has ended.
-    pub(crate) fn expire(&mut self) {
-        let now = Timestamp::now();
-        let ended = self.live.expire(now);
-        let anything = !ended.signals.is_empty()
-            || !ended.grants.is_empty()
-            || !ended.escalations.is_empty()
-            || !ended.break_glass.is_empty();
-        for signal in &ended.signals {
-            self.note(signal_record(signal, SignalState::Expired, None, None));
-        }
-        for grant in &ended.grants {
-            self.note(grant_record(grant, GrantState::Expired, None));
-        }
-        for escalation in &ended.escalations {
-            self.note(escalation_record(escalation, EscalationState::Expired, None));
-        }
-        if anything {
-            self.save_live();
-        }
-        if let Err(error) = self.refresh(&Why::time()) {
-            tracing::error!(%error, "the kernel could not be told what time changed; its fallbacks hold");
-        }
-    }
-
-    fn save_live(&self) {
-        if let Err(error) = self.store.save_live(&self.live) {
-            tracing::error!(%error, "the live state could not be kept: a restart would forget its last change");
-        }
-    }
-
-    /// Notes who was refused what.
-    pub(crate) fn note_refused(&mut self, operation: &str, actor: &Actor, account: Option<String>, reason: &str) {
-        self.note_lifecycle(Lifecycle::Refused {
-            operation: operation.to_owned(),
-            by: actor.recorded(),
-            account,
-            reason: reason.to_owned(),
-        });
-        self.flush();
-    }
-
     /// Takes or refuses a signal.
     ///
     /// # Errors
@@ -316,7 +106,7 @@ impl Engine {
                 _ => Err(Refusal::Invalid(reason)),
             };
         };
-        self.save_live();
+        self.keep_signal(&received);
         self.note(signal_record(&signal, SignalState::Received, Some(actor), None));
         for grant in &received.grants {
             self.note(grant_record(grant, GrantState::Revoked, None));
@@ -330,7 +120,7 @@ impl Engine {
             reason: signal.evidence.clone(),
             by: Some(actor.recorded()),
         };
-        self.refresh(&why)?;
+        self.refresh(&signal.account, &why)?;
         self.flush();
         Ok(received)
     }
@@ -356,9 +146,24 @@ impl Engine {
             reason: Some(reason.into()),
             by: Some(actor.recorded()),
         };
-        self.refresh(&why)?;
+        self.refresh(&signal.account, &why)?;
         self.flush();
         Ok(signal)
+    }
+
+    /// Keeps an accepted signal: in the journal, which outlives this process at once and a power cut within a second. One
+    /// that ended grants or approvals for good has the whole state written.
+    fn keep_signal(&mut self, received: &Received) {
+        self.deadline = None;
+        let journalled = match &received.outcome {
+            Outcome::Accepted(accepted) if received.grants.is_empty() && received.approvals.is_empty() => {
+                !self.live_journal.full() && self.live_journal.append(accepted).is_ok()
+            }
+            _ => false,
+        };
+        if !journalled {
+            self.save_live();
+        }
     }
 
     fn not_permitted(&mut self, operation: &str, actor: &Actor, account: Option<String>, reason: String) -> Refusal {
@@ -388,7 +193,10 @@ impl Engine {
             reason: Some(grant.reason.clone()),
             by: Some(actor.recorded()),
         };
-        if let Err(error) = self.refresh(&why) {
+        let mark = self.waiting.len();
+        self.note(grant_record(&grant, GrantState::Created, None));
+        if let Err(error) = self.refresh(&grant.account, &why) {
+            self.waiting.truncate(mark); // Nothing was written since: there is no grant.
             let _ = self.live.revoke_grant(
                 &grant.id,
                 "the kernel could not be told",
@@ -399,7 +207,6 @@ impl Engine {
             self.save_live();
             return Err(error.into());
         }
-        self.note(grant_record(&grant, GrantState::Created, None));
         self.flush();
         Ok(grant)
     }
@@ -423,8 +230,8 @@ impl Engine {
             reason: Some(reason.into()),
             by: Some(actor.recorded()),
         };
-        self.refresh(&why)?;
         self.note(grant_record(&grant, GrantState::Revoked, Some(actor)));
+        self.refresh(&grant.account, &why)?;
         self.flush();
         Ok(grant)
     }
@@ -516,8 +323,8 @@ impl Engine {
             reason: Some(reason.into()),
             by: Some(actor.recorded()),
         };
-        self.refresh(&why)?;
         self.note(escalation_record(escalation, state, Some(reason)));
+        self.refresh(&escalation.account, &why)?;
         self.flush();
         Ok(())
     }
@@ -532,18 +339,14 @@ impl Engine {
         let (offboarded, grants, escalations) =
             done.map_err(|refusal| self.offboarding_refused("account offboard", account, actor, refusal))?;
         self.save_live();
-        self.refresh(&Why {
-            cause: "offboarded".into(),
-            id: None,
-            reason: Some(reason.into()),
-            by: Some(actor.recorded()),
-        })?;
         for grant in &grants {
             self.note(grant_record(grant, GrantState::Revoked, Some(actor)));
         }
         for escalation in &escalations {
             self.note(escalation_record(escalation, EscalationState::Expired, Some(reason)));
         }
+        let why = Why { cause: "offboarded".into(), id: None, reason: Some(reason.into()), by: Some(actor.recorded()) };
+        self.refresh(account, &why)?;
         self.flush();
         Ok(offboarded)
     }
@@ -557,12 +360,8 @@ impl Engine {
         let done = self.live.reinstate(account, reason, &actor.caller, &config);
         let was = done.map_err(|refusal| self.offboarding_refused("account reinstate", account, actor, refusal))?;
         self.save_live();
-        self.refresh(&Why {
-            cause: "reinstated".into(),
-            id: None,
-            reason: Some(reason.into()),
-            by: Some(actor.recorded()),
-        })?;
+        let why = Why { cause: "reinstated".into(), id: None, reason: Some(reason.into()), by: Some(actor.recorded()) };
+        self.refresh(account, &why)?;
         self.flush();
         Ok(was)
     }
@@ -606,22 +405,22 @@ impl Engine {
             by: approver(&broken.by),
             reason: broken.reason.clone(),
         });
-        self.refresh(&Why {
+        let why = Why {
             cause: "break-glass".into(),
             id: None,
             reason: Some(broken.reason.clone()),
             by: Some(actor.recorded()),
-        })?;
+        };
+        match &broken.account {
+            Some(account) => self.refresh(account, &why)?,
+            None => self.refresh_all(&why)?,
+        }
         self.flush();
         Ok(broken)
     }
 }
 
-pub(crate) fn earliest(a: Option<Timestamp>, b: Option<Timestamp>) -> Option<Timestamp> {
-    a.into_iter().chain(b).min()
-}
-
-fn signal_record(signal: &Signal, state: SignalState, actor: Option<&Actor>, reason: Option<&str>) -> Body {
+pub(super) fn signal_record(signal: &Signal, state: SignalState, actor: Option<&Actor>, reason: Option<&str>) -> Body {
     Body::Signal(Box::new(SignalRecord {
         signal: signal.id.clone(),
         state,
@@ -636,7 +435,7 @@ fn signal_record(signal: &Signal, state: SignalState, actor: Option<&Actor>, rea
     }))
 }
 
-fn grant_record(grant: &Grant, state: GrantState, actor: Option<&Actor>) -> Body {
+pub(super) fn grant_record(grant: &Grant, state: GrantState, actor: Option<&Actor>) -> Body {
     let (because, signal) = match grant.revoked.as_ref().map(|revocation| &revocation.cause) {
         Some(RevocationCause::Person { reason, .. }) => (Some(reason.clone()), None),
         Some(RevocationCause::Drift { signal, kind }) => (Some(format!("drift: {kind}")), Some(signal.clone())),
@@ -657,7 +456,7 @@ fn grant_record(grant: &Grant, state: GrantState, actor: Option<&Actor>) -> Body
     }))
 }
 
-fn escalation_record(escalation: &Escalation, state: EscalationState, reason: Option<&str>) -> Body {
+pub(super) fn escalation_record(escalation: &Escalation, state: EscalationState, reason: Option<&str>) -> Body {
     Body::Escalation(Box::new(EscalationRecord {
         escalation: escalation.id.clone(),
         state,

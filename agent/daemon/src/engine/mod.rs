@@ -5,19 +5,24 @@
 
 mod activate;
 mod clock;
+mod drift;
 mod evidence;
 mod explain;
 mod handle;
+mod journal;
 mod live;
 mod losses;
 mod persist;
 mod ready;
+mod refresh;
+mod refusals;
 mod reload;
 mod selftest;
 mod status;
 mod tally;
 mod turn;
 mod view;
+mod why;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::path::PathBuf;
@@ -45,7 +50,7 @@ pub(crate) use ready::agent_alone;
 pub(crate) use ready::note_uninstalled;
 pub(crate) use ready::{OpenedEngine, StartError, open};
 pub(crate) use selftest::{Outcome as SelfTest, probe as self_test_probe, run as self_test};
-pub(crate) use status::Status;
+pub(crate) use status::{AccountStatus, Status};
 pub(crate) use tally::Tally;
 pub(crate) use turn::run;
 pub(crate) use view::simulate;
@@ -63,6 +68,8 @@ pub(crate) struct Current {
     pub policy_digest: String,
     /// The tables.
     pub generation: Generation,
+    /// Account numbers by name.
+    pub indices: HashMap<String, u16>,
     /// Who is who on this host.
     pub identities: Identities,
     /// What the configuration names and the host does not have.
@@ -80,6 +87,14 @@ pub(crate) struct Engine {
     pub(crate) current: Option<Current>,
     pub(crate) live: LiveState,
     pub(crate) store: Store,
+    /// Signals since the live state was written.
+    pub(crate) live_journal: journal::Journal,
+    /// Whether something ended by time since then.
+    pub(crate) live_unsaved: bool,
+    /// Stances since what explains them was written.
+    pub(crate) explained_journal: journal::Journal,
+    /// When something ends next by time alone, while known.
+    pub(crate) deadline: Option<Option<Timestamp>>,
     pub(crate) log: LogWriter,
     pub(crate) host: Host,
     pub(crate) processes: ProcessTable,
@@ -112,6 +127,12 @@ pub(crate) struct Engine {
     pub(crate) prune_due: Instant,
     /// Executable of the event being recorded.
     pub(crate) last_executable: Option<String>,
+    /// What accounts were refused lately, for `why`.
+    pub(crate) denials: why::Denials,
+    /// Refusals recorded lately, so that a flood of them is counted instead.
+    pub(crate) refusals: refusals::Refusals,
+    /// Executables looked at, and signals they raise.
+    pub(crate) drift: drift::Drift,
     pub(crate) self_test: Option<selftest::Outcome>,
     pub(crate) stopping: bool,
 }

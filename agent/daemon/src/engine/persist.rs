@@ -9,9 +9,12 @@ use std::path::{Path, PathBuf};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use writ_core::config::SourceFile;
+use writ_core::signal::Accepted;
 use writ_core::stance::LiveState;
+use writ_core::table::Explanation;
 
 use super::explain::{Legend, Moment};
+use super::journal::Journal;
 
 /// The state directory.
 #[derive(Clone, Debug)]
@@ -36,6 +39,28 @@ pub(crate) struct Explained {
     pub(crate) legends: Vec<Legend>,
     /// What held, by account index and epoch.
     pub(crate) moments: Vec<(u16, u32, Moment)>,
+}
+
+/// One account's stance appended to a generation: what its events mean.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Step {
+    pub(crate) generation: u32,
+    pub(crate) account: u16,
+    pub(crate) epoch: u32,
+    pub(crate) moment: Moment,
+    /// The generation's explanations and digests that are new with it.
+    pub(crate) explanations: Vec<Explanation>,
+    pub(crate) digests: Vec<String>,
+}
+
+impl Explained {
+    fn take(&mut self, step: Step) {
+        if let Some(legend) = self.legends.iter_mut().find(|legend| legend.generation == step.generation) {
+            legend.explanations.extend(step.explanations);
+            legend.digests.extend(step.digests);
+        }
+        self.moments.push((step.account, step.epoch, step.moment));
+    }
 }
 
 /// Account numbers, as pinned maps know them.
@@ -73,7 +98,18 @@ impl Store {
         move |why| StoreError { path: path.clone(), why }
     }
 
+    /// The journal beside a state file.
+    pub(crate) fn journal(&self, name: &str) -> Journal {
+        Journal::new(self.directory.join(format!("{name}.journal")))
+    }
+
     fn write(&self, name: &str, text: &[u8]) -> Result<(), StoreError> {
+        self.place(name, text, true)
+    }
+
+    /// Writes a file whole or not at all. What means nothing after a power cut, since the pinned maps are gone with it,
+    /// need not reach the disk first.
+    fn place(&self, name: &str, text: &[u8], durable: bool) -> Result<(), StoreError> {
         let path = self.directory.join(name);
         let temporary = self.directory.join(format!(".{name}.new"));
         let failed = Self::failed(&path);
@@ -81,8 +117,11 @@ impl Store {
             let mut file =
                 fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
             file.write_all(text)?;
-            file.sync_data()?;
-            fs::rename(&temporary, &path)
+            if durable {
+                file.sync_data()?;
+            }
+            fs::rename(&temporary, &path)?;
+            if durable { fs::File::open(&self.directory)?.sync_all() } else { Ok(()) }
         };
         attempt().map_err(|error| failed(error.to_string()))
     }
@@ -101,39 +140,56 @@ impl Store {
     ///
     /// # Errors
     /// It could not be written; the one before is still there.
-    pub(crate) fn save_live(&self, live: &LiveState) -> Result<(), StoreError> {
+    pub(crate) fn save_live(&self, live: &LiveState, journal: &mut Journal) -> Result<(), StoreError> {
         let text = live.to_json().map_err(|error| StoreError { path: "live.json".into(), why: error.to_string() })?;
-        self.write("live.json", text.as_bytes())
+        self.write("live.json", text.as_bytes())?;
+        journal.follow(text.as_bytes());
+        Ok(())
     }
 
     /// Reads the live state; none at a first start.
     ///
     /// # Errors
     /// It is there and cannot be used: to start without it could open what a signal had closed.
-    pub(crate) fn load_live(&self) -> Result<LiveState, StoreError> {
+    pub(crate) fn load_live(&self, journal: &Journal) -> Result<LiveState, StoreError> {
         let path = self.directory.join("live.json");
         let failed = Self::failed(&path);
         match fs::read_to_string(&path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(LiveState::default()),
             Err(error) => Err(failed(error.to_string())),
-            Ok(text) => LiveState::restore(&text).map_err(|error| failed(error.to_string())),
+            Ok(text) => {
+                let mut live = LiveState::restore(&text).map_err(|error| failed(error.to_string()))?;
+                let taken = journal.changes::<Accepted>(text.as_bytes()).map_err(|error| failed(error.to_string()))?;
+                for accepted in &taken {
+                    live.retake(accepted, jiff::Timestamp::now());
+                }
+                Ok(live)
+            }
         }
     }
 
-    pub(crate) fn save_explained(&self, explained: &Explained) -> Result<(), StoreError> {
+    pub(crate) fn save_explained(&self, explained: &Explained, journal: &mut Journal) -> Result<(), StoreError> {
         let text = serde_json::to_vec(explained)
             .map_err(|error| StoreError { path: "explained.json".into(), why: error.to_string() })?;
-        self.write("explained.json", &text)
+        self.place("explained.json", &text, false)?;
+        journal.follow(&text);
+        Ok(())
     }
 
-    pub(crate) fn load_explained(&self) -> Result<Explained, StoreError> {
-        Ok(self.read("explained.json")?.unwrap_or_default())
+    /// What an earlier daemon kept. It only serves to name old events, so what cannot be read is not in the way.
+    pub(crate) fn load_explained(&self, journal: &Journal) -> Explained {
+        let Ok(text) = fs::read(self.directory.join("explained.json")) else { return Explained::default() };
+        let mut explained: Explained = serde_json::from_slice(&text).unwrap_or_default();
+        for step in journal.changes::<Step>(&text).unwrap_or_default() {
+            explained.take(step);
+        }
+        explained
     }
 
     pub(crate) fn save_numbers(&self, numbers: &Numbers) -> Result<(), StoreError> {
         let text = serde_json::to_vec(numbers)
             .map_err(|error| StoreError { path: "accounts.json".into(), why: error.to_string() })?;
-        self.write("accounts.json", &text)
+        self.place("accounts.json", &text, false)
     }
 
     pub(crate) fn load_numbers(&self) -> Result<Numbers, StoreError> {

@@ -95,6 +95,7 @@ pub(crate) fn open(config_dir: &Path) -> Result<OpenedEngine, StartError> {
     let origin = format!("writ/{machine_id}");
     let (log, recovery) =
         LogWriter::open(Path::new(&agent.paths.log), &store.key(), config.agent.log.clone(), &origin)?;
+    let first_own = log.size();
     let cgroup =
         CgroupMount::find(agent.paths.cgroup.as_deref()).map_err(|error| StartError::Host(error.to_string()))?;
     let kernel = Kernel::open(&Options {
@@ -104,7 +105,8 @@ pub(crate) fn open(config_dir: &Path) -> Result<OpenedEngine, StartError> {
         nat64: nat64(&config).to_vec(),
     })?;
     let adopted = kernel.adopted;
-    let mut live = store.load_live()?;
+    let live_journal = store.journal("live");
+    let mut live = store.load_live(&live_journal)?;
     if let Some(step) = live.read_clock(Clocks::read().reading(&boot_id)) {
         tracing::warn!(%step, "the wall clock was set while writ was away; everything that ends by time was moved along");
     }
@@ -140,7 +142,8 @@ pub(crate) fn open(config_dir: &Path) -> Result<OpenedEngine, StartError> {
         base_digest: String::new(),
         degraded,
         started: Timestamp::now(),
-        agent_records,
+        // Records of the agent are fewer than all records, so this never goes back.
+        agent_records: first_own,
         tally: Tally::default(),
         waiting: VecDeque::new(),
         log_failure: None,
@@ -148,10 +151,19 @@ pub(crate) fn open(config_dir: &Path) -> Result<OpenedEngine, StartError> {
         heartbeat_due: Instant::now() + Duration::from_secs(300),
         prune_due: Instant::now(),
         last_executable: None,
+        denials: super::why::Denials::default(),
+        refusals: super::refusals::Refusals::default(),
+        drift: super::drift::Drift::default(),
         self_test: None,
         stopping: false,
+        live_journal,
+        live_unsaved: false,
+        explained_journal: store.journal("explained"),
+        deadline: None,
         store,
     };
+    // The journal begins anew: what it said is in the state now.
+    engine.save_live();
     if !recovery.is_clean() {
         engine.note_lifecycle(Lifecycle::LogRepair {
             repairs: recovery.repairs.clone(),
@@ -172,14 +184,17 @@ pub(crate) fn open(config_dir: &Path) -> Result<OpenedEngine, StartError> {
 impl Engine {
     /// Takes up what an earlier daemon kept to explain the events it did not read.
     fn recall(&mut self, last_good: Option<&[SourceFile]>) -> Result<(), StartError> {
-        let Explained { legends, moments } = self.store.load_explained()?;
+        let Explained { legends, moments } = self.store.load_explained(&self.explained_journal);
+        for (account, epoch, moment) in moments {
+            // An epoch is on record before the kernel has it: whatever the kernel holds, the next one is newer.
+            let known = self.epochs.entry(moment.account.clone()).or_default();
+            *known = epoch.max(*known);
+            self.moments.insert((account, epoch), Arc::new(moment));
+        }
         let earlier = last_good.and_then(|files| parse(files, &host_facts()).config);
         let Some(bundle) = earlier.and_then(|config| Bundle::compile(&config).0).map(Arc::new) else { return Ok(()) };
         for legend in legends.into_iter().rev() {
             self.generations.push_back((legend.generation, Arc::new(Names { bundle: Arc::clone(&bundle), legend })));
-        }
-        for (account, epoch, moment) in moments {
-            self.moments.insert((account, epoch), Arc::new(moment));
         }
         Ok(())
     }

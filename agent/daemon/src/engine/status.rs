@@ -207,7 +207,7 @@ impl Engine {
     pub(crate) fn account_status(&self, name: &str) -> Option<AccountStatus> {
         let current = self.current()?;
         let account = current.config.accounts.get(name)?;
-        let index = current.generation.account(name)?;
+        let index = u32::from(*current.indices.get(name)?);
         let slot = current.generation.slots.get(index as usize).copied().map(Slot)?;
         let moment = self.moments.get(&(u16::try_from(index).ok()?, slot.epoch()));
         let situation = moment.map(|moment| moment.situation(&current.config.signals, Timestamp::now()));

@@ -118,6 +118,14 @@ impl Engine {
             self.prune_due = Instant::now() + PRUNE;
             self.prune();
         }
+        self.note_counted_refusals(false);
+        if self.live_unsaved {
+            self.save_live();
+        }
+        if let Err(error) = self.live_journal.sync() {
+            tracing::error!(%error, "signals could not be brought to the disk; the state is written whole instead");
+            self.save_live();
+        }
         self.flush();
         if let Err(error) = self.log.checkpoint() {
             tracing::error!(%error, "the log's head could not be signed");
@@ -173,6 +181,7 @@ impl Engine {
     /// Reads what is left, says so, signs the head. Enforcement stays.
     fn stop(&mut self) {
         while self.pump() {}
+        self.note_counted_refusals(true);
         self.note_lifecycle(Lifecycle::Stop { reason: "asked to".into() });
         self.flush();
         if let Err(error) = self.log.checkpoint() {
@@ -185,5 +194,6 @@ impl Engine {
             );
         }
         self.save_explained();
+        self.save_live();
     }
 }

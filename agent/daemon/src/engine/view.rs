@@ -19,7 +19,7 @@ impl Engine {
         let status = self.account_status(name)?;
         let now = Timestamp::now();
         let live = self.live.account(name, now, &current.config, RiskRule::default(), self.base.digest());
-        let index = current.generation.account(name)?;
+        let index = u32::from(*current.indices.get(name)?);
         let mut seen: Vec<String> = self
             .kernel
             .seen()

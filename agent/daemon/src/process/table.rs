@@ -122,6 +122,16 @@ impl ProcessTable {
         Named { executable, parents, cgroup, unit }
     }
 
+    /// Path of an executable, if it is known.
+    pub(crate) fn path_of(&self, file: (u32, u64)) -> Option<String> {
+        self.executables.entries.get(&file).cloned()
+    }
+
+    /// Path of the cgroup of a process that was started.
+    pub(crate) fn cgroup_of_exec(&mut self, id: u64, pid: u32) -> Option<String> {
+        self.cgroup(id, pid)
+    }
+
     /// Path of a cgroup: as remembered, as the process says, or by looking for its id.
     fn cgroup(&mut self, id: u64, pid: u32) -> Option<String> {
         if let Some(path) = self.cgroups.entries.get(&id) {

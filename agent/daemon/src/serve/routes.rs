@@ -56,7 +56,7 @@ impl From<Refusal> for Fault {
             Refusal::NotPermitted(_) => Self::new(StatusCode::FORBIDDEN, "not-permitted", text)
                 .hint("`approvers` and `operators` in writ.toml say who may"),
             Refusal::NotFound(_) => Self::new(StatusCode::NOT_FOUND, "not-found", text),
-            Refusal::Invalid(_) => Self::invalid(text),
+            Refusal::Invalid(_) => Self::new(StatusCode::UNPROCESSABLE_ENTITY, "refused", text),
             Refusal::Kernel(_) => Self::new(StatusCode::INTERNAL_SERVER_ERROR, "kernel", text)
                 .hint("what was in force still is; see the daemon's own messages"),
             Refusal::NotReady => Self::new(StatusCode::SERVICE_UNAVAILABLE, "starting", text),
@@ -115,6 +115,7 @@ pub(super) fn router(engine: Handle) -> Router {
         .route("/v1/reload", post(reload))
         .route("/v1/self-test", post(self_test))
         .route("/v1/uninstall", post(uninstall))
+        .route("/v1/why", get(why))
         .route("/v1/simulate", post(simulate))
         .route("/v1/signals", get(signals).post(send_signal))
         .route("/v1/signals/{id}/clear", post(clear_signal))
@@ -210,6 +211,16 @@ async fn simulate(State(engine): State<Handle>, ConnectInfo(peer): ConnectInfo<P
         engine.simulate(&asked).map_err(Fault::from)
     });
     ok(&simulated.await?)
+}
+
+/// For anyone: it tells callers only what their own processes were refused.
+async fn why(State(engine): State<Handle>, ConnectInfo(peer): ConnectInfo<Peer>) -> Answer {
+    ok(&ask(&engine, peer, |engine, actor| {
+        // What was decided a moment ago may still be in the ring.
+        engine.pump();
+        engine.why(actor).map_err(Fault::from)
+    })
+    .await?)
 }
 
 async fn signals(State(engine): State<Handle>, ConnectInfo(peer): ConnectInfo<Peer>) -> Answer {

@@ -1,0 +1,292 @@
+//! Stances follow live state and time: what changed is one append and one slot write, or a new generation; then a record.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Instant;
+
+use jiff::Timestamp;
+use writ_abi::{AccountFlags, Active, Slot};
+use writ_core::config::Mode;
+use writ_core::record::{
+    Body, Caller as RecordCaller, Change, EffectiveMode, EscalationState, GrantState, SignalState, StanceState, Time,
+};
+use writ_core::stance::EscalationStatus;
+
+use super::Engine;
+use super::activate::{ActivateError, outlook};
+use super::clock::Clocks;
+use super::explain::Moment;
+use super::live::{escalation_record, grant_record, signal_record};
+use super::persist::Step;
+use crate::kernel::{Extent, InstallError};
+
+/// Why stances change.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Why {
+    pub(crate) cause: String,
+    pub(crate) id: Option<String>,
+    pub(crate) reason: Option<String>,
+    pub(crate) by: Option<RecordCaller>,
+}
+
+impl Why {
+    /// Something came to its end by itself.
+    fn ended(cause: &str, id: &str) -> Self {
+        Self { cause: cause.to_owned(), id: Some(id.to_owned()), ..Self::default() }
+    }
+
+    fn time() -> Self {
+        Self { cause: "time".to_owned(), ..Self::default() }
+    }
+}
+
+/// One account whose stance has to follow.
+struct Changed {
+    name: String,
+    index: u16,
+    before: Option<Arc<Moment>>,
+    after: Moment,
+    why: Why,
+}
+
+impl Engine {
+    /// Brings one account's stance up to date with its live state.
+    ///
+    /// # Errors
+    /// The kernel could not be told; its fallbacks still end what time ends.
+    pub(crate) fn refresh(&mut self, account: &str, why: &Why) -> Result<(), ActivateError> {
+        self.refresh_each(BTreeMap::from([(account.to_owned(), why.clone())]))
+    }
+
+    /// Brings every account's stance up to date with its live state.
+    ///
+    /// # Errors
+    /// The kernel could not be told; its fallbacks still end what time ends.
+    pub(crate) fn refresh_all(&mut self, why: &Why) -> Result<(), ActivateError> {
+        let Some(current) = &self.current else { return Ok(()) };
+        let all = current.config.accounts.keys().map(|name| (name.clone(), why.clone())).collect();
+        self.refresh_each(all)
+    }
+
+    /// Brings these accounts' stances up to date: what changed is written to the kernel and recorded.
+    ///
+    /// # Errors
+    /// The kernel could not be told; its fallbacks still end what time ends.
+    pub(crate) fn refresh_each(&mut self, accounts: BTreeMap<String, Why>) -> Result<(), ActivateError> {
+        let began = Instant::now();
+        let clocks = Clocks::read();
+        self.deadline = None;
+        let Some(current) = &self.current else { return Ok(()) };
+        let mut changed = Vec::new();
+        let mut regenerate = false;
+        for (name, why) in accounts {
+            let Some(index) = current.indices.get(&name).copied() else { continue };
+            if !current.config.accounts.contains_key(&name) {
+                continue;
+            }
+            let epoch = self.epochs.get(&name).copied().unwrap_or(0);
+            let before = self.moments.get(&(index, epoch)).cloned();
+            let after = Moment::of(&self.live, &current.config, &name, self.base.digest(), clocks.wall);
+            let due = before.as_ref().is_none_or(|before| before.until.is_some_and(|until| until <= clocks.wall));
+            if !due && before.as_ref().is_some_and(|before| before.same(&after)) {
+                continue;
+            }
+            // Grants are policies of their own: they need a new generation, as approvals do that it has no class for.
+            regenerate |= before.as_ref().is_none_or(|before| before.grants != after.grants);
+            changed.push(Changed { name, index, before, after, why });
+        }
+        if changed.is_empty() {
+            return Ok(());
+        }
+        if !regenerate {
+            regenerate = !self.append(&mut changed, &clocks)?;
+        }
+        if regenerate {
+            self.regenerate()?;
+        }
+        // A connect that was judged before this must have returned before we answer.
+        self.kernel.barrier()?;
+        let applied_us = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
+        for change in &changed {
+            self.note_change(change, applied_us);
+        }
+        self.flush();
+        Ok(())
+    }
+
+    /// Appends the changed accounts' stances to the generation in force; false if that needs a new one.
+    fn append(&mut self, changed: &mut [Changed], clocks: &Clocks) -> Result<bool, InstallError> {
+        for Changed { name, index, after, .. } in changed {
+            let Some(current) = &mut self.current else { return Ok(false) };
+            let epoch = self.epochs.get(name).copied().unwrap_or(0).wrapping_add(1);
+            let since = self.numbers.known_since.get(name).copied().unwrap_or(clocks.wall);
+            let outlook = outlook(&current.config, &current.bundle, after, epoch, since, clocks.wall);
+            let extent = Extent::of(&current.generation);
+            let (explanations, digests) = (current.generation.explanations.len(), current.generation.digests.len());
+            let boot_ns_of = |at: Timestamp| clocks.boot_of(at);
+            let Ok(stance) = current.generation.append_stance(&current.bundle, name, &outlook, &boot_ns_of) else {
+                return Ok(false);
+            };
+            if self.kernel.extend(&current.generation, &extent).is_err() {
+                return Ok(false); // No room left: a new generation makes some.
+            }
+            after.stance_digest = current.generation.digests.get(stance as usize).cloned().unwrap_or_default();
+            // Names before the slot: no event may come that cannot be explained.
+            let number = Active(current.generation.active).generation();
+            let step = Step {
+                generation: number,
+                account: *index,
+                epoch,
+                moment: after.clone(),
+                explanations: current.generation.explanations.get(explanations..).unwrap_or_default().to_vec(),
+                digests: current.generation.digests.get(digests..).unwrap_or_default().to_vec(),
+            };
+            if let Some((_, names)) = self.generations.iter_mut().rev().find(|(known, _)| *known == number) {
+                let legend = &mut Arc::make_mut(names).legend;
+                legend.explanations.extend_from_slice(&step.explanations);
+                legend.digests.extend_from_slice(&step.digests);
+            }
+            let flags = current.generation.flags.get(usize::from(*index)).copied().unwrap_or(0);
+            self.epochs.insert(name.clone(), epoch);
+            self.numbers.epochs.insert(name.clone(), epoch);
+            self.keep_moment(*index, epoch, after.clone());
+            self.keep_step(&step);
+            let slot = Slot::new(stance, epoch);
+            self.kernel.set_slot(u32::from(*index), slot)?;
+            let wanted =
+                if after.offboarded { flags | AccountFlags::OFFBOARDED } else { flags & !AccountFlags::OFFBOARDED };
+            if wanted != flags {
+                self.kernel.set_flags(u32::from(*index), AccountFlags(wanted))?;
+            }
+            let Some(current) = &mut self.current else { return Ok(false) };
+            current.generation.set_slot(u32::from(*index), slot);
+            if let Some(entry) = current.generation.flags.get_mut(usize::from(*index)) {
+                *entry = wanted;
+            }
+        }
+        Ok(true)
+    }
+
+    /// Keeps what explains a stance, for a daemon after this one.
+    fn keep_step(&mut self, step: &Step) {
+        if self.explained_journal.full() || self.explained_journal.append(step).is_err() {
+            self.save_explained();
+        }
+    }
+
+    fn note_change(&mut self, change: &Changed, applied_us: u64) {
+        let Changed { name, index, before, why, .. } = change;
+        let now = Timestamp::now();
+        let epoch = self.epochs.get(name).copied().unwrap_or(0);
+        let Some(after) = self.moments.get(&(*index, epoch)).cloned() else { return };
+        let Some(current) = &self.current else { return };
+        let mode =
+            match current.config.accounts.get(name).map(|account| account.effective_mode(current.config.agent.mode)) {
+                Some(Mode::Observe) => EffectiveMode::Observe,
+                _ => EffectiveMode::Enforce,
+            };
+        let state = |moment: &Moment, at: Timestamp| {
+            let situation = moment.situation(&current.config.signals, at);
+            StanceState {
+                stance_digest: moment.stance_digest.clone(),
+                risk: situation.state.risk,
+                signals: situation.state.signals.into_iter().collect(),
+                fresh: situation.state.fresh.into_iter().collect(),
+                grants: situation.grants.into_iter().collect(),
+                approvals: situation.approvals.into_iter().collect(),
+                offboarded: situation.offboarded,
+                mode: if situation.break_glass_until.is_some() { EffectiveMode::Observe } else { mode },
+                valid_until: moment.until.map(Time),
+            }
+        };
+        let record = Change {
+            account: name.clone(),
+            cause: why.cause.clone(),
+            cause_id: why.id.clone(),
+            reason: why.reason.clone(),
+            by: why.by.clone(),
+            before: before.as_deref().map(|before| state(before, before.from)),
+            after: state(&after, now),
+            policy_digest: current.policy_digest.clone(),
+            generation: Active(current.generation.active).generation(),
+            fallback_first: false,
+            applied_us,
+        };
+        self.note(Body::Change(Box::new(record)));
+    }
+
+    /// When something ends next by time alone.
+    pub(crate) fn next_deadline(&mut self) -> Option<Timestamp> {
+        if let Some(known) = self.deadline {
+            return known;
+        }
+        let now = Timestamp::now();
+        let ends = self.epochs.iter().filter_map(|(name, epoch)| {
+            let index = self.current.as_ref()?.indices.get(name)?;
+            self.moments.get(&(*index, *epoch))?.until
+        });
+        let next = ends.chain(self.live.next_expiry(now)).min();
+        self.deadline = Some(next);
+        next
+    }
+
+    /// Ends what time has ended.
+    pub(crate) fn expire(&mut self) {
+        let now = Timestamp::now();
+        self.deadline = None;
+        let ended = self.live.expire(now);
+        let mut affected: BTreeMap<String, Why> = BTreeMap::new();
+        for (name, epoch) in &self.epochs {
+            let index = self.current.as_ref().and_then(|current| current.indices.get(name));
+            let moment = index.and_then(|index| self.moments.get(&(*index, *epoch)));
+            if moment.is_some_and(|moment| moment.until.is_some_and(|until| until <= now)) {
+                affected.insert(name.clone(), Why::time());
+            }
+        }
+        for escalation in &ended.escalations {
+            self.note(escalation_record(escalation, EscalationState::Expired, None));
+            if escalation.answer.is_some() && escalation.status != EscalationStatus::Denied {
+                affected.insert(escalation.account.clone(), Why::ended("approval-expired", &escalation.id));
+            }
+        }
+        for broken in &ended.break_glass {
+            let why = Why { cause: "break-glass-ended".to_owned(), ..Why::default() };
+            match &broken.account {
+                Some(account) => {
+                    affected.insert(account.clone(), why);
+                }
+                None => affected.extend(self.epochs.keys().map(|name| (name.clone(), why.clone()))),
+            }
+        }
+        for signal in &ended.signals {
+            self.note(signal_record(signal, SignalState::Expired, None, None));
+            affected.insert(signal.account.clone(), Why::ended("signal-expired", &signal.id));
+        }
+        for grant in &ended.grants {
+            self.note(grant_record(grant, GrantState::Expired, None));
+            affected.insert(grant.account.clone(), Why::ended("grant-expired", &grant.id));
+        }
+        // What has ended does not count whether or not that is on disk: it can wait for the next second.
+        self.live_unsaved |= !(ended.signals.is_empty()
+            && ended.grants.is_empty()
+            && ended.escalations.is_empty()
+            && ended.break_glass.is_empty());
+        if let Err(error) = self.refresh_each(affected) {
+            tracing::error!(%error, "the kernel could not be told what time changed; its fallbacks hold");
+            // Its time has passed: without a pause this would be tried without end.
+            self.deadline = Some(now.checked_add(jiff::SignedDuration::from_secs(1)).ok());
+        }
+        self.flush();
+    }
+
+    /// Writes the live state whole, on the disk when this returns.
+    pub(crate) fn save_live(&mut self) {
+        self.deadline = None;
+        match self.store.save_live(&self.live, &mut self.live_journal) {
+            Ok(()) => self.live_unsaved = false,
+            Err(error) => {
+                tracing::error!(%error, "the live state could not be kept: a restart would forget its last change");
+            }
+        }
+    }
+}

@@ -1,0 +1,152 @@
+//! What an account was refused lately, for the account itself: it learns why and what to do, and nothing of others.
+
+use std::collections::{HashMap, VecDeque};
+
+use jiff::Timestamp;
+use writ_core::record::{Body, Decision, Record, Verdict};
+use writ_core::stance::EscalationStatus;
+
+use super::{Actor, Engine, Refusal};
+use crate::api::{Denial, OpenEscalation, WhyAccount, WhyAnswer};
+
+/// How many different refusals are kept for one account.
+const KEPT: usize = 16;
+
+/// One refusal, and whose it was.
+#[derive(Clone, Debug)]
+struct Kept {
+    uid: u32,
+    denial: Denial,
+    destination: Option<(String, u16, String)>,
+}
+
+/// The latest refusals of every account, newest first.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Denials {
+    accounts: HashMap<String, VecDeque<Kept>>,
+}
+
+impl Denials {
+    /// Keeps a record if it is a refusal that took place.
+    pub(super) fn keep(&mut self, record: &Record) {
+        let Body::Decision(judged) = &record.body else { return };
+        if judged.verdict == Verdict::Allow {
+            return;
+        }
+        let Some(process) = &judged.process else { return };
+        let kept = self.accounts.entry(judged.account.clone()).or_default();
+        let to = target(judged);
+        let same = |held: &Kept| {
+            held.uid == process.uid
+                && held.denial.to == to
+                && held.denial.executable == process.executable
+                && held.denial.verdict == judged.verdict.name()
+                && held.denial.policies == judged.policies
+        };
+        let before = kept.iter().position(same).and_then(|place| kept.remove(place));
+        kept.truncate(KEPT - 1);
+        kept.push_front(Kept {
+            uid: process.uid,
+            denial: Denial {
+                record: record.id.clone(),
+                time: record.time.0,
+                count: before.map_or(0, |held| held.denial.count) + u64::from(judged.count),
+                verdict: judged.verdict.name().to_owned(),
+                to,
+                executable: process.executable.clone(),
+                reason_code: judged.reason_code.clone(),
+                errno: judged.errno.clone(),
+                policies: judged.policies.clone(),
+                escalation: None,
+                next: String::new(),
+            },
+            destination: judged.destination.as_ref().map(|to| (to.address.clone(), to.port, to.protocol.clone())),
+        });
+    }
+}
+
+fn target(judged: &Decision) -> String {
+    match &judged.destination {
+        None => judged.action.clone(),
+        Some(to) if to.address.contains(':') => format!("[{}]:{}/{}", to.address, to.port, to.protocol),
+        Some(to) => format!("{}:{}/{}", to.address, to.port, to.protocol),
+    }
+}
+
+impl Engine {
+    /// What the caller was refused. Whom it is, its credentials say; only what processes of its own uid tried is told,
+    /// since an account can have several.
+    ///
+    /// # Errors
+    /// Nothing is in force.
+    pub(crate) fn why(&self, actor: &Actor) -> Result<WhyAnswer, Refusal> {
+        let current = self.current().ok_or(Refusal::NotReady)?;
+        let now = Timestamp::now();
+        let accounts = actor.caller.accounts.iter().filter_map(|name| {
+            let account = current.config.accounts.get(name)?;
+            let offboarded = self.live.offboardings().get(name).is_some();
+            let kept = self.denials.accounts.get(name).into_iter().flatten();
+            let denials = kept
+                .filter(|kept| kept.uid == actor.caller.uid)
+                .map(|kept| {
+                    let mut denial = kept.denial.clone();
+                    denial.escalation = self.escalation_of(name, kept, now);
+                    denial.next = next(name, account.owner.as_deref(), offboarded, &denial);
+                    denial
+                })
+                .collect();
+            Some(WhyAccount { account: name.clone(), owner: account.owner.clone(), offboarded, denials })
+        });
+        Ok(WhyAnswer { accounts: accounts.collect() })
+    }
+
+    fn escalation_of(&self, account: &str, kept: &Kept, now: Timestamp) -> Option<OpenEscalation> {
+        let (address, port, protocol) = kept.destination.as_ref()?;
+        self.live
+            .escalations()
+            .open(account, now)
+            .find(|known| {
+                known.address.to_string() == *address
+                    && known.port == *port
+                    && known.protocol == *protocol
+                    && Some(&known.executable) == kept.denial.executable.as_ref()
+            })
+            .map(|known| OpenEscalation { id: known.id.clone(), status: known.status, expires: known.expires })
+    }
+}
+
+/// What the account, or who reads along, can do about a refusal.
+fn next(account: &str, owner: Option<&str>, offboarded: bool, denial: &Denial) -> String {
+    let whom = owner.unwrap_or("the account's owner");
+    if offboarded {
+        return format!("stop: the account is offboarded; {whom} knows why");
+    }
+    match &denial.escalation {
+        Some(open) if open.status == EscalationStatus::Pending => {
+            return format!(
+                "wait, then try again: escalation {} waits for an approver until {} (`writ escalation approve {} --ttl 15m \
+                 --reason …`)",
+                open.id, open.expires, open.id
+            );
+        }
+        Some(open) if open.status == EscalationStatus::Approved => {
+            return format!("try again: escalation {} is approved until {}", open.id, open.expires);
+        }
+        Some(open) if open.status == EscalationStatus::Denied => {
+            return format!("do not retry: escalation {} was denied; nobody is asked before {}", open.id, open.expires);
+        }
+        _ => {}
+    }
+    let owners: Vec<&str> = denial.policies.iter().filter_map(|policy| policy.owner.as_deref()).collect();
+    if !owners.is_empty() {
+        return format!("ask {} about the policy named above; a grant does not outweigh it", owners.join(", "));
+    }
+    if denial.reason_code == "policy" && !denial.to.is_empty() {
+        return format!(
+            "nothing permits it: ask {whom} for a policy, or an approver for a grant (`writ grant create --account \
+             {account} --to {} --ttl 15m --reason …`)",
+            denial.to
+        );
+    }
+    format!("ask {whom}; docs/records.md says what `{}` means", denial.reason_code)
+}

@@ -1,0 +1,399 @@
+//! Live state: what is known changes, and access changes within the call that says so, or when its time comes.
+
+use nix::sys::signal::Signal;
+use serde_json::Value;
+use writ_tests::{Config, Host, Record, TcpPeer, config, user, wait};
+
+const TIGHT: &str = "@id(\"quiet-only\")\n@owner(\"security\")\n@reason(\"a risky account reaches nothing\")\nforbid \
+                     (principal, action == Action::\"connect\", resource) when { context.risk >= 80 };\n";
+const MALWARE: &str = "[signal.\"edr.malware\"]\nrisk = 90\nttl = \"1h\"\n";
+
+/// A `writ` command that must succeed; its JSON.
+#[track_caller]
+fn done(host: &Host, arguments: &[&str]) -> Value {
+    let output = host.writ_output(arguments);
+    assert!(output.status.success(), "{arguments:?}: {output:?}");
+    serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{arguments:?}: {error}: {output:?}"))
+}
+
+/// The same, by a user in the cgroup.
+fn code_as(host: &Host, user: &nix::unistd::User, arguments: &[&str]) -> (Option<i32>, String) {
+    let mut command = host.command_as(user, writ_tests::host::writ_program());
+    command.arg("--config-dir").arg(host.config_directory()).args(arguments);
+    let output = command.output().expect("cannot run `writ`");
+    (
+        output.status.code(),
+        format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr)),
+    )
+}
+
+fn id(value: &Value) -> String {
+    value.get("id").and_then(Value::as_str).expect("it has an id").to_owned()
+}
+
+#[track_caller]
+fn succeeds_soon(host: &Host, peer: &TcpPeer) {
+    wait::until("the connection is allowed again", || {
+        host.attempt("tcp", &[peer.address]).errno.is_none().then_some(())
+    });
+}
+
+#[track_caller]
+fn fails_soon(host: &Host, peer: &TcpPeer) {
+    wait::until("the connection is refused", || {
+        (host.attempt("tcp", &[peer.address]).errno.as_deref() == Some("EACCES")).then_some(())
+    });
+}
+
+fn of_type(host: &Host, kind: &str) -> Vec<Record> {
+    host.records().into_iter().filter(|record| record.text("/type") == kind).collect()
+}
+
+#[test]
+fn a_signal_closes_access_before_its_call_returns_and_its_clearing_opens_it() {
+    let peer = TcpPeer::new();
+    let config = Config::new()
+        .destination("web", peer.address)
+        .permit("to-web", "web")
+        .file("policies.d/tight.cedar", TIGHT)
+        .file("signals.d/edr.toml", MALWARE);
+    let mut host = Host::start(&config);
+    host.attempt("tcp", &[peer.address]).assert_succeeded();
+
+    let sent =
+        done(&host, &["signal", "send", "--account", config::ACCOUNT, "--kind", "edr.malware", "--evidence", "x"]);
+    host.attempt("tcp", &[peer.address]).assert_failed("EACCES");
+    let listed = done(&host, &["signal", "list"]);
+    assert_eq!(listed.as_array().map(Vec::len), Some(1), "{listed}");
+
+    // Signals outlive the daemon, however it ends.
+    host.kill_daemon();
+    host.run_daemon();
+    host.attempt("tcp", &[peer.address]).assert_failed("EACCES");
+
+    let signal = id(sent.pointer("/outcome/signal").expect("the signal is named"));
+    done(&host, &["signal", "clear", &signal, "--reason", "false alarm"]);
+    host.attempt("tcp", &[peer.address]).assert_succeeded();
+
+    let changes = of_type(&host, "change");
+    let causes: Vec<&str> = changes.iter().map(|change| change.text("/cause")).collect();
+    assert_eq!(causes, ["signal", "signal-cleared"]);
+    assert_eq!((changes[0].number("/before/risk"), changes[0].number("/after/risk")), (Some(0), Some(90)));
+    assert_eq!(changes[0].text("/before/stance_digest"), changes[1].text("/after/stance_digest"));
+    host.expect_judgements(&[
+        format!("allow tcp {} by to-web", peer.address),
+        format!("deny tcp {} EACCES by quiet-only", peer.address),
+        format!("deny tcp {} EACCES by quiet-only", peer.address),
+        format!("allow tcp {} by to-web", peer.address),
+    ]);
+}
+
+#[test]
+fn what_a_signal_closed_opens_by_itself_when_it_ends() {
+    let peer = TcpPeer::new();
+    let config = Config::new()
+        .destination("web", peer.address)
+        .permit("to-web", "web")
+        .file("policies.d/tight.cedar", TIGHT)
+        .file("signals.d/edr.toml", MALWARE);
+    let host = Host::start(&config);
+
+    done(&host, &["signal", "send", "--account", config::ACCOUNT, "--kind", "edr.malware", "--ttl", "2s"]);
+    host.attempt("tcp", &[peer.address]).assert_failed("EACCES");
+    succeeds_soon(&host, &peer);
+
+    let causes: Vec<String> = of_type(&host, "change").iter().map(|change| change.text("/cause").to_owned()).collect();
+    assert_eq!(causes, ["signal", "signal-expired"]);
+}
+
+#[test]
+fn a_grant_opens_at_once_and_ends_in_the_kernel_while_the_daemon_is_stopped() {
+    let (peer, other) = (TcpPeer::new(), TcpPeer::new());
+    let host = Host::start(&Config::new().destination("web", peer.address).destination("other", other.address));
+    host.attempt("tcp", &[peer.address]).assert_failed("EACCES");
+
+    let grant = done(
+        &host,
+        &["grant", "create", "--account", config::ACCOUNT, "--to", "web", "--ttl", "8s", "--reason", "incident 7"],
+    );
+    host.attempt("tcp", &[peer.address]).assert_succeeded();
+    host.attempt("tcp", &[other.address]).assert_failed("EACCES");
+
+    host.signal_daemon(Signal::SIGSTOP);
+    fails_soon(&host, &peer);
+    host.signal_daemon(Signal::SIGCONT);
+    host.attempt("tcp", &[peer.address]).assert_failed("EACCES");
+
+    let grant = id(&grant);
+    let allowed = wait::until("the allow is recorded", || {
+        host.judgements().into_iter().find(|record| record.text("/verdict") == "allow")
+    });
+    assert_eq!(allowed.text("/grant/id"), grant);
+    let states: Vec<String> = wait::until("the grant's end is recorded", || {
+        let states: Vec<String> =
+            of_type(&host, "grant").iter().map(|record| record.text("/state").to_owned()).collect();
+        (states.len() == 2).then_some(states)
+    });
+    assert_eq!(states, ["created", "expired"]);
+}
+
+#[test]
+fn a_grant_that_is_revoked_is_closed_before_the_call_returns() {
+    let peer = TcpPeer::new();
+    let host = Host::start(&Config::new());
+    let to = format!("{}", peer.address);
+    let grant = done(
+        &host,
+        &["grant", "create", "--account", config::ACCOUNT, "--to", &to, "--ttl", "10m", "--reason", "incident 8"],
+    );
+    host.attempt("tcp", &[peer.address]).assert_succeeded();
+
+    done(&host, &["grant", "revoke", &id(&grant)]);
+    host.attempt("tcp", &[peer.address]).assert_failed("EACCES");
+    assert_eq!(done(&host, &["grant", "list"]), Value::Array(Vec::new()));
+    assert_eq!(host.writ_output(&["grant", "revoke", &id(&grant)]).status.code(), Some(1), "it has ended already");
+}
+
+#[test]
+fn another_executable_ends_the_grant_for_good() {
+    let peer = TcpPeer::new();
+    let config = Config::new().destination("web", peer.address);
+    let host = Host::prepare(&config);
+    let mut config = config.permit("to-web", "web").file("policies.d/to-web.cedar", "");
+    config.account = format!("executables = [\"{}\"]", host.probe().display());
+    host.configure(&config);
+    let mut host = host;
+    host.run_daemon();
+    let create = ["grant", "create", "--account", config::ACCOUNT, "--to", "web", "--ttl", "10m", "--reason", "deploy"];
+    done(&host, &create);
+    host.attempt("tcp", &[peer.address]).assert_succeeded();
+    assert_eq!(done(&host, &["signal", "list"]), Value::Array(Vec::new()), "what is listed raises nothing");
+
+    let shell = host.command("/bin/sh").args(["-c", "exit 0"]).status().expect("there is a shell");
+    assert!(shell.success());
+
+    fails_soon(&host, &peer);
+    let signals = done(&host, &["signal", "list"]);
+    assert_eq!(signals.pointer("/0/kind").and_then(Value::as_str), Some("workload.unexpected-executable"), "{signals}");
+    let signal = signals.pointer("/0/id").and_then(Value::as_str).expect("it has an id").to_owned();
+    done(&host, &["signal", "clear", &signal, "--reason", "looked at"]);
+    host.attempt("tcp", &[peer.address]).assert_failed("EACCES");
+    let ended = of_type(&host, "grant");
+    assert_eq!(ended.last().map(|record| record.text("/state")), Some("revoked"), "{ended:?}");
+    assert_eq!(ended.last().map(|record| record.text("/signal")), Some(signal.as_str()));
+}
+
+#[test]
+fn a_closed_window_blocks_an_agent_and_time_moves_it() {
+    // The window ends within the test; policies know minutes and instants.
+    let peer = TcpPeer::new();
+    let until = jiff::Timestamp::now() + jiff::SignedDuration::from_secs(6);
+    let window = format!(
+        "@id(\"window\")\n@owner(\"dba\")\n@reason(\"maintenance ends\")\npermit (principal, action == \
+         Action::\"connect\", resource in Destination::\"db\") when {{ context.now < \
+         datetime(\"{}\") }};\n",
+        until.strftime("%Y-%m-%dT%H:%M:%SZ")
+    );
+    let later = until + jiff::SignedDuration::from_secs(4);
+    let opens = format!(
+        "@id(\"reopens\")\n@owner(\"dba\")\n@reason(\"maintenance is over\")\npermit (principal, action == \
+         Action::\"connect\", resource in Destination::\"db\") when {{ context.now >= \
+         datetime(\"{}\") }};\n",
+        later.strftime("%Y-%m-%dT%H:%M:%SZ")
+    );
+    let config = Config::new()
+        .destination("db", peer.address)
+        .file("policies.d/window.cedar", &window)
+        .file("policies.d/opens.cedar", &opens);
+    let host = Host::start(&config);
+
+    host.attempt("tcp", &[peer.address]).assert_succeeded();
+    fails_soon(&host, &peer);
+    succeeds_soon(&host, &peer);
+
+    let causes: Vec<String> = of_type(&host, "change").iter().map(|change| change.text("/cause").to_owned()).collect();
+    assert_eq!(causes, ["time", "time"]);
+}
+
+#[test]
+fn a_stale_signal_is_a_reason_to_refuse() {
+    let peer = TcpPeer::new();
+    let mut config = Config::new()
+        .destination("web", peer.address)
+        .permit("to-web", "web")
+        .file("signals.d/edr.toml", "[signal.\"edr.heartbeat\"]\nttl = \"5s\"\nfreshness = true\n");
+    config.account = "requires-fresh = [\"edr.heartbeat\"]".into();
+    let host = Host::start(&config);
+    host.attempt("tcp", &[peer.address]).assert_failed("EACCES");
+
+    done(&host, &["signal", "send", "--account", config::ACCOUNT, "--kind", "edr.heartbeat"]);
+    host.attempt("tcp", &[peer.address]).assert_succeeded();
+    // Without a daemon to count the time: the kernel does.
+    host.signal_daemon(Signal::SIGSTOP);
+    fails_soon(&host, &peer);
+    host.signal_daemon(Signal::SIGCONT);
+    host.attempt("tcp", &[peer.address]).assert_failed("EACCES");
+    done(&host, &["signal", "send", "--account", config::ACCOUNT, "--kind", "edr.heartbeat"]);
+    host.attempt("tcp", &[peer.address]).assert_succeeded();
+}
+
+#[test]
+fn an_offboarded_account_reaches_nothing_in_any_mode_until_it_is_reinstated() {
+    let peer = TcpPeer::new();
+    let mut config = Config::new().destination("web", peer.address).permit("to-web", "web");
+    config.account = "mode = \"observe\"".into();
+    let mut host = Host::start(&config);
+    host.attempt("tcp", &[peer.address]).assert_succeeded();
+
+    done(&host, &["account", "offboard", config::ACCOUNT, "--reason", "the project ended"]);
+    host.attempt("tcp", &[peer.address]).assert_failed("EACCES");
+    let grant = ["grant", "create", "--account", config::ACCOUNT, "--to", "web", "--ttl", "1m", "--reason", "please"];
+    assert_eq!(host.writ_output(&grant).status.code(), Some(1));
+    assert!(host.writ_output(&["reload"]).status.success());
+    host.attempt("tcp", &[peer.address]).assert_failed("EACCES");
+    host.kill_daemon();
+    host.attempt("tcp", &[peer.address]).assert_failed("EACCES");
+    host.run_daemon();
+    host.attempt("tcp", &[peer.address]).assert_failed("EACCES");
+
+    done(&host, &["account", "reinstate", config::ACCOUNT, "--reason", "it did not"]);
+    host.attempt("tcp", &[peer.address]).assert_succeeded();
+    let causes: Vec<String> = of_type(&host, "change").iter().map(|change| change.text("/cause").to_owned()).collect();
+    assert_eq!(causes, ["offboarded", "reinstated"]);
+}
+
+#[test]
+fn broken_glass_observes_and_mends_by_itself() {
+    let peer = TcpPeer::new();
+    let host = Host::start(&Config::new());
+    host.attempt("tcp", &[peer.address]).assert_failed("EACCES");
+
+    done(&host, &["break-glass", "--account", config::ACCOUNT, "--ttl", "6s", "--reason", "outage"]);
+    host.attempt("tcp", &[peer.address]).assert_succeeded();
+    host.signal_daemon(Signal::SIGSTOP);
+    fails_soon(&host, &peer);
+    host.signal_daemon(Signal::SIGCONT);
+
+    let lifecycle = of_type(&host, "lifecycle");
+    assert!(lifecycle.iter().any(|record| record.text("/event") == "break-glass"), "{lifecycle:?}");
+    let observed =
+        host.judgements().into_iter().any(|record| record.to_string() == format!("observed deny tcp {}", peer.address));
+    assert!(observed, "{:?}", host.judgements().iter().map(Record::to_string).collect::<Vec<_>>());
+    wait::until("its end is recorded", || {
+        of_type(&host, "change").iter().any(|change| change.text("/cause") == "break-glass-ended").then_some(())
+    });
+}
+
+#[test]
+fn what_a_person_approved_succeeds_on_retry_and_nothing_else_does() {
+    let (peer, other) = (TcpPeer::new(), TcpPeer::new());
+    let ask = "@id(\"ask\")\n@owner(\"dba\")\n@reason(\"a person decides\")\n@decision(\"escalate\")\nforbid (principal, \
+               action == Action::\"connect\", resource in Destination::\"db\");\n";
+    let both = format!(
+        "[destination.db]\naddresses = [\"{}/32\"]\nports = [{}, {}]\n",
+        peer.address.ip(),
+        peer.address.port(),
+        other.address.port()
+    );
+    let config =
+        Config::new().file("destinations.d/db.toml", &both).permit("to-db", "db").file("policies.d/ask.cedar", ask);
+    let mut host = Host::start(&config);
+    host.attempt("tcp", &[peer.address]).assert_failed("EACCES");
+    host.attempt("tcp", &[peer.address]).assert_failed("EACCES");
+
+    let open = wait::until("one escalation with two attempts is open", || {
+        let open = done(&host, &["escalation", "list"]);
+        (open.pointer("/0/count").and_then(Value::as_u64) == Some(2)).then_some(open)
+    });
+    assert_eq!(open.as_array().map(Vec::len), Some(1), "{open}");
+    let escalation = id(&open[0]);
+
+    // The account learns what it waits for, and cannot answer itself.
+    let (code, said) = code_as(&host, host.service_user(), &["why"]);
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains(&escalation) && said.contains("a person decides") && said.contains("pending"), "{said}");
+    let approve = ["escalation", "approve", &escalation, "--ttl", "5m", "--reason", "go"];
+    let (code, said) = code_as(&host, host.service_user(), &approve);
+    assert_eq!(code, Some(77), "{said}");
+    host.attempt("tcp", &[peer.address]).assert_failed("EACCES");
+
+    done(&host, &approve);
+    host.attempt("tcp", &[peer.address]).assert_succeeded();
+    host.attempt("tcp", &[other.address]).assert_failed("EACCES");
+    let mut curl = host.command("/usr/bin/curl");
+    curl.args(["--silent", "--noproxy", "*", "--max-time", "20"]).arg(format!("http://{}/", peer.address));
+    assert_eq!(curl.status().expect("curl is installed").code(), Some(7), "another executable still escalates");
+
+    host.kill_daemon();
+    host.run_daemon();
+    host.attempt("tcp", &[peer.address]).assert_succeeded();
+    done(&host, &["escalation", "deny", &escalation, "--reason", "enough"]);
+    host.attempt("tcp", &[peer.address]).assert_failed("EACCES");
+}
+
+#[test]
+fn a_workload_cannot_speak_for_itself_and_what_it_tried_is_recorded() {
+    let host = Host::start(&Config::new().file("signals.d/edr.toml", MALWARE));
+    let service = host.service_user().clone();
+    let stranger = user::ensure(user::STRANGER);
+    let undeclared =
+        ["signal", "send", "--account", config::ACCOUNT, "--kind", "made.up", "--risk", "1", "--ttl", "1m"];
+    let grant =
+        ["grant", "create", "--account", config::ACCOUNT, "--to", "127.0.0.1:80", "--ttl", "1m", "--reason", "x"];
+    for (user, arguments) in [
+        (&service, ["signal", "send", "--account", config::ACCOUNT, "--kind", "edr.malware"].as_slice()),
+        (&service, &undeclared),
+        (&stranger, &undeclared),
+        (&service, &grant),
+        (&stranger, &grant),
+        (&service, &["account", "reinstate", config::ACCOUNT, "--reason", "x"]),
+        (&stranger, &["break-glass", "--all", "--ttl", "1m", "--reason", "x"]),
+        (&stranger, &["account", "offboard", config::ACCOUNT, "--reason", "x"]),
+    ] {
+        let (code, said) = code_as(&host, user, arguments);
+        assert_eq!(code, Some(77), "{arguments:?}: {said}");
+    }
+    let refused: Vec<String> = of_type(&host, "lifecycle")
+        .iter()
+        .filter(|record| record.text("/event") == "refused")
+        .map(|record| record.text("/operation").to_owned())
+        .collect();
+    assert_eq!(
+        refused,
+        [
+            "signal",
+            "signal",
+            "signal",
+            "grant create",
+            "grant create",
+            "account reinstate",
+            "break-glass",
+            "account offboard"
+        ]
+    );
+    // Nothing about anybody else is told, and to a stranger nothing at all.
+    let (code, said) = code_as(&host, &stranger, &["why"]);
+    assert_eq!((code, said.trim()), (Some(0), "{\"accounts\":[]}"));
+    assert_eq!(code_as(&host, &service, &["account", "list"]).0, Some(77));
+}
+
+#[test]
+fn lines_are_taken_in_one_by_one_and_the_bad_ones_are_named() {
+    let host = Host::start(&Config::new().file("signals.d/edr.toml", MALWARE));
+    let mut command = host.writ(&["signal", "ingest"]);
+    command.stdin(std::process::Stdio::piped()).stdout(std::process::Stdio::piped());
+    command.stderr(std::process::Stdio::piped());
+    let mut child = command.spawn().expect("cannot run `writ`");
+    let lines = format!(
+        "{{\"account\":\"{0}\",\"kind\":\"edr.malware\",\"id\":\"a\"}}\nnot json\n{{\"specversion\":\"1.0\",\"id\":\"b\",\
+         \"source\":\"x\",\"type\":\"made.up\",\"subject\":\"{0}\",\"data\":{{\"risk\":7,\"ttl\":\"1m\"}}}}\n",
+        config::ACCOUNT
+    );
+    use std::io::Write as _;
+    child.stdin.take().expect("it is piped").write_all(lines.as_bytes()).expect("it reads");
+    let output = child.wait_with_output().expect("it ends");
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    assert!(String::from_utf8_lossy(&output.stderr).contains("line 2"), "{output:?}");
+    let listed = done(&host, &["signal", "list"]);
+    assert_eq!(listed.as_array().map(Vec::len), Some(2), "{listed}");
+}
