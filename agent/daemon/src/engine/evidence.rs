@@ -172,9 +172,11 @@ impl Engine {
             return;
         }
         let lines: Vec<Vec<u8>> = self.waiting.iter().cloned().collect();
+        let first = self.log.size();
         match self.log.append(&lines) {
-            Ok(_) => {
+            Ok(first) => {
                 self.waiting.clear();
+                self.changes.wrote(first, &lines);
                 if let Some((error, since)) = self.log_failure.take() {
                     tracing::warn!(error, "the log can be written again");
                     self.note_lifecycle(Lifecycle::WriteFailed { error, since: Time(since), lost: 0 });
@@ -182,6 +184,7 @@ impl Engine {
             }
             Err(error) => {
                 self.waiting.drain(..error.written.min(self.waiting.len()));
+                self.changes.wrote(first, lines.get(..error.written).unwrap_or(&[]));
                 if self.log_failure.is_none() {
                     tracing::error!(%error, waiting = self.waiting.len(), "the log cannot be written");
                     self.log_failure = Some((error.to_string(), Timestamp::now()));
@@ -228,7 +231,7 @@ fn attempt_of(event: &DecisionEvent, _executable: Option<&str>, names: Option<&N
 }
 
 /// What held for the account, by value.
-fn describe(context: &mut Context, moment: &Moment, situation: &Situation, at: Timestamp) {
+pub(super) fn describe(context: &mut Context, moment: &Moment, situation: &Situation, at: Timestamp) {
     context.risk = situation.state.risk;
     context.signals = moment
         .signals

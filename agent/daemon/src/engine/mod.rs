@@ -4,13 +4,16 @@
 //! or [`Engine::activate`] → one generation.
 
 mod activate;
+mod changes;
 mod clock;
+mod decide;
 mod evidence;
 mod explain;
 mod handle;
 mod live;
 mod losses;
 mod persist;
+mod question;
 mod ready;
 mod reload;
 mod selftest;
@@ -40,6 +43,8 @@ pub(crate) use handle::Handle;
 pub(crate) use live::{Actor, Refusal};
 pub(crate) use losses::Losses;
 pub(crate) use persist::Store;
+pub(crate) use changes::{Change, Page};
+pub(crate) use question::{Answered, Asked, Party};
 pub(crate) use ready::agent_alone;
 pub(crate) use ready::note_uninstalled;
 pub(crate) use ready::{OpenedEngine, StartError, open};
@@ -97,6 +102,8 @@ pub(crate) struct Engine {
     pub(crate) degraded: Vec<String>,
     pub(crate) started: Timestamp,
     pub(crate) agent_records: u64,
+    /// The latest changes, for those who wait for one.
+    pub(crate) changes: changes::Changes,
     /// Lines that could not be written yet, oldest first.
     pub(crate) waiting: VecDeque<Vec<u8>>,
     /// Why the log cannot be written, if it cannot.

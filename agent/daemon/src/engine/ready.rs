@@ -121,6 +121,7 @@ pub(crate) fn open(config_dir: &Path) -> Result<OpenedEngine, StartError> {
     };
     let (base, _) = Bundle::compile(&config);
     let Some(base) = base else { return Err(StartError::Refused(loaded.diagnostics, loaded.sources)) };
+    let changes = super::changes::Changes::new(log.size());
     let mut engine = Engine {
         config_dir: config_dir.to_owned(),
         kernel,
@@ -139,6 +140,7 @@ pub(crate) fn open(config_dir: &Path) -> Result<OpenedEngine, StartError> {
         degraded,
         started: Timestamp::now(),
         agent_records: 0,
+        changes,
         waiting: VecDeque::new(),
         log_failure: None,
         last_reload: None,

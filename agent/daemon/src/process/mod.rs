@@ -1,6 +1,8 @@
 //! Who made an attempt: names for executables, parents, cgroups and units, from exec events first and procfs second.
 
+mod peer;
 mod table;
 
+pub(crate) use peer::describe;
 pub(crate) use table::ProcessTable;
 pub(crate) use table::{cgroup_of, executables_of_lineage, kernel_device, start_ticks_of};

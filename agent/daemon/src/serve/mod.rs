@@ -1,6 +1,8 @@
 //! The API on the unix socket: peer credentials decide who may do what, the engine does it, errors say what to do.
 
+mod authzen;
 mod caller;
+mod changes;
 mod routes;
 mod socket;
 
