@@ -274,7 +274,7 @@ when { context.pipeline == "release" && context.risk < 50 };"#,
     fn a_principal_of_the_operators_own_type_is_judged_by_its_attributes() {
         let mut config = config(
             vec![account("ci", &[])],
-            r#"@id("admins") @owner("o") @reason("r") @scope("read write") @max-ttl("15m")
+            r#"@id("admins") @owner("o") @reason("r") @scope("read write") @max_ttl("15m")
 permit (principal is user, action == Action::"write", resource) when { principal has role && principal.role == "admin" };"#,
         );
         config.schemas = vec![SourceFile {

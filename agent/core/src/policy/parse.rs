@@ -30,7 +30,7 @@ pub struct PolicyInfo {
     pub observes: bool,
     /// `@scope`: what a permit is narrowed to, split at spaces; `None`: not narrowed.
     pub scope: Option<std::collections::BTreeSet<String>>,
-    /// `@max-ttl`: how long what is issued on a permit may live.
+    /// `@max_ttl`: how long what is issued on a permit may live.
     pub max_ttl: Option<std::time::Duration>,
     /// Where it is written.
     pub at: Location,
@@ -182,18 +182,18 @@ fn annotations(policy: &Policy, statement: &Statement<'_>, findings: &mut Vec<Di
             "write `@mode(\"observe\")`, or remove it: policies are enforced otherwise",
         )),
     }
-    for name in ["scope", "max-ttl"].into_iter().filter(|name| forbids && policy.annotation(name).is_some()) {
+    for name in ["scope", "max_ttl"].into_iter().filter(|name| forbids && policy.annotation(name).is_some()) {
         findings.push(refused(
             name,
             format!("`@{name}` on a forbid has no meaning: only a permit can be narrowed"),
             "write it on the permit, or remove it",
         ));
     }
-    let max_ttl = policy.annotation("max-ttl").and_then(|written| match crate::config::duration(written) {
+    let max_ttl = policy.annotation("max_ttl").and_then(|written| match crate::config::duration(written) {
         Ok(duration) => Some(duration),
         Err(_) => {
-            let help = "write a number and a unit, as `@max-ttl(\"15m\")`";
-            findings.push(refused("max-ttl", format!("`@max-ttl(\"{written}\")` is not a duration"), help));
+            let help = "write a number and a unit, as `@max_ttl(\"15m\")`";
+            findings.push(refused("max_ttl", format!("`@max_ttl(\"{written}\")` is not a duration"), help));
             None
         }
     });

@@ -12,7 +12,7 @@ use crate::diagnostic::{Diagnostic, Location};
 /// Attributes every account has; free attributes must not be called like them.
 const OWN_ATTRIBUTES: [&str; 3] = ["name", "owner", "executables"];
 
-/// The part of the context that is the account's state, the same for both actions.
+/// What only an attempt in the kernel has of the state: which executable, and what a person approved for it.
 const STATE: &str = "  approvals: Set<String>,
   executable: String,
 ";
