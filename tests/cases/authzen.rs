@@ -96,9 +96,8 @@ fn certification_scenario_decides_as_mandated() {
     let archived = |question| with(question, "/resource/properties", json!({ "status": "archived" }));
     let active = |question| with(question, "/resource/properties", json!({ "status": "active" }));
     let admin = |question| with(question, "/subject/properties", json!({ "role": "admin" }));
-    let soft = |soft: bool| {
-        with(question("alice", "delete", "record-1"), "/action/properties", json!({ "soft": soft }))
-    };
+    let soft =
+        |soft: bool| with(question("alice", "delete", "record-1"), "/action/properties", json!({ "soft": soft }));
     let mandated = [
         (active(question("alice", "read", "record-1")), true),
         (active(question("alice", "write", "record-1")), true),
@@ -142,9 +141,16 @@ fn negative_cases_are_400_and_the_request_id_comes_back() {
         assert_eq!(answer.status, 400, "{body}: {}", answer.text);
         assert!(!answer.text.is_empty());
     };
-    for pointer in
-        ["/subject", "/subject/type", "/subject/id", "/action", "/action/name", "/resource", "/resource/type", "/resource/id"]
-    {
+    for pointer in [
+        "/subject",
+        "/subject/type",
+        "/subject/id",
+        "/action",
+        "/action/name",
+        "/resource",
+        "/resource/type",
+        "/resource/id",
+    ] {
         let (parent, name) = pointer.rsplit_once('/').expect("a pointer has a slash");
         let mut without = good.clone();
         without.pointer_mut(parent).and_then(Value::as_object_mut).expect("it is an object").remove(name);
@@ -160,8 +166,12 @@ fn negative_cases_are_400_and_the_request_id_comes_back() {
         (JSON, "[]"),
         (JSON, ""),
     ] {
-        let answer =
-            curl(Command::new("curl"), &host, ONE, &["--header", kind, "--header", "X-Request-ID: r-1", "--data", body]);
+        let answer = curl(
+            Command::new("curl"),
+            &host,
+            ONE,
+            &["--header", kind, "--header", "X-Request-ID: r-1", "--data", body],
+        );
         assert_eq!(answer.status, 400, "{kind} {body}: {}", answer.text);
         assert!(answer.head.contains("x-request-id: r-1"), "{}", answer.head);
     }

@@ -58,11 +58,13 @@ impl Engine {
         let body = self.decision_of(asked, actor, &judged, observed, &clocks);
         let policies: Vec<PolicyRef> = body.policies.clone();
         let (executable, account) = (executable_of(asked, actor), body.account.clone());
-        let record =
-            if observed { Body::Observation(Box::new(body)) } else { Body::Decision(Box::new(body)) };
+        let record = if observed { Body::Observation(Box::new(body)) } else { Body::Decision(Box::new(body)) };
         let id = self.note(record);
         let mut escalation = None;
-        if verdict == Verdict::Escalate && !observed && let Some(attempt) = &judged.attempt {
+        if verdict == Verdict::Escalate
+            && !observed
+            && let Some(attempt) = &judged.attempt
+        {
             let ids = judged.evaluation.policies.clone();
             self.last_executable.clone_from(&executable);
             self.escalate(&account, attempt, ids, &id);
@@ -80,7 +82,8 @@ impl Engine {
     /// Nothing is in force.
     pub(crate) fn may_ask(&self, account: Option<&str>, kind: &str, actor: &Actor) -> Result<bool, Refusal> {
         let current = self.current().ok_or(Refusal::NotReady)?;
-        if actor.caller.is_operator(&current.config.agent.operators) || account.is_some_and(|name| actor.caller.is(name))
+        if actor.caller.is_operator(&current.config.agent.operators)
+            || account.is_some_and(|name| actor.caller.is(name))
         {
             return Ok(true);
         }
@@ -110,8 +113,7 @@ impl Engine {
         let current = self.current().ok_or(Refusal::NotReady)?;
         let config = &current.config;
         let account = asked.account().and_then(|name| config.accounts.get(name));
-        let moment =
-            account.map(|account| Moment::of(&self.live, config, &account.name, self.base.digest(), now));
+        let moment = account.map(|account| Moment::of(&self.live, config, &account.name, self.base.digest(), now));
         let situation = moment.as_ref().map(|moment| moment.situation(&config.signals, now));
         let mut mode = account.map_or(config.agent.mode, |account| account.effective_mode(config.agent.mode));
         if situation.as_ref().is_some_and(|situation| situation.break_glass_until.is_some()) {
@@ -201,9 +203,8 @@ impl Engine {
         let Some(current) = self.current() else { return true };
         let learning = current.config.accounts.get(account).and_then(|account| account.learning);
         let since = self.numbers.known_since.get(account).copied().unwrap_or(now);
-        let until = learning
-            .and_then(|span| SignedDuration::try_from(span).ok())
-            .and_then(|span| since.checked_add(span).ok());
+        let until =
+            learning.and_then(|span| SignedDuration::try_from(span).ok()).and_then(|span| since.checked_add(span).ok());
         if until.is_some_and(|until| now < until) {
             return false;
         }
@@ -229,14 +230,7 @@ impl Engine {
         found.map(|known| known.id.clone())
     }
 
-    fn decision_of(
-        &self,
-        asked: &Asked,
-        actor: &Actor,
-        judged: &Judged,
-        observed: bool,
-        clocks: &Clocks,
-    ) -> Decision {
+    fn decision_of(&self, asked: &Asked, actor: &Actor, judged: &Judged, observed: bool, clocks: &Clocks) -> Decision {
         let account = asked.account().map_or_else(|| asked.principal(), str::to_owned);
         let current = self.current();
         let refer = |ids: &[String]| current.map(|current| references(&current.bundle, ids)).unwrap_or_default();
@@ -273,10 +267,8 @@ impl Engine {
             kernel: None,
             reason_code: judged.reason_code.clone(),
             errno: None,
-            would: (evaluation.would != evaluation.verdict).then(|| Would {
-                verdict: evaluation.would.into(),
-                policies: refer(&evaluation.would_policies),
-            }),
+            would: (evaluation.would != evaluation.verdict)
+                .then(|| Would { verdict: evaluation.would.into(), policies: refer(&evaluation.would_policies) }),
             count: 1,
             boot_time_ns: clocks.boot_ns,
         }

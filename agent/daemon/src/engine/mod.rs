@@ -38,12 +38,12 @@ use crate::kernel::Kernel;
 use crate::log::LogWriter;
 use crate::process::ProcessTable;
 
+pub(crate) use changes::{Change, Page};
 pub(crate) use explain::Moment;
 pub(crate) use handle::Handle;
 pub(crate) use live::{Actor, Refusal};
 pub(crate) use losses::Losses;
 pub(crate) use persist::Store;
-pub(crate) use changes::{Change, Page};
 pub(crate) use question::{Answered, Asked, Party};
 pub(crate) use ready::agent_alone;
 pub(crate) use ready::note_uninstalled;

@@ -27,9 +27,9 @@ pub(crate) fn describe(pid: u32, cgroups: &Path) -> Process {
         tid: pid,
         start_time: start_ticks_of(pid.cast_signed()).unwrap_or(0).saturating_mul(NANOSECONDS_PER_TICK),
         executable: fs::read_link(format!("/proc/{pid}/exe")).ok().map(|path| path.to_string_lossy().into_owned()),
-        device: file.as_ref().map_or_else(String::new, |file| {
-            format!("{}:{}", libc::major(file.dev()), libc::minor(file.dev()))
-        }),
+        device: file
+            .as_ref()
+            .map_or_else(String::new, |file| format!("{}:{}", libc::major(file.dev()), libc::minor(file.dev()))),
         inode: file.as_ref().map_or(0, MetadataExt::ino),
         parents: stat.as_ref().map(|stat| parents(stat.ppid.unsigned_abs())).unwrap_or_default(),
         unit: path.as_deref().and_then(unit_of),

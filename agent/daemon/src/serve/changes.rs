@@ -40,7 +40,8 @@ async fn page(engine: &Handle, peer: &Peer, since: Option<u64>, account: Option<
         let visible = |change: &Change| match &change.account {
             Some(about) => {
                 let wanted = account.as_ref().is_none_or(|account| account == about);
-                let may = wanted && (operator || engine.may_ask(Some(about), "ServiceAccount", &actor).unwrap_or(false));
+                let may =
+                    wanted && (operator || engine.may_ask(Some(about), "ServiceAccount", &actor).unwrap_or(false));
                 may.then(|| change.clone())
             }
             // That everything may have changed concerns everybody; who did it and how does not.
@@ -92,12 +93,7 @@ async fn one_page(
     }
 }
 
-async fn stream(
-    engine: Handle,
-    peer: Peer,
-    since: Option<u64>,
-    account: Option<String>,
-) -> Result<Response, Fault> {
+async fn stream(engine: Handle, peer: Peer, since: Option<u64>, account: Option<String>) -> Result<Response, Fault> {
     let mut news = engine.news();
     let mut found = page(&engine, &peer, since, account.clone()).await?;
     let (mut sender, body) = Channel::<Bytes, Infallible>::new(8);
