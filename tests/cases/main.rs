@@ -2,6 +2,8 @@
 //!
 //! Run them as root and one at a time (`cargo xtask test` does). What they use of a machine is said in `writ_tests`.
 
+mod authzen;
+mod broker;
 mod connect;
 mod differential;
 mod expiry;

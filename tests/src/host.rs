@@ -93,6 +93,11 @@ impl Host {
         self.directory.path().join("etc")
     }
 
+    /// Where the API listens.
+    pub fn socket(&self) -> PathBuf {
+        self.directory.path().join("run/writ.sock")
+    }
+
     /// Where the log lies.
     pub fn log_directory(&self) -> PathBuf {
         self.directory.path().join("log")

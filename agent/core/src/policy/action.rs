@@ -2,31 +2,47 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use cedar_policy::{Context, Entities, EntityUid, Request, SchemaFragment};
-use serde_json::Value;
+use cedar_policy::{Context, Entities, Entity, EntityUid, Request, SchemaFragment};
+use jiff::Timestamp;
+use serde_json::{Map, Value, json};
 use thiserror::Error;
-use writ_abi::Family;
 
-use super::UNLISTED;
 use super::bundle::Bundle;
 use super::judge::Evaluation;
-use super::question::{self, Question, Subject};
+use super::question;
 use super::state::AccountState;
+
+/// Entities of these types are writ's own: an asker states nothing about them.
+const OWN_TYPES: [&str; 4] = ["ServiceAccount", "Team", "Destination", "Endpoint"];
 
 /// A question about an action of the operator's own.
 #[derive(Clone, Debug)]
 pub struct ActionRequest<'a> {
-    /// The account.
-    pub account: &'a str,
+    /// Who, as Cedar writes it: `ServiceAccount::"ci"`, or an entity of a type of the operator's own, `user::"alice"`.
+    pub principal: &'a str,
     /// The action, as Cedar writes it: `Action::"issue"`.
     pub action: &'a str,
     /// The resource, as Cedar writes it: `Secret::"api-key"`.
     pub resource: &'a str,
     /// The context the asker knows, as an object. Where the schema declares members of the account's state (`risk`,
-    /// `signals`, `fresh`, `now`, …), writ fills them in, whatever the asker says.
+    /// `signals`, `fresh`, `now`, …), writ fills them in, whatever the asker says. What it does not declare is left out.
     pub context: &'a Value,
-    /// Entities the asker knows, as `cedar authorize --entities` takes them. The account and its teams are writ's own.
+    /// Entities the asker knows, as `cedar authorize --entities` takes them; undeclared attributes are left out. The
+    /// account and its teams are writ's own.
     pub entities: &'a Value,
+}
+
+/// The answer, with the question as it was put to Cedar.
+#[derive(Clone, PartialEq, Debug)]
+pub struct ActionAnswer {
+    /// What policy says.
+    pub evaluation: Evaluation,
+    /// The context as evaluated.
+    pub context: Map<String, Value>,
+    /// The asker's entities as evaluated.
+    pub entities: Vec<Value>,
+    /// Until when time alone cannot change the answer; `None`: it never can.
+    pub until: Option<Timestamp>,
 }
 
 /// Why a question cannot be asked.
@@ -49,71 +65,138 @@ pub enum ActionError {
     Entities(String),
 }
 
-/// Which members of the state each action's context declares.
+/// What a schema declares: the members of each action's context, and the attributes of each entity type.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub(crate) struct OwnActions(BTreeMap<String, BTreeSet<String>>);
+pub(crate) struct OwnActions {
+    contexts: BTreeMap<String, BTreeSet<String>>,
+    attributes: BTreeMap<String, BTreeSet<String>>,
+}
 
 impl OwnActions {
     /// Reads them off a schema's text. What cannot be read declares nothing: the schema check then names what is missing.
     pub(crate) fn of(schema: &str) -> Self {
         let json =
             SchemaFragment::from_cedarschema_str(schema).ok().and_then(|(schema, _)| schema.to_json_value().ok());
-        let mut declared = BTreeMap::new();
+        let mut declared = Self::default();
         for (namespace, body) in json.as_ref().and_then(Value::as_object).into_iter().flatten() {
+            let qualified =
+                |name: &str| if namespace.is_empty() { name.to_owned() } else { format!("{namespace}::{name}") };
+            let members = |record: &Value| -> BTreeSet<String> {
+                let named = record.get("name").or_else(|| record.get("type")).and_then(Value::as_str);
+                let common = named.and_then(|name| body.get("commonTypes")?.get(name));
+                let attributes = common.unwrap_or(record).get("attributes").and_then(Value::as_object);
+                attributes.into_iter().flat_map(|attributes| attributes.keys().cloned()).collect()
+            };
             for (action, definition) in body.get("actions").and_then(Value::as_object).into_iter().flatten() {
-                let Some(mut context) = definition.pointer("/appliesTo/context") else { continue };
-                let named = context.get("name").or_else(|| context.get("type")).and_then(Value::as_str);
-                if let Some(common) = named.and_then(|name| body.get("commonTypes")?.get(name)) {
-                    context = common;
-                }
-                let attributes = context.get("attributes").and_then(Value::as_object);
-                let kind = if namespace.is_empty() { "Action".to_owned() } else { format!("{namespace}::Action") };
-                let members = attributes.into_iter().flat_map(|attributes| attributes.keys().cloned()).collect();
-                declared.insert(format!("{kind}::{}", super::schema::quoted(action)), members);
+                let Some(context) = definition.pointer("/appliesTo/context") else { continue };
+                let name = format!("{}::{}", qualified("Action"), super::schema::quoted(action));
+                declared.contexts.insert(name, members(context));
+            }
+            for (kind, definition) in body.get("entityTypes").and_then(Value::as_object).into_iter().flatten() {
+                let attributes = definition.get("shape").map(members).unwrap_or_default();
+                declared.attributes.insert(qualified(kind), attributes);
             }
         }
-        Self(declared)
+        declared
+    }
+
+    /// The context without what the action does not declare: askers may say more than anybody asks.
+    fn context(&self, action: &str, given: &Value) -> Map<String, Value> {
+        let declared = self.contexts.get(action);
+        let given = given.as_object().into_iter().flatten();
+        given
+            .filter(|(name, _)| declared.is_some_and(|declared| declared.contains(*name)))
+            .map(|(name, value)| (name.clone(), value.clone()))
+            .collect()
+    }
+
+    /// The entities without attributes that their types do not declare.
+    fn entities(&self, given: &Value) -> Result<Vec<Value>, ActionError> {
+        let mut entities = Vec::new();
+        for entity in given.as_array().into_iter().flatten() {
+            let kind = entity.pointer("/uid/type").and_then(Value::as_str).unwrap_or_default();
+            if OWN_TYPES.contains(&kind) {
+                return Err(ActionError::Entities(format!("`{kind}` entities are writ's own")));
+            }
+            let mut entity = entity.clone();
+            if let Some(attributes) = entity.get_mut("attrs").and_then(Value::as_object_mut) {
+                let declared = self.attributes.get(kind);
+                attributes.retain(|name, _| declared.is_some_and(|declared| declared.contains(name)));
+            }
+            entities.push(entity);
+        }
+        Ok(entities)
     }
 }
 
 impl Bundle {
     /// Asks Cedar about an action of the operator's own.
-    pub fn authorize(&self, asked: &ActionRequest<'_>, state: &AccountState) -> Result<Evaluation, ActionError> {
-        let account =
-            self.accounts.get(asked.account).ok_or_else(|| ActionError::UnknownAccount(asked.account.to_owned()))?;
+    ///
+    /// # Errors
+    /// It cannot be asked: a name is unknown, or the schema does not allow the question.
+    pub fn authorize(&self, asked: &ActionRequest<'_>, state: &AccountState) -> Result<ActionAnswer, ActionError> {
         if matches!(asked.action, "Action::\"connect\"" | "Action::\"open-socket\"") {
             return Err(ActionError::KernelAction(asked.action.to_owned()));
         }
         let entity = |name: &str| name.parse::<EntityUid>().map_err(|_| ActionError::NotAnEntity(name.to_owned()));
-        let (action, resource) = (entity(asked.action)?, entity(asked.resource)?);
-        // Only the state is taken from this question, and not the executable: nobody is connecting.
-        let question = Question {
-            account: &account.account,
-            subject: Subject::OpenSocket(Family::Other),
-            executable: UNLISTED,
-            risk: state.risk,
-            signals: &state.signals,
-            fresh: &state.fresh,
-            approvals: BTreeSet::new(),
-            moment: self.moment(state),
+        let (principal, action, resource) = (entity(asked.principal)?, entity(asked.action)?, entity(asked.resource)?);
+        let account_of = |uid: &EntityUid| {
+            let id: &str = uid.id().as_ref();
+            (uid.type_name() == &self.names.account).then(|| id.to_owned())
         };
-        let mut context = asked.context.clone();
-        if let (Some(context), Some(declared)) = (context.as_object_mut(), self.own_actions.0.get(asked.action)) {
-            let own =
-                question.state_json().into_iter().filter(|(name, _)| *name != "executable" && declared.contains(*name));
-            context.extend(own.map(|(name, value)| (name.to_owned(), value)));
-        }
+        let account = match account_of(&principal) {
+            Some(id) => Some(self.accounts.get(&id).ok_or(ActionError::UnknownAccount(id))?),
+            None => None,
+        };
+        let mut context = self.own_actions.context(asked.action, asked.context);
+        context.extend(self.state_of(asked.action, state));
         let schema = Some(&self.cedar_schema);
         let misfit = |error: &dyn std::fmt::Display| ActionError::Schema(error.to_string());
-        let context =
-            Context::from_json_value(context, Some((&self.cedar_schema, &action))).map_err(|error| misfit(&error))?;
-        let principal = question::uid(&self.names.account, asked.account);
-        let request = Request::new(principal, action, resource, context, schema).map_err(|error| misfit(&error))?;
+        let asked_context =
+            Context::from_json_value(Value::Object(context.clone()), Some((&self.cedar_schema, &action)))
+                .map_err(|error| misfit(&error))?;
+        let about = account_of(&resource).and_then(|id| self.accounts.get(&id));
+        let request =
+            Request::new(principal, action, resource, asked_context, schema).map_err(|error| misfit(&error))?;
         let misfit = |error: &dyn std::fmt::Display| ActionError::Entities(error.to_string());
-        let entities = Entities::from_json_value(asked.entities.clone(), schema).map_err(|error| misfit(&error))?;
-        let entities =
-            entities.add_entities(account.entities.iter().cloned(), schema).map_err(|error| misfit(&error))?;
-        Ok(account.shared.others.judge(&self.authorizer, &request, &entities))
+        let given = self.own_actions.entities(asked.entities)?;
+        let entities = Entities::from_json_value(json!(given), schema).map_err(|error| misfit(&error))?;
+        let own: BTreeMap<String, Entity> = account
+            .into_iter()
+            .chain(about)
+            .flat_map(|policy| policy.entities.iter().cloned())
+            .map(|entity| (entity.uid().to_string(), entity))
+            .collect();
+        let entities = entities.add_entities(own.into_values(), schema).map_err(|error| misfit(&error))?;
+        let judge = account.map_or(&self.outsiders, |policy| &policy.shared.others);
+        let evaluation = judge.judge(&self.authorizer, &request, &entities);
+        Ok(ActionAnswer { evaluation, context, entities: given, until: self.action_until(state.now) })
+    }
+
+    /// The members of the state that an action's context declares.
+    fn state_of(&self, action: &str, state: &AccountState) -> Map<String, Value> {
+        let Some(declared) = self.own_actions.contexts.get(action) else { return Map::new() };
+        // Only the state is taken from this question, and not the executable: nobody is connecting.
+        let own = question::state_json(state, &self.moment(state)).into_iter();
+        own.filter(|(name, _)| *name != "executable" && declared.contains(*name))
+            .map(|(name, value)| (name.to_owned(), value))
+            .collect()
+    }
+
+    /// The next moment at which time alone may change an answer. The times in policies for own actions are not analysed
+    /// as those for connects are: what asks for `now` may change at once, what asks for the clock with the next minute.
+    fn action_until(&self, now: Timestamp) -> Option<Timestamp> {
+        let asks = |member: &str| {
+            let (dotted, quoted) = (format!(".{member}"), format!("\"{member}\""));
+            self.policies.values().any(|policy| policy.text.contains(&dotted) || policy.text.contains(&quoted))
+        };
+        if asks("now") {
+            return Some(now);
+        }
+        if ["hour", "minute", "weekday"].into_iter().any(asks) {
+            return Timestamp::from_second((now.as_second() / 60 + 1) * 60).ok();
+        }
+        None
     }
 }
 
@@ -144,8 +227,9 @@ when { context.pipeline == "release" && context.risk < 50 };"#,
 
     fn ask(context: &Value, entities: &Value, risk: u8) -> Result<Evaluation, ActionError> {
         let action = "Action::\"issue\"";
-        let request = ActionRequest { account: "ci", action, resource: "Secret::\"key\"", context, entities };
-        broker().authorize(&request, &state(risk, NOON))
+        let principal = "ServiceAccount::\"ci\"";
+        let request = ActionRequest { principal, action, resource: "Secret::\"key\"", context, entities };
+        broker().authorize(&request, &state(risk, NOON)).map(|answer| answer.evaluation)
     }
 
     fn vault() -> Value {
@@ -176,5 +260,64 @@ when { context.pipeline == "release" && context.risk < 50 };"#,
     fn a_request_that_does_not_fit_the_schema_is_an_error_not_an_answer() {
         assert!(matches!(ask(&json!({}), &vault(), 0), Err(ActionError::Schema(_))));
         assert!(matches!(ask(&json!({"pipeline": 3}), &vault(), 0), Err(ActionError::Schema(_))));
+    }
+
+    #[test]
+    fn what_the_schema_does_not_declare_is_left_out() {
+        let chatty = json!({"pipeline": "release", "trace": "00-1"});
+        let mut vault = vault();
+        vault[0]["attrs"]["colour"] = json!("red");
+        assert_eq!(ask(&chatty, &vault, 0).unwrap().verdict, Verdict::Allow);
+    }
+
+    #[test]
+    fn a_principal_of_the_operators_own_type_is_judged_by_its_attributes() {
+        let mut config = config(
+            vec![account("ci", &[])],
+            r#"@id("admins") @owner("o") @reason("r") @scope("read write") @max_ttl("15m")
+permit (principal is user, action == Action::"write", resource) when { principal has role && principal.role == "admin" };"#,
+        );
+        config.schemas = vec![SourceFile {
+            name: "schema.d/app.cedarschema".into(),
+            text: "entity user = { role?: String };\nentity record;\naction write appliesTo { principal: [user], resource: [record] };".into(),
+        }];
+        let bundle = bundle(&config);
+        let verdict = |role: &str| {
+            let entities = json!([{"uid": {"type": "user", "id": "bob"}, "attrs": {"role": role}, "parents": []}]);
+            let request = ActionRequest {
+                principal: "user::\"bob\"",
+                action: "Action::\"write\"",
+                resource: "record::\"r\"",
+                context: &json!({}),
+                entities: &entities,
+            };
+            bundle.authorize(&request, &state(0, NOON)).unwrap().evaluation.verdict
+        };
+        assert_eq!((verdict("admin"), verdict("guest")), (Verdict::Allow, Verdict::Deny));
+        let policy = &bundle.policies()["admins"];
+        assert_eq!(policy.scope.as_ref().unwrap().len(), 2);
+        assert_eq!(policy.max_ttl, Some(std::time::Duration::from_secs(900)));
+    }
+
+    #[test]
+    fn evaluating_for_another_is_an_action_that_policy_permits() {
+        let config = config(
+            vec![account("broker", &[]), account("ci", &["platform"])],
+            r#"@id("broker-asks") @owner("o") @reason("r")
+permit (principal == ServiceAccount::"broker", action == Action::"evaluate", resource in Team::"platform");"#,
+        );
+        let bundle = bundle(&config);
+        let may = |who: &str, whom: &str| {
+            let (principal, resource) = (format!("ServiceAccount::\"{who}\""), format!("ServiceAccount::\"{whom}\""));
+            let request = ActionRequest {
+                principal: &principal,
+                action: "Action::\"evaluate\"",
+                resource: &resource,
+                context: &json!({}),
+                entities: &json!([]),
+            };
+            bundle.authorize(&request, &state(0, NOON)).unwrap().evaluation.verdict
+        };
+        assert_eq!((may("broker", "ci"), may("ci", "broker")), (Verdict::Allow, Verdict::Deny));
     }
 }

@@ -15,7 +15,7 @@ use super::account::AccountPolicy;
 use super::action::OwnActions;
 use super::classes::{Classes, ancestors};
 use super::inputs::Inputs;
-use super::judge::Evaluation;
+use super::judge::{Evaluation, Judge};
 use super::moment::Moment;
 use super::parse::PolicyInfo;
 use super::question::{Names, Question, Subject};
@@ -65,6 +65,8 @@ pub struct Bundle {
     pub(super) schema: String,
     pub(super) cedar_schema: Schema,
     pub(super) own_actions: OwnActions,
+    /// For principals that are no account: entities of the operator's own types.
+    pub(super) outsiders: Judge,
     pub(super) entities: String,
     pub(super) digest: String,
 }

@@ -16,6 +16,7 @@ use super::action::OwnActions;
 use super::bundle::{Attempt, Bundle, named};
 use super::classes::{Classes, ancestors};
 use super::inputs::Inputs;
+use super::judge::Judge;
 use super::parse::{self, Parsed};
 use super::question::Names;
 use super::state::AccountState;
@@ -69,6 +70,7 @@ pub(super) fn compile(config: &Config, extra: &[SourceFile], findings: &mut Vec<
         }
     };
     let entities = entities(config);
+    let outsiders = Judge::new(policies.iter().filter(|parsed| parsed.actions.others))?;
     let order: Vec<String> = policies.iter().map(|parsed| parsed.info.id.clone()).collect();
     let mut bundle = Bundle {
         authorizer: Authorizer::new(),
@@ -83,6 +85,7 @@ pub(super) fn compile(config: &Config, extra: &[SourceFile], findings: &mut Vec<
         zone: zone?,
         nat64: nat64(config),
         own_actions: OwnActions::of(&schema_text),
+        outsiders,
         schema: schema_text,
         cedar_schema: schema,
         entities,

@@ -32,7 +32,7 @@ mod state;
 #[cfg(test)]
 mod tests;
 
-pub use action::{ActionError, ActionRequest};
+pub use action::{ActionAnswer, ActionError, ActionRequest};
 pub use bundle::{Attempt, Bundle};
 pub use classes::{Classes, ExecutableClass};
 pub use compile::nat64;

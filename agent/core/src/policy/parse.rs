@@ -28,6 +28,10 @@ pub struct PolicyInfo {
     pub escalates: bool,
     /// `@mode("observe")`
     pub observes: bool,
+    /// `@scope`: what a permit is narrowed to, split at spaces; `None`: not narrowed.
+    pub scope: Option<std::collections::BTreeSet<String>>,
+    /// `@max_ttl`: how long what is issued on a permit may live.
+    pub max_ttl: Option<std::time::Duration>,
     /// Where it is written.
     pub at: Location,
     /// Its text as evaluated.
@@ -197,6 +201,21 @@ fn annotations(policy: &Policy, statement: &Statement<'_>, findings: &mut Vec<Di
             "write `@mode(\"observe\")`, or remove it: policies are enforced otherwise",
         )),
     }
+    for name in ["scope", "max_ttl"].into_iter().filter(|name| forbids && policy.annotation(name).is_some()) {
+        findings.push(refused(
+            name,
+            format!("`@{name}` on a forbid has no meaning: only a permit can be narrowed"),
+            "write it on the permit, or remove it",
+        ));
+    }
+    let max_ttl = policy.annotation("max_ttl").and_then(|written| match crate::config::duration(written) {
+        Ok(duration) => Some(duration),
+        Err(_) => {
+            let help = "write a number and a unit, as `@max_ttl(\"15m\")`";
+            findings.push(refused("max_ttl", format!("`@max_ttl(\"{written}\")` is not a duration"), help));
+            None
+        }
+    });
     for (name, what) in [("owner", "who answers for it"), ("reason", "why it exists")] {
         if text(name).is_none() {
             findings.push(
@@ -220,6 +239,8 @@ fn annotations(policy: &Policy, statement: &Statement<'_>, findings: &mut Vec<Di
         forbids,
         escalates: policy.annotation("decision") == Some("escalate"),
         observes: policy.annotation("mode") == Some("observe"),
+        scope: policy.annotation("scope").map(|scope| scope.split_whitespace().map(str::to_owned).collect()),
+        max_ttl,
         at: statement.head(),
         text: statement.text.to_owned(),
     })

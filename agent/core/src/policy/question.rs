@@ -8,8 +8,10 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 use writ_abi::{Family, Protocol};
 
+use super::UNLISTED;
 use super::moment::Moment;
 use super::schema::quoted;
+use super::state::AccountState;
 use crate::config::{Account, Attribute};
 
 /// What is attempted, with everything only the attempt knows.
@@ -96,6 +98,35 @@ pub(crate) fn account_entities(names: &Names, account: &Account) -> Result<Vec<E
     Ok(entities)
 }
 
+/// The account's state, as every action's context can have it.
+fn state(
+    risk: u8,
+    signals: &BTreeSet<String>,
+    fresh: &BTreeSet<String>,
+    approvals: &BTreeSet<&str>,
+    executable: &str,
+    moment: &Moment,
+) -> BTreeMap<&'static str, Member> {
+    let texts = |set: &BTreeSet<String>| Member::Texts(set.iter().cloned().collect());
+    BTreeMap::from([
+        ("risk", Member::Long(risk.into())),
+        ("signals", texts(signals)),
+        ("fresh", texts(fresh)),
+        ("approvals", Member::Texts(approvals.iter().map(|id| (*id).to_owned()).collect())),
+        ("executable", Member::Text(executable.to_owned())),
+        ("now", Member::Datetime(datetime(moment.now))),
+        ("hour", Member::Long(moment.hour.into())),
+        ("minute", Member::Long(moment.minute.into())),
+        ("weekday", Member::Long(moment.weekday.into())),
+    ])
+}
+
+/// The state as JSON, by the names of its members, for a question in which nobody connects: no approval is for it.
+pub(crate) fn state_json(state_of: &AccountState, moment: &Moment) -> BTreeMap<&'static str, Value> {
+    let members = state(state_of.risk, &state_of.signals, &state_of.fresh, &BTreeSet::new(), UNLISTED, moment);
+    members.into_iter().map(|(name, member)| (name, member.json())).collect()
+}
+
 impl Question<'_> {
     /// `Action::"connect"` or `Action::"open-socket"`, without the type.
     fn action(&self) -> &'static str {
@@ -122,24 +153,8 @@ impl Question<'_> {
         .flatten()
     }
 
-    /// The account's state, as every action's context can have it.
-    fn state(&self) -> BTreeMap<&'static str, Member> {
-        let texts = |set: &BTreeSet<String>| Member::Texts(set.iter().cloned().collect());
-        BTreeMap::from([
-            ("risk", Member::Long(self.risk.into())),
-            ("signals", texts(self.signals)),
-            ("fresh", texts(self.fresh)),
-            ("approvals", Member::Texts(self.approvals.iter().map(|id| (*id).to_owned()).collect())),
-            ("executable", Member::Text(self.executable.to_owned())),
-            ("now", Member::Datetime(datetime(self.moment.now))),
-            ("hour", Member::Long(self.moment.hour.into())),
-            ("minute", Member::Long(self.moment.minute.into())),
-            ("weekday", Member::Long(self.moment.weekday.into())),
-        ])
-    }
-
     fn members(&self) -> BTreeMap<&'static str, Member> {
-        let mut members = self.state();
+        let mut members = state(self.risk, self.signals, self.fresh, &self.approvals, self.executable, &self.moment);
         match self.subject {
             Subject::Connect { ip, port, protocol, new_destination, .. } => members.extend([
                 ("ip", Member::Ip(ip)),
@@ -183,11 +198,6 @@ impl Question<'_> {
             "resource": format!("Endpoint::{}", quoted(&self.endpoint())),
             "context": context,
         })
-    }
-
-    /// The account's state as JSON, by the names of its members.
-    pub(crate) fn state_json(&self) -> BTreeMap<&'static str, Value> {
-        self.state().into_iter().map(|(name, member)| (name, member.json())).collect()
     }
 
     /// The entities as `cedar authorize --entities` takes them.

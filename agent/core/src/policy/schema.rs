@@ -12,12 +12,15 @@ use crate::diagnostic::{Diagnostic, Location};
 /// Attributes every account has; free attributes must not be called like them.
 const OWN_ATTRIBUTES: [&str; 3] = ["name", "owner", "executables"];
 
-/// The part of the context that is the account's state, the same for both actions.
-const STATE: &str = "  risk: Long,
+/// What only an attempt in the kernel has of the state: which executable, and what a person approved for it.
+const STATE: &str = "  approvals: Set<String>,
+  executable: String,
+";
+
+/// The part that any action can have.
+const SITUATION: &str = "  risk: Long,
   signals: Set<String>,
   fresh: Set<String>,
-  approvals: Set<String>,
-  executable: String,
   now: datetime,
   hour: Long,
   minute: Long,
@@ -72,9 +75,14 @@ fn generated(config: &Config, findings: &mut Vec<Diagnostic>) -> String {
     for (action, inputs) in actions {
         let _ = writeln!(
             text,
-            "action \"{action}\" appliesTo {{ principal: [ServiceAccount], resource: [Endpoint], context: {{\n{inputs}{STATE}}} }};"
+            "action \"{action}\" appliesTo {{ principal: [ServiceAccount], resource: [Endpoint], context: {{\n{inputs}{STATE}{SITUATION}}} }};"
         );
     }
+    // Who may ask the decision point about somebody else: about an account, or about subjects of a type of `schema.d`.
+    let _ = writeln!(
+        text,
+        "entity SubjectType;\naction \"evaluate\" appliesTo {{ principal: [ServiceAccount], resource: [ServiceAccount, SubjectType], context: {{\n{SITUATION}}} }};"
+    );
     text
 }
 

@@ -195,6 +195,9 @@ pub struct Request {
     pub resource: String,
     /// The context, in Cedar's JSON form.
     pub context: Map<String, Value>,
+    /// What the asker said about principal and resource, as `cedar authorize --entities` takes it (decision point only).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub entities: Vec<Value>,
 }
 
 /// Where in the kernel an attempt was decided.

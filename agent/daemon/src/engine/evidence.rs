@@ -176,16 +176,19 @@ impl Engine {
         if self.waiting.is_empty() {
             return;
         }
-        match self.log.append(self.waiting.make_contiguous()) {
-            Ok(_) => {
-                self.waiting.clear();
+        let lines: Vec<Vec<u8>> = std::mem::take(&mut self.waiting).into();
+        let first = self.log.size();
+        match self.log.append(&lines) {
+            Ok(first) => {
+                self.changes.wrote(first, &lines);
                 if let Some((error, since)) = self.log_failure.take() {
                     tracing::warn!(error, "the log can be written again");
                     self.note_lifecycle(Lifecycle::WriteFailed { error, since: Time(since), lost: 0 });
                 }
             }
             Err(error) => {
-                self.waiting.drain(..error.written.min(self.waiting.len()));
+                self.changes.wrote(first, lines.get(..error.written).unwrap_or(&[]));
+                self.waiting = lines.into_iter().skip(error.written).collect();
                 if self.log_failure.is_none() {
                     tracing::error!(%error, waiting = self.waiting.len(), "the log cannot be written");
                     self.log_failure = Some((error.to_string(), Timestamp::now()));
@@ -235,7 +238,7 @@ fn attempt_of(event: &DecisionEvent, _executable: Option<&str>, names: Option<&N
 }
 
 /// What held for the account, by value.
-fn describe(context: &mut Context, moment: &Moment, situation: &Situation, at: Timestamp) {
+pub(super) fn describe(context: &mut Context, moment: &Moment, situation: &Situation, at: Timestamp) {
     context.risk = situation.state.risk;
     context.signals = moment
         .signals

@@ -1,6 +1,6 @@
 //! How the API reaches the engine: a question is a closure that runs in the engine's turn.
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use super::Engine;
 
@@ -11,6 +11,7 @@ pub(super) type Question = Box<dyn FnOnce(&mut Engine) + Send>;
 #[derive(Clone)]
 pub(crate) struct Handle {
     questions: mpsc::Sender<Question>,
+    news: watch::Receiver<u64>,
 }
 
 /// The engine has stopped and answers no more.
@@ -20,14 +21,21 @@ pub(crate) struct Stopped;
 
 impl Handle {
     /// A handle, and the end the engine listens to. Askers wait while many questions are open.
-    pub(super) fn new() -> (Self, mpsc::Receiver<Question>) {
+    pub(super) fn new(news: watch::Receiver<u64>) -> (Self, mpsc::Receiver<Question>) {
         let (questions, answers) = mpsc::channel(256);
-        (Self { questions }, answers)
+        (Self { questions, news }, answers)
     }
 
     /// Waits until the engine has stopped: written what was left, and signed it.
     pub(crate) async fn drained(self) {
         let _ = tokio::time::timeout(std::time::Duration::from_secs(20), self.questions.closed()).await;
+    }
+
+    /// Changes whenever a change is written to the log; marked as seen now.
+    pub(crate) fn news(&self) -> watch::Receiver<u64> {
+        let mut news = self.news.clone();
+        news.mark_unchanged();
+        news
     }
 
     /// Asks, and waits for the answer.

@@ -4,7 +4,9 @@
 //! or [`Engine::activate`] → one generation.
 
 mod activate;
+mod changes;
 mod clock;
+mod decide;
 mod drift;
 mod evidence;
 mod explain;
@@ -13,6 +15,7 @@ mod journal;
 mod live;
 mod losses;
 mod persist;
+mod question;
 mod ready;
 mod refresh;
 mod refusals;
@@ -41,11 +44,13 @@ use crate::kernel::Kernel;
 use crate::log::LogWriter;
 use crate::process::ProcessTable;
 
+pub(crate) use changes::{Change, Page};
 pub(crate) use explain::Moment;
 pub(crate) use handle::Handle;
 pub(crate) use live::{Actor, Refusal};
 pub(crate) use losses::Losses;
 pub(crate) use persist::Store;
+pub(crate) use question::{Answered, Asked, Party};
 pub(crate) use ready::agent_alone;
 pub(crate) use ready::note_uninstalled;
 pub(crate) use ready::{OpenedEngine, StartError, open};
@@ -117,6 +122,8 @@ pub(crate) struct Engine {
     pub(crate) agent_records: u64,
     /// What was recorded since the start.
     pub(crate) tally: Tally,
+    /// The latest changes, for those who wait for one.
+    pub(crate) changes: changes::Changes,
     /// Lines that could not be written yet, oldest first.
     pub(crate) waiting: VecDeque<Vec<u8>>,
     /// Why the log cannot be written, if it cannot.

@@ -123,8 +123,7 @@ pub(crate) fn open(config_dir: &Path) -> Result<OpenedEngine, StartError> {
     };
     let (base, _) = Bundle::compile(&config);
     let Some(base) = base else { return Err(StartError::Refused(loaded.diagnostics, loaded.sources)) };
-    // Ids of the agent's own records count from the log's size: no earlier start can have given them out.
-    let agent_records = log.size();
+    let changes = super::changes::Changes::new(log.size());
     let mut engine = Engine {
         config_dir: config_dir.to_owned(),
         kernel,
@@ -145,6 +144,7 @@ pub(crate) fn open(config_dir: &Path) -> Result<OpenedEngine, StartError> {
         // Records of the agent are fewer than all records, so this never goes back.
         agent_records: first_own,
         tally: Tally::default(),
+        changes,
         waiting: VecDeque::new(),
         log_failure: None,
         last_reload: None,

@@ -24,7 +24,7 @@ const PRUNE: Duration = Duration::from_secs(60);
 /// # Errors
 /// No thread or descriptor is free.
 pub(crate) fn run(engine: Engine) -> std::io::Result<(Handle, oneshot::Receiver<()>)> {
-    let (handle, questions) = Handle::new();
+    let (handle, questions) = Handle::new(engine.changes.news());
     let (stopped, stopping) = oneshot::channel();
     let ring = engine.kernel.readiness()?;
     std::thread::Builder::new().name("engine".into()).spawn(move || {

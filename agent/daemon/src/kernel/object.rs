@@ -189,6 +189,11 @@ impl Kernel {
         self.seen.iter().flatten().map(|(key, at)| (key.0.account, key.0.address, at)).collect()
     }
 
+    /// Whether the account has been at this address.
+    pub(crate) fn has_seen(&self, account: u32, address: [u8; 16]) -> bool {
+        self.seen.get(&Plain(SeenKey { account, address }), 0).is_ok()
+    }
+
     /// Where it is attached.
     pub(crate) fn cgroup(&self) -> &CgroupMount {
         &self.mount

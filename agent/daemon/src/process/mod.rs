@@ -1,8 +1,11 @@
 //! Who made an attempt: names for executables, parents, cgroups and units, from exec events first and procfs second.
 
 mod services;
-mod table;
 
 pub(crate) use services::{Owner, Service, services};
+mod peer;
+mod table;
+
+pub(crate) use peer::describe;
 pub(crate) use table::ProcessTable;
 pub(crate) use table::{cgroup_of, executables_of_lineage, kernel_device, start_ticks_of, unit_of};

@@ -216,7 +216,7 @@ pub(crate) fn unit_of(cgroup: &str) -> Option<String> {
     known.iter().any(|suffix| unit.ends_with(suffix)).then(|| unit.to_owned())
 }
 
-fn parents(first: u32) -> Vec<Parent> {
+pub(super) fn parents(first: u32) -> Vec<Parent> {
     let mut found = Vec::new();
     let mut pid = first;
     while pid > 0 && found.len() < PARENTS {

@@ -1,7 +1,11 @@
 //! The API on the unix socket: peer credentials decide who may do what, the engine does it, errors say what to do.
 
+mod authzen;
 mod caller;
+mod changes;
 mod metrics;
+#[cfg(test)]
+mod openapi;
 mod routes;
 mod socket;
 

@@ -15,6 +15,7 @@ use writ_core::signal::Incoming;
 use writ_core::stance::{BreakGlassRequest, GrantRequest};
 
 use super::caller::Peer;
+use super::{authzen, changes};
 use crate::api::{
     self, ApproveBody, BreakGlassBody, Failure, GrantBody, Problem, ReasonBody, SignalBody, SimulateBody,
 };
@@ -44,7 +45,11 @@ impl Fault {
         self
     }
 
-    fn stopped() -> Self {
+    pub(super) fn unidentified(error: &super::caller::Unidentified) -> Self {
+        Self::new(StatusCode::FORBIDDEN, "unidentified", error.to_string())
+    }
+
+    pub(super) fn stopped() -> Self {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "stopping", "the daemon is stopping").hint("try again in a moment")
     }
 }
@@ -70,7 +75,7 @@ impl IntoResponse for Fault {
     }
 }
 
-fn answer(status: StatusCode, body: &impl Serialize) -> Response {
+pub(super) fn answer(status: StatusCode, body: &impl Serialize) -> Response {
     match serde_json::to_vec(body) {
         Ok(bytes) => (status, [(header::CONTENT_TYPE, "application/json")], bytes).into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
@@ -101,7 +106,7 @@ async fn ask<R: Send + 'static>(
     engine
         .ask(move |engine| match peer.actor(engine) {
             Ok(actor) => question(engine, &actor),
-            Err(error) => Err(Fault::new(StatusCode::FORBIDDEN, "unidentified", error.to_string())),
+            Err(error) => Err(Fault::unidentified(&error)),
         })
         .await
         .map_err(|_| Fault::stopped())?
@@ -129,8 +134,13 @@ pub(super) fn router(engine: Handle) -> Router {
         .route("/v1/accounts/{name}/offboard", post(offboard))
         .route("/v1/accounts/{name}/reinstate", post(reinstate))
         .route("/v1/break-glass", post(break_glass))
+        .route("/v1/changes", get(changes::changes))
+        .route("/access/v1/evaluation", post(authzen::evaluation))
+        .route("/access/v1/evaluations", post(authzen::evaluations))
+        .route("/.well-known/authzen-configuration", get(authzen::configuration))
         .fallback(|| async { Fault::new(StatusCode::NOT_FOUND, "not-found", "there is nothing at this path") })
         .layer(DefaultBodyLimit::max(MOST_BYTES))
+        .layer(axum::middleware::from_fn(authzen::echo_request_id))
         .with_state(engine)
 }
 

@@ -1,0 +1,133 @@
+//! A question to the decision point as the engine takes it, and its answer.
+
+use std::net::{IpAddr, SocketAddr};
+
+use serde_json::{Map, Value, json};
+use writ_abi::Protocol;
+
+/// A subject or a resource.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub(crate) struct Party {
+    /// Its type.
+    pub(crate) kind: String,
+    /// Its id.
+    pub(crate) id: String,
+    /// What the asker says about it.
+    pub(crate) properties: Map<String, Value>,
+}
+
+/// A question: may this subject do this to that resource, in this context?
+#[derive(Clone, PartialEq, Debug, Default)]
+pub(crate) struct Asked {
+    /// Who.
+    pub(crate) subject: Party,
+    /// The action's name.
+    pub(crate) action: String,
+    /// To what.
+    pub(crate) resource: Party,
+    /// The context, the action's properties included.
+    pub(crate) context: Map<String, Value>,
+}
+
+/// An answer.
+#[derive(Clone, PartialEq, Debug)]
+pub(crate) struct Answered {
+    /// Whether it may.
+    pub(crate) decision: bool,
+    /// What else there is to say.
+    pub(crate) context: Map<String, Value>,
+    /// The escalation that waits for a person, if one does.
+    pub(crate) escalation: Option<String>,
+}
+
+impl Party {
+    /// The party as Cedar writes it.
+    pub(crate) fn uid(&self) -> String {
+        format!("{}::{}", self.kind, quoted(&self.id))
+    }
+
+    /// The party as an entity with its properties.
+    fn entity(&self) -> Value {
+        json!({ "uid": { "type": self.kind, "id": self.id }, "attrs": self.properties, "parents": [] })
+    }
+}
+
+impl Asked {
+    /// The account asked about, if the subject is one.
+    pub(crate) fn account(&self) -> Option<&str> {
+        matches!(self.subject.kind.as_str(), "service_account" | "ServiceAccount").then_some(self.subject.id.as_str())
+    }
+
+    /// The subject as Cedar writes it: both spellings of an account's type are one.
+    pub(crate) fn principal(&self) -> String {
+        match self.account() {
+            Some(account) => format!("ServiceAccount::{}", quoted(account)),
+            None => self.subject.uid(),
+        }
+    }
+
+    /// The action as Cedar writes it; a name of a namespace is taken as it is.
+    pub(crate) fn action_uid(&self) -> String {
+        if self.action.contains("::Action::\"") {
+            return self.action.clone();
+        }
+        format!("Action::{}", quoted(&self.action))
+    }
+
+    /// What the asker knows about subject and resource. Of accounts and destinations writ knows better.
+    pub(crate) fn entities(&self) -> Value {
+        let subject = self.account().is_none().then(|| self.subject.entity());
+        let known = matches!(self.resource.kind.as_str(), "ServiceAccount" | "SubjectType")
+            || self.subject.uid() == self.resource.uid();
+        let resource = (!known).then(|| self.resource.entity());
+        Value::Array(subject.into_iter().chain(resource).collect())
+    }
+
+    /// The endpoint that the resource of a `connect` is: `ADDRESS:PORT/PROTOCOL`.
+    pub(crate) fn endpoint(&self) -> Result<(IpAddr, u16, Protocol), String> {
+        if !matches!(self.resource.kind.as_str(), "Endpoint" | "endpoint" | "network_endpoint") {
+            return Err(format!("a connect goes to an `Endpoint`, not to a `{}`", self.resource.kind));
+        }
+        let wrong = || format!("`{}` is not an endpoint: write `ADDRESS:PORT/PROTOCOL`", self.resource.id);
+        let (address, protocol) = self.resource.id.rsplit_once('/').unwrap_or((&self.resource.id, "tcp"));
+        let address: SocketAddr = address.parse().map_err(|_| wrong())?;
+        let protocol = [Protocol::Tcp, Protocol::Udp].into_iter().find(|known| known.name() == protocol);
+        Ok((address.ip(), address.port(), protocol.ok_or_else(wrong)?))
+    }
+}
+
+/// A Cedar string literal.
+pub(super) fn quoted(text: &str) -> String {
+    format!("\"{}\"", text.escape_debug())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn to(kind: &str, id: &str) -> Asked {
+        let resource = Party { kind: kind.into(), id: id.into(), ..Party::default() };
+        Asked { resource, ..Asked::default() }
+    }
+
+    #[test]
+    fn an_endpoint_is_an_address_a_port_and_a_protocol() {
+        assert_eq!(
+            to("Endpoint", "10.0.0.1:5432/udp").endpoint(),
+            Ok(("10.0.0.1".parse().unwrap(), 5432, Protocol::Udp))
+        );
+        assert_eq!(to("Endpoint", "[::1]:53").endpoint(), Ok(("::1".parse().unwrap(), 53, Protocol::Tcp)));
+        for wrong in ["10.0.0.1", "host:1/tcp", "10.0.0.1:1/sctp", ""] {
+            assert!(to("Endpoint", wrong).endpoint().is_err(), "{wrong}");
+        }
+        assert!(to("Secret", "10.0.0.1:1/tcp").endpoint().is_err());
+    }
+
+    #[test]
+    fn both_spellings_of_an_account_are_one_principal() {
+        for kind in ["service_account", "ServiceAccount"] {
+            let subject = Party { kind: kind.into(), id: "ci".into(), ..Party::default() };
+            assert_eq!(Asked { subject, ..Asked::default() }.principal(), "ServiceAccount::\"ci\"");
+        }
+    }
+}

@@ -1,0 +1,45 @@
+//! The process at the other end of the socket, as a record names one: read from `/proc` while it waits for its answer.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use writ_core::record::{Cgroup, Process};
+
+use super::table::{parents, start_ticks_of, unit_of};
+
+/// `/proc` counts in hundredths of a second, records in nanoseconds.
+const NANOSECONDS_PER_TICK: u64 = 10_000_000;
+
+/// The process as far as it can be learnt; `cgroups` is where the cgroup2 mount is.
+pub(crate) fn describe(pid: u32, cgroups: &Path) -> Process {
+    let Ok(known) = i32::try_from(pid).map_err(drop).and_then(|pid| procfs::process::Process::new(pid).map_err(drop))
+    else {
+        return Process { pid, tid: pid, ..Process::default() };
+    };
+    let stat = known.stat().ok();
+    let status = known.status().ok();
+    let file = fs::metadata(format!("/proc/{pid}/exe")).ok();
+    let path = super::cgroup_of(pid);
+    let on_disk = path.as_deref().and_then(|path| fs::metadata(cgroups.join(path.trim_start_matches('/'))).ok());
+    Process {
+        pid,
+        tid: pid,
+        start_time: start_ticks_of(pid.cast_signed()).unwrap_or(0).saturating_mul(NANOSECONDS_PER_TICK),
+        executable: fs::read_link(format!("/proc/{pid}/exe")).ok().map(|path| path.to_string_lossy().into_owned()),
+        device: file
+            .as_ref()
+            .map_or_else(String::new, |file| format!("{}:{}", libc::major(file.dev()), libc::minor(file.dev()))),
+        inode: file.as_ref().map_or(0, MetadataExt::ino),
+        parents: stat.as_ref().map(|stat| parents(stat.ppid.unsigned_abs())).unwrap_or_default(),
+        unit: path.as_deref().and_then(unit_of),
+        cgroup: Cgroup { id: on_disk.map_or(0, |found| found.ino()), path },
+        uid: status.as_ref().map_or(u32::MAX, |status| status.ruid),
+        euid: status.as_ref().map_or(u32::MAX, |status| status.euid),
+        loginuid: fs::read_to_string(format!("/proc/{pid}/loginuid"))
+            .ok()
+            .and_then(|text| text.trim().parse().ok())
+            .filter(|loginuid| *loginuid != u32::MAX),
+        comm: stat.map(|stat| stat.comm).unwrap_or_default(),
+    }
+}

@@ -1,0 +1,136 @@
+//! `GET /v1/changes`: what changed since an index of the log, as one answer that waits or as server-sent events.
+
+use std::convert::Infallible;
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::extract::{ConnectInfo, Query, State};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use http_body_util::channel::Channel;
+use hyper::body::Bytes;
+use serde::Deserialize;
+use tokio::time::Instant;
+
+use super::caller::Peer;
+use super::routes::Fault;
+use crate::engine::{Change, Engine, Handle, Page};
+
+/// How long an answer waits for a change, unless the asker says otherwise, and at most.
+const WAIT: u64 = 30;
+const MOST_WAIT: u64 = 300;
+/// How often a silent stream says that it is alive.
+const ALIVE: Duration = Duration::from_secs(15);
+
+/// What is asked for.
+#[derive(Clone, Debug, Default, Deserialize)]
+pub(super) struct Wanted {
+    since: Option<u64>,
+    wait: Option<u64>,
+    account: Option<String>,
+}
+
+/// What the peer may see of what followed. Whether it may see an account's changes is whether it may ask about it.
+async fn page(engine: &Handle, peer: &Peer, since: Option<u64>, account: Option<String>) -> Result<Page, Fault> {
+    let peer = peer.clone();
+    let look = move |engine: &mut Engine| {
+        let actor = peer.actor(engine).map_err(|error| Fault::unidentified(&error))?;
+        let current = engine.current().ok_or(crate::engine::Refusal::NotReady)?;
+        let operator = actor.caller.is_operator(&current.config.agent.operators);
+        let visible = |change: &Change| match &change.account {
+            Some(about) => {
+                let wanted = account.as_ref().is_none_or(|account| account == about);
+                let may =
+                    wanted && (operator || engine.may_ask(Some(about), "ServiceAccount", &actor).unwrap_or(false));
+                may.then(|| change.clone())
+            }
+            // That everything may have changed concerns everybody; who did it and how does not.
+            None => Some(Change { record: change.record.clone().filter(|_| operator), ..change.clone() }),
+        };
+        Ok(engine.changes.since(since, visible))
+    };
+    engine.ask(look).await.map_err(|_| Fault::stopped())?
+}
+
+/// `GET /v1/changes?since=INDEX&wait=SECONDS&account=NAME`
+pub(super) async fn changes(
+    State(engine): State<Handle>,
+    ConnectInfo(peer): ConnectInfo<Peer>,
+    Query(wanted): Query<Wanted>,
+    headers: HeaderMap,
+) -> Response {
+    let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+    let since = text("last-event-id").and_then(|id| id.parse().ok()).or(wanted.since);
+    if text("accept").is_some_and(|accept| accept.contains("text/event-stream")) {
+        return stream(engine, peer, since, wanted.account).await.unwrap_or_else(Fault::into_response);
+    }
+    let patience = Duration::from_secs(wanted.wait.unwrap_or(WAIT).min(MOST_WAIT));
+    match one_page(&engine, &peer, since, wanted.account, patience).await {
+        Ok(page) => super::routes::answer(StatusCode::OK, &page),
+        Err(fault) => fault.into_response(),
+    }
+}
+
+async fn one_page(
+    engine: &Handle,
+    peer: &Peer,
+    since: Option<u64>,
+    account: Option<String>,
+    patience: Duration,
+) -> Result<Page, Fault> {
+    let deadline = Instant::now() + patience;
+    let mut news = engine.news();
+    loop {
+        let found = page(engine, peer, since, account.clone()).await?;
+        if since.is_none() || found.reset || !found.changes.is_empty() {
+            return Ok(found);
+        }
+        match tokio::time::timeout_at(deadline, news.changed()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(_)) => return Err(Fault::stopped()),
+            Err(_) => return Ok(found),
+        }
+    }
+}
+
+async fn stream(engine: Handle, peer: Peer, since: Option<u64>, account: Option<String>) -> Result<Response, Fault> {
+    let mut news = engine.news();
+    let mut found = page(&engine, &peer, since, account.clone()).await?;
+    let (mut sender, body) = Channel::<Bytes, Infallible>::new(8);
+    tokio::spawn(async move {
+        let mut next = found.next;
+        let mut text = format!("id: {next}\nevent: open\ndata: {{\"next\":{next}}}\n\n");
+        loop {
+            text.push_str(&events(&found));
+            if !text.is_empty() && sender.send_data(Bytes::from(std::mem::take(&mut text))).await.is_err() {
+                return;
+            }
+            next = found.next.max(next);
+            match tokio::time::timeout(ALIVE, news.changed()).await {
+                Ok(Ok(())) => {}
+                Ok(Err(_)) => return,
+                Err(_) => text.push_str(": alive\n\n"),
+            }
+            // A peer whose process is gone, or that may see less by now, is asked for again each time.
+            match page(&engine, &peer, Some(next), account.clone()).await {
+                Ok(more) => found = more,
+                Err(_) => return,
+            }
+        }
+    });
+    let headers = [(header::CONTENT_TYPE, "text/event-stream"), (header::CACHE_CONTROL, "no-store")];
+    Ok((StatusCode::OK, headers, Body::new(body)).into_response())
+}
+
+/// The page as server-sent events. An event's id is where to go on after it.
+fn events(page: &Page) -> String {
+    let mut text = String::new();
+    if page.reset {
+        text.push_str(&format!("id: {}\nevent: reset\ndata: {{\"next\":{}}}\n\n", page.next, page.next));
+    }
+    for change in &page.changes {
+        let data = serde_json::to_string(change).unwrap_or_default();
+        text.push_str(&format!("id: {}\nevent: {}\ndata: {data}\n\n", change.sequence + 1, change.kind));
+    }
+    text
+}
