@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 
 use aya::maps::{Array, HashMap, MapData, MapType, PerCpuArray, RingBuf};
 use aya::programs::links::{FdLink, PinnedLink};
-use aya::programs::{CgroupAttachMode, CgroupSock, CgroupSockAddr, RawTracePoint};
+use aya::programs::{CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, CgroupSock, CgroupSockAddr, RawTracePoint};
 use aya::{Ebpf, EbpfLoader};
-use writ_abi::{ABI_VERSION, Active, COUNTERS, Counter, KernelConfig, NAT64_PREFIXES, Nat64Prefix, TaskOffsets};
+use writ_abi::{ABI_VERSION, Active, COUNTERS, Counter, KernelConfig, NAT64_PREFIXES, Nat64Prefix, Session, TaskOffsets};
 
 use super::btf::Btf;
 use super::bytes::{Plain, SeenKey};
@@ -22,6 +22,8 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/wr
 
 /// The programs attached to the cgroup. An address hook that is missing would be a way around the decision: all or none.
 const ADDRESS_HOOKS: [&str; 4] = ["connect4", "connect6", "sendmsg4", "sendmsg6"];
+/// The programs that see sockets made and closed.
+const SOCKET_HOOKS: [&str; 2] = ["sock_create", "sock_release"];
 /// Program and tracepoint.
 const TRACEPOINTS: [(&str, &str); 5] = [
     ("process_exec", "sched_process_exec"),
@@ -31,7 +33,7 @@ const TRACEPOINTS: [(&str, &str); 5] = [
     ("cgroup_rmdir", "cgroup_rmdir"),
 ];
 /// Maps that outlive the daemon: name, type, key and value size. `None`: the size is not checked.
-const PINNED: [(&str, MapType, u32, u32); 24] = [
+const PINNED: [(&str, MapType, u32, u32); 26] = [
     ("ACTIVE", MapType::Array, 4, 8),
     ("USER_FILTER", MapType::ArrayOfMaps, 4, 4),
     ("USERS", MapType::ArrayOfMaps, 4, 4),
@@ -52,6 +54,8 @@ const PINNED: [(&str, MapType, u32, u32); 24] = [
     ("SEEN", MapType::Hash, 20, 8),
     ("SEEN_COUNT", MapType::Array, 4, 8),
     ("LINEAGE", MapType::Hash, 4, 16),
+    ("TRACKED", MapType::SkStorage, 4, size_of::<Session>() as u32),
+    ("SESSIONS", MapType::Hash, 8, size_of::<Session>() as u32),
     ("DECISIONS", MapType::RingBuf, 0, 0),
     ("PROCESSES", MapType::RingBuf, 0, 0),
     ("COUNTS", MapType::PerCpuArray, 4, COUNTERS * 8),
@@ -84,6 +88,7 @@ pub(crate) struct Kernel {
     processes: RingBuf<MapData>,
     counts: PerCpuArray<MapData, [u64; COUNTERS as usize]>,
     seen: HashMap<MapData, Plain<SeenKey>, u64>,
+    pub(super) sessions: HashMap<MapData, u64, Plain<Session>>,
     _programs: Ebpf,
 }
 
@@ -146,6 +151,7 @@ impl Kernel {
             processes: RingBuf::try_from(take("PROCESSES")?).map_err(map)?,
             counts: PerCpuArray::try_from(take("COUNTS")?).map_err(map)?,
             seen: HashMap::try_from(take("SEEN")?).map_err(map)?,
+            sessions: HashMap::try_from(take("SESSIONS")?).map_err(map)?,
             _programs: programs,
         })
     }
@@ -190,6 +196,11 @@ impl Kernel {
     /// The destinations remembered for accounts: account index, address, boot time of the first visit.
     pub(crate) fn seen(&self) -> Vec<(u32, [u8; 16], u64)> {
         self.seen.iter().flatten().map(|(key, at)| (key.0.account, key.0.address, at)).collect()
+    }
+
+    /// Whether an account has been to an address.
+    pub(crate) fn has_seen(&self, account: u32, address: [u8; 16]) -> bool {
+        self.seen.get(&Plain(SeenKey { account, address }), 0).is_ok()
     }
 
     /// Where it is attached.
@@ -259,8 +270,24 @@ fn attach(programs: &mut Ebpf, pins: &Pins, options: &Options, made: &mut Vec<Pa
             pin(link, path, made)?;
         }
     }
-    let name = "sock_create";
-    let program: &mut CgroupSock =
+    for name in SOCKET_HOOKS {
+        let program: &mut CgroupSock =
+            programs.program_mut(name).ok_or_else(|| missing(name))?.try_into().map_err(failed(name))?;
+        program.load().map_err(failed(name))?;
+        let path = pins.links().join(name);
+        if path.exists() {
+            let fd = program.fd().map_err(failed(name))?.as_fd().try_clone_to_owned();
+            hand_over(&path, fd.map_err(OpenError::io("duplicating a descriptor"))?, options.cgroup.id)?;
+        } else {
+            let id = program.attach(&cgroup, CgroupAttachMode::Single).map_err(failed(name))?;
+            let link = program.take_link(id).map_err(failed(name))?;
+            let link = FdLink::try_from(link)
+                .map_err(|error| OpenError::Load { what: name.into(), error: error.to_string() })?;
+            pin(link, path, made)?;
+        }
+    }
+    let name = "egress";
+    let program: &mut CgroupSkb =
         programs.program_mut(name).ok_or_else(|| missing(name))?.try_into().map_err(failed(name))?;
     program.load().map_err(failed(name))?;
     let path = pins.links().join(name);
@@ -268,8 +295,8 @@ fn attach(programs: &mut Ebpf, pins: &Pins, options: &Options, made: &mut Vec<Pa
         let fd = program.fd().map_err(failed(name))?.as_fd().try_clone_to_owned();
         return hand_over(&path, fd.map_err(OpenError::io("duplicating a descriptor"))?, options.cgroup.id);
     }
-    let id = program.attach(&cgroup, CgroupAttachMode::Single).map_err(failed(name))?;
-    let link = program.take_link(id).map_err(failed(name))?;
+    let attached = program.attach(&cgroup, CgroupSkbAttachType::Egress, CgroupAttachMode::Single);
+    let link = program.take_link(attached.map_err(failed(name))?).map_err(failed(name))?;
     let link =
         FdLink::try_from(link).map_err(|error| OpenError::Load { what: name.into(), error: error.to_string() })?;
     pin(link, path, made)
