@@ -1,7 +1,7 @@
 //! What people, signals and time do to accounts: each operation changes the live state, then the kernel, then the log,
 //! and only then answers.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -24,6 +24,7 @@ use super::activate::{ActivateError, outlook};
 use super::clock::Clocks;
 use super::evidence::approver;
 use super::explain::{Legend, Moment, Names};
+use super::sessions::Cause;
 use crate::kernel::{Extent, InstallError};
 
 /// Who asks, as the core and as records know it.
@@ -143,9 +144,13 @@ impl Engine {
         // A connect that was judged before this must have returned before we answer.
         self.kernel.barrier()?;
         let applied_us = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
+        let mut changes = BTreeMap::new();
         for (name, index, before, _) in changed {
-            self.note_change(&name, index, before.as_deref(), why, applied_us);
+            if let Some(id) = self.note_change(&name, index, before.as_deref(), why, applied_us) {
+                changes.insert(index, id);
+            }
         }
+        self.judge_sessions(&Cause::Changes(changes, why.cause.clone()), began);
         self.save_explained();
         self.flush();
         Ok(())
@@ -177,11 +182,7 @@ impl Engine {
             let legend = Legend::of(&current.generation, &current.policy_digest);
             self.generations.retain(|(known, _)| *known != number);
             self.generations.push_back((number, Arc::new(Names { bundle: Arc::clone(&current.bundle), legend })));
-            let slot = Slot::new(stance, epoch);
-            self.kernel.set_slot(u32::from(*index), slot)?;
-            current.generation.set_slot(u32::from(*index), slot);
-            self.epochs.insert(name.clone(), epoch);
-            self.numbers.epochs.insert(name.clone(), epoch);
+            // Flags before the slot: what the egress program judges again because of the slot must see them.
             let flags = current.generation.flags.get(usize::from(*index)).copied().unwrap_or(0);
             let wanted =
                 if after.offboarded { flags | AccountFlags::OFFBOARDED } else { flags & !AccountFlags::OFFBOARDED };
@@ -191,6 +192,11 @@ impl Engine {
                     *entry = wanted;
                 }
             }
+            let slot = Slot::new(stance, epoch);
+            self.kernel.set_slot(u32::from(*index), slot)?;
+            current.generation.set_slot(u32::from(*index), slot);
+            self.epochs.insert(name.clone(), epoch);
+            self.numbers.epochs.insert(name.clone(), epoch);
         }
         if let Err(error) = self.store.save_numbers(&self.numbers) {
             tracing::error!(%error, "account epochs could not be kept");
@@ -198,11 +204,11 @@ impl Engine {
         Ok(true)
     }
 
-    fn note_change(&mut self, name: &str, index: u16, before: Option<&Moment>, why: &Why, applied_us: u64) {
+    fn note_change(&mut self, name: &str, index: u16, before: Option<&Moment>, why: &Why, applied_us: u64) -> Option<String> {
         let now = Timestamp::now();
         let epoch = self.epochs.get(name).copied().unwrap_or(0);
-        let Some(after) = self.moments.get(&(index, epoch)).cloned() else { return };
-        let Some(current) = &self.current else { return };
+        let after = self.moments.get(&(index, epoch)).cloned()?;
+        let current = self.current.as_ref()?;
         let digest = |epoch_of: u32| {
             let slot = current.generation.slots.get(usize::from(index)).copied().map(Slot);
             slot.filter(|slot| slot.epoch() == epoch_of)
@@ -241,7 +247,7 @@ impl Engine {
             fallback_first: false,
             applied_us,
         };
-        self.note(Body::Change(Box::new(change)));
+        Some(self.note(Body::Change(Box::new(change))))
     }
 
     /// When something ends next by time alone.

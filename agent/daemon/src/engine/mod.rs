@@ -14,6 +14,7 @@ mod persist;
 mod ready;
 mod reload;
 mod selftest;
+mod sessions;
 mod status;
 mod turn;
 mod view;
@@ -105,6 +106,10 @@ pub(crate) struct Engine {
     pub(crate) heartbeat_due: Instant,
     /// Executable of the event being recorded.
     pub(crate) last_executable: Option<String>,
+    /// Which decision let each open session through, by socket cookie.
+    pub(crate) opened: HashMap<u64, String>,
+    /// When those that have ended are next forgotten.
+    pub(crate) opened_most: usize,
     pub(crate) self_test: Option<selftest::Outcome>,
     pub(crate) stopping: bool,
 }

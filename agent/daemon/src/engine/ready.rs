@@ -144,6 +144,8 @@ pub(crate) fn open(config_dir: &Path) -> Result<OpenedEngine, StartError> {
         last_reload: None,
         heartbeat_due: Instant::now() + Duration::from_secs(300),
         last_executable: None,
+        opened: HashMap::new(),
+        opened_most: 16_384,
         self_test: None,
         stopping: false,
         store,
@@ -160,9 +162,11 @@ pub(crate) fn open(config_dir: &Path) -> Result<OpenedEngine, StartError> {
         engine.recall(last_good.as_deref())?;
     }
     engine.activate(Source { config, files, warnings: loaded.diagnostics.clone() })?;
-    engine.note_started(adopted);
+    let began = Instant::now();
+    let started = engine.note_started(adopted);
     // What was decided while no daemon ran comes first.
     while engine.pump() {}
+    engine.judge_all_sessions(started, "writ started", began);
     Ok(OpenedEngine { engine, findings: loaded.diagnostics, sources: loaded.sources })
 }
 
@@ -181,7 +185,7 @@ impl Engine {
         Ok(())
     }
 
-    fn note_started(&mut self, adopted: bool) {
+    fn note_started(&mut self, adopted: bool) -> String {
         let kernel_release =
             nix::sys::utsname::uname().map(|name| name.release().to_string_lossy().into_owned()).unwrap_or_default();
         let policy_digest = self.current().map(|current| current.policy_digest.clone()).unwrap_or_default();
@@ -191,13 +195,14 @@ impl Engine {
             _ => EffectiveMode::Enforce,
         };
         let degraded = self.degraded.clone();
-        self.note_lifecycle(if adopted {
+        let id = self.note_lifecycle(if adopted {
             Lifecycle::Adopt { policy_digest, generation, degraded, kernel_release }
         } else {
             let coverage = COVERAGE.iter().map(|name| (*name).to_owned()).collect();
             Lifecycle::Start { policy_digest, mode, coverage, degraded, kernel_release }
         });
         self.flush();
+        id
     }
 }
 

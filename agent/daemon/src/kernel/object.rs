@@ -4,7 +4,7 @@ use std::fs;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use aya::maps::{Array, HashMap, MapData, MapType, PerCpuArray, RingBuf};
+use aya::maps::{Array, HashMap, Map, MapData, MapType, PerCpuArray, RingBuf};
 use aya::programs::links::{FdLink, PinnedLink};
 use aya::programs::{CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, CgroupSock, CgroupSockAddr, RawTracePoint};
 use aya::{Ebpf, EbpfLoader};
@@ -88,7 +88,7 @@ pub(crate) struct Kernel {
     processes: RingBuf<MapData>,
     counts: PerCpuArray<MapData, [u64; COUNTERS as usize]>,
     seen: HashMap<MapData, Plain<SeenKey>, u64>,
-    pub(super) sessions: HashMap<MapData, u64, Plain<Session>>,
+    pub(super) sessions: MapData,
     _programs: Ebpf,
 }
 
@@ -151,7 +151,11 @@ impl Kernel {
             processes: RingBuf::try_from(take("PROCESSES")?).map_err(map)?,
             counts: PerCpuArray::try_from(take("COUNTS")?).map_err(map)?,
             seen: HashMap::try_from(take("SEEN")?).map_err(map)?,
-            sessions: HashMap::try_from(take("SESSIONS")?).map_err(map)?,
+            // aya's maps do not lend their descriptor, and read one element at a time.
+            sessions: match take("SESSIONS")? {
+                Map::HashMap(data) => data,
+                _ => return Err(OpenError::Load { what: "opening maps".into(), error: "SESSIONS is no hash".into() }),
+            },
             _programs: programs,
         })
     }
