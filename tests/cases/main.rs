@@ -6,5 +6,6 @@ mod connect;
 mod forms;
 mod harness;
 mod reload;
+mod sessions;
 mod survive;
 mod unmanaged;

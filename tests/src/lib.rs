@@ -5,18 +5,24 @@
 //! guessed time: [`wait`] polls a condition until a deadline.
 #![expect(clippy::expect_used, clippy::panic, reason = "a test harness fails by panicking")]
 
+pub mod api;
 pub mod cgroup;
 pub mod config;
+pub mod held;
 pub mod host;
 pub mod listener;
+pub mod postgres;
 pub mod probe;
 pub mod record;
 mod sweep;
 pub mod user;
 pub mod wait;
 
+pub use api::Answer;
 pub use config::Config;
+pub use held::{Held, KeepingPeer};
 pub use host::Host;
 pub use listener::{TcpPeer, UdpPeer};
+pub use postgres::{Postgres, Psql};
 pub use probe::{Attempt, Prober};
 pub use record::Record;

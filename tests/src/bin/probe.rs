@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail};
 use nix::errno::Errno;
 use nix::sys::socket::{
-    AddressFamily, MsgFlags, MultiHeaders, SockFlag, SockType, SockaddrStorage, connect, send, sendmmsg, sendto,
+    AddressFamily, MsgFlags, MultiHeaders, SockFlag, SockType, SockaddrStorage, connect, getsockopt, send, sendmmsg, sendto,
     setsockopt, socket, sockopt,
 };
 use nix::sys::time::TimeVal;
@@ -29,6 +29,9 @@ const USAGE: &str = "writ-probe OPERATION ADDRESS:PORT…, where OPERATION is
   sendmmsg     send one datagram to each address in one call
   mapped       connect a TCP socket to the IPv4 address in its IPv6-mapped form
   mapped-udp   send a datagram to the IPv4 address in its IPv6-mapped form
+  hold COUNT OPERATION ADDRESS:PORT
+               open so many connections (tcp, udp-connect) and keep them; with each line of standard input send a message
+               over each, printing counts
   loop PAUSE OPERATION ADDRESS:PORT
                repeat with a pause of so many microseconds until standard input closes, printing counts";
 
@@ -53,6 +56,10 @@ fn run(arguments: &[String]) -> Result<()> {
         [word, pause, operation, address] if word == "loop" => {
             let pause = pause.parse().with_context(|| format!("`{pause}` is no number of microseconds"))?;
             repeat(operation, parse(address)?, Duration::from_micros(pause))
+        }
+        [word, count, operation, address] if word == "hold" => {
+            let count = count.parse().with_context(|| format!("`{count}` is no number"))?;
+            hold(count, operation, parse(address)?)
         }
         [operation, addresses @ ..] if !addresses.is_empty() => {
             let addresses: Vec<SocketAddr> = addresses.iter().map(|address| parse(address)).collect::<Result<_>>()?;
@@ -137,6 +144,39 @@ fn send_many(addresses: &[SocketAddr]) -> nix::Result<usize> {
     let mut headers = MultiHeaders::preallocate(addresses.len(), None);
     let sent = sendmmsg(socket.as_raw_fd(), &mut headers, &messages, &to, [], MsgFlags::empty())?;
     Ok(sent.count())
+}
+
+/// Opens connections, and sends over each of them with each line read.
+fn hold(count: usize, operation: &str, address: SocketAddr) -> Result<()> {
+    let kind = if operation == "tcp" { SockType::Stream } else { SockType::Datagram };
+    let (mut sockets, mut failed) = (Vec::new(), BTreeMap::<String, u64>::new());
+    for _ in 0..count {
+        let opened = open(address, kind).and_then(|socket| {
+            connect(socket.as_raw_fd(), &SockaddrStorage::from(address))?;
+            Ok(socket)
+        });
+        match opened {
+            Ok(socket) => sockets.push(socket),
+            Err(errno) => *failed.entry(name(errno)).or_default() += 1,
+        }
+    }
+    println!("{}", json!({ "succeeded": sockets.len(), "failed": failed }));
+    for _ in std::io::stdin().lines().map_while(Result::ok) {
+        let (mut succeeded, mut failed) = (0_u64, BTreeMap::<String, u64>::new());
+        for socket in &sockets {
+            // What ended the connection, before what a send makes of it (EPIPE).
+            let error = getsockopt(socket, sockopt::SocketError)?;
+            let flags = MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT;
+            let sent =
+                if error == 0 { send(socket.as_raw_fd(), MESSAGE, flags) } else { Err(Errno::from_raw(error)) };
+            match sent {
+                Ok(_) => succeeded += 1,
+                Err(errno) => *failed.entry(name(errno)).or_default() += 1,
+            }
+        }
+        println!("{}", json!({ "succeeded": succeeded, "failed": failed }));
+    }
+    Ok(())
 }
 
 /// Attempts until standard input closes; prints counts as it goes, and the last ones at the end.
