@@ -14,5 +14,6 @@ mod live;
 mod loss;
 mod reload;
 mod replay;
+mod sessions;
 mod survive;
 mod unmanaged;

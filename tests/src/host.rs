@@ -12,12 +12,15 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, User};
+use serde_json::Value;
 use tempfile::TempDir;
 
+use crate::answer::{self, Answer};
 use crate::api::Api;
 use crate::cgroup::Cgroup;
 use crate::config::Config;
 use crate::follow::Follower;
+use crate::held::Held;
 use crate::probe::{self, Attempt, Batch, Prober};
 use crate::record::Record;
 use crate::sweep::{self, BPFFS, PREFIX};
@@ -316,6 +319,26 @@ impl Host {
         let mut command = self.command(self.probe());
         command.args(["loop", pause, operation, &to.to_string()]);
         Prober::start(command)
+    }
+
+    /// A process of the account under test that opens so many connections and keeps them.
+    #[track_caller]
+    pub fn hold(&self, connections: usize, operation: &str, to: SocketAddr) -> Held {
+        let mut command = self.command(self.probe());
+        command.args(["hold", &connections.to_string(), operation, &to.to_string()]);
+        Held::start(command)
+    }
+
+    /// Asks the daemon, as root.
+    #[track_caller]
+    pub fn request(&self, method: &str, path: &str, body: Value) -> Answer {
+        answer::ask(&self.directory.path().join("run/writ.sock"), method, path, &body)
+    }
+
+    /// Every record of a type, oldest first.
+    #[track_caller]
+    pub fn records_of(&self, kind: &str) -> Vec<Record> {
+        self.records().into_iter().filter(|record| record.text("/type") == kind).collect()
     }
 
     /// The probe, where every user can run it.

@@ -5,12 +5,15 @@
 //! guessed time: [`wait`] polls a condition until a deadline.
 #![expect(clippy::expect_used, clippy::panic, reason = "a test harness fails by panicking")]
 
+pub mod answer;
 pub mod api;
 pub mod cgroup;
 pub mod config;
 pub mod follow;
+pub mod held;
 pub mod host;
 pub mod listener;
+pub mod postgres;
 pub mod probe;
 pub mod random;
 pub mod record;
@@ -19,11 +22,14 @@ mod sweep;
 pub mod user;
 pub mod wait;
 
+pub use answer::Answer;
 pub use api::Api;
 pub use config::Config;
 pub use follow::Follower;
+pub use held::{Held, KeepingPeer};
 pub use host::Host;
 pub use listener::{TcpPeer, UdpPeer};
+pub use postgres::{Postgres, Psql};
 pub use probe::{Attempt, Batch, Prober};
 pub use random::Random;
 pub use record::Record;

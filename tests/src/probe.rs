@@ -106,7 +106,7 @@ impl Counts {
         self.succeeded + self.failed.values().sum::<u64>()
     }
 
-    fn parse(line: &str) -> Option<Self> {
+    pub(crate) fn parse(line: &str) -> Option<Self> {
         let answer: Value = serde_json::from_str(line).ok()?;
         let failed = answer.get("failed")?.as_object()?;
         Some(Self {

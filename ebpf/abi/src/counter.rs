@@ -36,10 +36,14 @@ pub enum Counter {
     TooManyAccounts = 14,
     /// A cgroup's class could not be remembered: the map was full, and every attempt in it is classified anew.
     CgroupMapFull = 15,
+    /// A session could not be listed for the daemon: the map was full; the egress program still has it.
+    SessionMapFull = 16,
+    /// Packets of sessions that are no longer allowed, stopped on their way out.
+    EgressStopped = 17,
 }
 
 /// How many counters there are.
-pub const COUNTERS: u32 = 16;
+pub const COUNTERS: u32 = 18;
 
 impl Counter {
     /// Every counter, in the order of its number.
@@ -60,6 +64,8 @@ impl Counter {
         Self::LineageFull,
         Self::TooManyAccounts,
         Self::CgroupMapFull,
+        Self::SessionMapFull,
+        Self::EgressStopped,
     ];
 
     /// The counter's name in `status` and in metrics.
@@ -81,6 +87,8 @@ impl Counter {
             Self::LineageFull => "lineage-full",
             Self::TooManyAccounts => "too-many-accounts",
             Self::CgroupMapFull => "cgroup-map-full",
+            Self::SessionMapFull => "session-map-full",
+            Self::EgressStopped => "egress-stopped",
         }
     }
 }

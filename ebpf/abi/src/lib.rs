@@ -12,6 +12,7 @@ mod decide;
 mod event;
 mod family;
 mod path;
+mod session;
 mod stance;
 mod verdict;
 
@@ -25,6 +26,9 @@ pub use event::{
 };
 pub use family::{FAMILIES, Family};
 pub use path::{CGROUP_PATH_LEN, PathHash, PathWalk};
+pub use session::{
+    SESSION_ACCOUNTS, SESSION_FOUND, SESSION_JUDGED, SESSION_NOBODY, SESSION_STOPPED, Session, holds, holds_until, seal,
+};
 pub use stance::{AccountFlags, Active, NEVER, STANCE_WORDS, Slot, Stance, StanceWord};
 pub use verdict::{Cell, PROTOCOLS, Protocol, Reason, Verdict};
 

@@ -52,11 +52,13 @@ pub enum Reason {
     NoAddress = 11,
     /// The account is offboarded: everything is refused.
     Offboarded = 12,
+    /// The session could not be remembered with its socket, so it could not be ended later.
+    Untracked = 13,
 }
 
 impl Reason {
     /// Every reason, in the order of its number.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Policy,
         Self::Expired,
         Self::PolicyError,
@@ -69,6 +71,7 @@ impl Reason {
         Self::RecordLoss,
         Self::NoAddress,
         Self::Offboarded,
+        Self::Untracked,
     ];
 
     /// The reason with this number, if there is one.
@@ -91,6 +94,7 @@ impl Reason {
             Self::RecordLoss => "record-loss",
             Self::NoAddress => "no-address",
             Self::Offboarded => "offboarded",
+            Self::Untracked => "session-untracked",
         }
     }
 }

@@ -12,6 +12,9 @@ fn events_have_no_hidden_bytes_and_keep_their_layout() {
     assert_eq!(offset_of!(DecisionEvent, comm), 192);
     assert_eq!(size_of::<ProcessEvent>(), 320);
     assert_eq!(size_of::<TaskOffsets>(), 112);
+    assert_eq!(size_of::<Session>(), 104);
+    assert_eq!(offset_of!(Session, epochs), 56);
+    assert_eq!(offset_of!(Session, port), 96);
     assert_eq!(size_of::<KernelConfig>(), 32 + 112 + 96);
 }
 
@@ -75,4 +78,18 @@ fn a_unit_counts_only_below_slices() {
     assert!(!at("/system.slice/other.service/billing.service"));
     assert!(!at("/system.slice/billing.service/child"));
     assert_eq!(PathWalk::over(b"/a/b").path, PathHash::of(b"/a/b"));
+}
+
+#[test]
+fn a_sealed_judgement_ends_with_its_time_and_with_its_epochs() {
+    const MILLISECOND: u64 = 1_000_000;
+    let epochs = [7, 0, 0, 0];
+    let sealed = seal(5 * MILLISECOND, &epochs);
+    assert!(holds(sealed, &epochs, 4 * MILLISECOND));
+    assert!(!holds(sealed, &epochs, 5 * MILLISECOND));
+    assert!(!holds(sealed, &[8, 0, 0, 0], 4 * MILLISECOND));
+    assert!(holds(seal(NEVER, &epochs), &epochs, u64::from(u32::MAX) * MILLISECOND));
+    assert!(!holds(0, &[0; SESSION_ACCOUNTS], 0));
+    // Never late: a deadline within a millisecond is rounded down.
+    assert!(!holds(seal(5 * MILLISECOND + 999_999, &epochs), &epochs, 5 * MILLISECOND));
 }

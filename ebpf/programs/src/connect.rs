@@ -18,13 +18,14 @@ use crate::{
     emit::{self, Outcome, Seen, count},
     identity::{self, Caller, NOBODY},
     map::{SEEN, SEEN_COUNT, SeenKey},
+    session,
     tables::KernelTables,
 };
 
 /// What a cgroup program returns to let the call go on.
-const PASS: i32 = 1;
+pub(crate) const PASS: i32 = 1;
 /// What it returns to refuse it.
-const REFUSE: i32 = 0;
+pub(crate) const REFUSE: i32 = 0;
 /// `BPF_NOEXIST`
 const IF_ABSENT: u64 = 1;
 /// How many destinations one account can be remembered for.
@@ -178,6 +179,9 @@ fn judge(mut seen: Seen, context: *mut c_void) -> i32 {
         outcome.decision.enforced = true;
         outcome.decision.learn = false;
     }
+    if seen.tracked() && !outcome.decision.refuses() {
+        session::track(active, &caller, &seen, &mut outcome, context);
+    }
     tally(&outcome.decision);
     let mut answer = PASS;
     if outcome.decision.refuses() {
@@ -252,14 +256,14 @@ fn prefer(outcome: &mut Outcome, decision: Decision, account: u16) {
 }
 
 #[inline(always)]
-fn now() -> u64 {
+pub(crate) fn now() -> u64 {
     // SAFETY: the helper has no preconditions.
     unsafe { bpf_ktime_get_boot_ns() }
 }
 
 /// The refusal of whoever cannot be identified.
 #[inline(always)]
-fn nobody() -> Decision {
+pub(crate) fn nobody() -> Decision {
     Decision {
         verdict: Verdict::Deny,
         reason: Reason::IdentityUnknown,

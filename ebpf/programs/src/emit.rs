@@ -7,7 +7,7 @@ use aya_ebpf::helpers::{
     bpf_get_current_cgroup_id, bpf_get_current_comm,
     generated::{bpf_get_current_pid_tgid, bpf_get_netns_cookie, bpf_get_smp_processor_id, bpf_get_socket_cookie},
 };
-use writ_abi::{ABI_VERSION, Active, Address, Counter, Decision, DecisionEvent, EVENT_DECISION};
+use writ_abi::{ABI_VERSION, Active, Address, Counter, Decision, DecisionEvent, EVENT_DECISION, Hook};
 
 use crate::{
     config::config,
@@ -55,6 +55,14 @@ pub(crate) struct Seen {
     pub(crate) family: u8,
     /// 1 for `open-socket`.
     pub(crate) open_socket: u8,
+}
+
+impl Seen {
+    /// Whether letting it through opens a session: datagrams sent to an address are judged one by one.
+    #[inline(always)]
+    pub(crate) fn tracked(&self) -> bool {
+        self.hook == Hook::Connect4 as u8 || self.hook == Hook::Connect6 as u8
+    }
 }
 
 /// The outcome to be recorded.

@@ -5,6 +5,8 @@
 //! | cgroup/connect4, connect6 | TCP and UDP connects, TCP Fast Open, MPTCP; `::ffff:a.b.c.d` as IPv4 |
 //! | cgroup/sendmsg4, sendmsg6 | each datagram sent to an address |
 //! | cgroup/sock_create | IP sockets that are neither TCP nor UDP: `Action::"open-socket"` |
+//! | cgroup/sock_release | a session's end |
+//! | cgroup_skb/egress | packets of sessions whose account's stance has changed since, or run out |
 //! | raw_tp sched_process_exec, fork, exit | who runs what, and what a process descends from |
 //! | raw_tp cgroup_mkdir, cgroup_rmdir | which account a new cgroup belongs to, before any task can enter it |
 //!
@@ -22,6 +24,7 @@ mod emit;
 mod identity;
 mod map;
 mod process;
+mod session;
 mod tables;
 mod task;
 

@@ -1,10 +1,10 @@
 //! The maps, and nothing else. Sizes of inner maps here are only templates: each generation brings its own.
 
 use aya_ebpf::{
-    btf_maps::{Array, ArrayOfMaps, HashMap, LpmTrie, PerCpuArray, RingBuf},
+    btf_maps::{Array, ArrayOfMaps, HashMap, LpmTrie, PerCpuArray, RingBuf, SkStorage},
     macros::btf_map,
 };
-use writ_abi::{COUNTERS, DecisionEvent, PathHash, ProcessEvent};
+use writ_abi::{COUNTERS, DecisionEvent, PathHash, ProcessEvent, Session};
 
 /// `BPF_F_INNER_MAP`: arrays of different length may take each other's place.
 const INNER: usize = 0x1000;
@@ -94,6 +94,13 @@ pub(crate) static SEEN_COUNT: Array<u64, 4096> = Array::new();
 /// Process → the first executable of its lineage that belongs to an account.
 #[btf_map]
 pub(crate) static LINEAGE: HashMap<u32, ExecutableKey, 65536, SPARSE> = HashMap::new();
+
+/// Session by socket; goes with the socket.
+#[btf_map]
+pub(crate) static TRACKED: SkStorage<Session> = SkStorage::new();
+/// The same by cookie, for the daemon, which cannot walk [`TRACKED`].
+#[btf_map]
+pub(crate) static SESSIONS: HashMap<u64, Session, 262144, SPARSE> = HashMap::new();
 
 /// Decisions on their way to the daemon.
 #[btf_map]

@@ -15,8 +15,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail};
 use nix::errno::Errno;
 use nix::sys::socket::{
-    AddressFamily, MsgFlags, MultiHeaders, SockFlag, SockType, SockaddrStorage, connect, send, sendmmsg, sendto,
-    setsockopt, socket, sockopt,
+    AddressFamily, MsgFlags, MultiHeaders, SockFlag, SockType, SockaddrStorage, connect, getsockopt, send, sendmmsg,
+    sendto, setsockopt, socket, sockopt,
 };
 use nix::sys::time::TimeVal;
 use serde_json::{Value, json};
@@ -34,6 +34,9 @@ const USAGE: &str = "writ-probe OPERATION ADDRESS:PORT…, where OPERATION is
   batch        read lines of OPERATION ADDRESS:PORT, answer each
   via WHAT OPERATION ADDRESS:PORT
                as root: take on an identity (euid:UID, thread:UID, namespace:UID), then do it
+  hold COUNT OPERATION ADDRESS:PORT
+               open so many connections (tcp, udp-connect) and keep them; with each line of standard input send a message
+               over each, printing counts
   loop PAUSE OPERATION ADDRESS:PORT
                repeat with a pause of so many microseconds until standard input closes, printing counts";
 
@@ -68,6 +71,10 @@ fn run(arguments: &[String]) -> Result<()> {
             let uid = uid.parse().with_context(|| format!("`{uid}` is no uid"))?;
             let rest = rest.to_vec();
             identity::take(what, uid, move || run(&rest))
+        }
+        [word, count, operation, address] if word == "hold" => {
+            let count = count.parse().with_context(|| format!("`{count}` is no number"))?;
+            hold(count, operation, parse(address)?)
         }
         [operation, addresses @ ..] if !addresses.is_empty() => {
             let addresses: Vec<SocketAddr> = addresses.iter().map(|address| parse(address)).collect::<Result<_>>()?;
@@ -176,6 +183,38 @@ fn batch() -> Result<()> {
         let line = line.context("cannot read standard input")?;
         let Some((operation, address)) = line.split_once(' ') else { bail!("`{line}` is no attempt") };
         println!("{}", answer(attempt(operation, &[parse(address)?])?));
+    }
+    Ok(())
+}
+
+/// Opens connections, and sends over each of them with each line read.
+fn hold(count: usize, operation: &str, address: SocketAddr) -> Result<()> {
+    let kind = if operation == "tcp" { SockType::Stream } else { SockType::Datagram };
+    let (mut sockets, mut failed) = (Vec::new(), BTreeMap::<String, u64>::new());
+    for _ in 0..count {
+        let opened = open(address, kind).and_then(|socket| {
+            connect(socket.as_raw_fd(), &SockaddrStorage::from(address))?;
+            Ok(socket)
+        });
+        match opened {
+            Ok(socket) => sockets.push(socket),
+            Err(errno) => *failed.entry(name(errno)).or_default() += 1,
+        }
+    }
+    println!("{}", json!({ "succeeded": sockets.len(), "failed": failed }));
+    for _ in std::io::stdin().lines().map_while(Result::ok) {
+        let (mut succeeded, mut failed) = (0_u64, BTreeMap::<String, u64>::new());
+        for socket in &sockets {
+            // What ended the connection, before what a send makes of it (EPIPE).
+            let error = getsockopt(socket, sockopt::SocketError)?;
+            let flags = MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT;
+            let sent = if error == 0 { send(socket.as_raw_fd(), MESSAGE, flags) } else { Err(Errno::from_raw(error)) };
+            match sent {
+                Ok(_) => succeeded += 1,
+                Err(errno) => *failed.entry(name(errno)).or_default() += 1,
+            }
+        }
+        println!("{}", json!({ "succeeded": succeeded, "failed": failed }));
     }
     Ok(())
 }

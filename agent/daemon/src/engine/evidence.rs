@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use writ_abi::{DecisionEvent, Family, Protocol, Verdict};
+use writ_abi::{DecisionEvent, Family, Hook, Protocol, Verdict};
 use writ_core::policy::Attempt;
 use writ_core::record::{
     Body, Context, Decision, GrantRef, IdSource, Lifecycle, LoginUid, PolicyRef, Record, Request, SignalRef, Time,
@@ -94,6 +94,10 @@ impl Engine {
         let record = Record::new(id.clone(), at, self.host.clone(), VERSION, body);
         self.denials.keep(&record);
         self.push(&record);
+        let connects = [Hook::Connect4 as u8, Hook::Connect6 as u8].contains(&event.hook);
+        if connects && event.errno == 0 {
+            self.remember_opened(event.socket_cookie, &id);
+        }
         if escalates {
             self.escalate(&account, &attempt, policies, &id);
         }

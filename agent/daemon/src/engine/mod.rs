@@ -21,6 +21,7 @@ mod refresh;
 mod refusals;
 mod reload;
 mod selftest;
+mod sessions;
 mod status;
 mod tally;
 mod turn;
@@ -140,6 +141,10 @@ pub(crate) struct Engine {
     pub(crate) refusals: refusals::Refusals,
     /// Executables looked at, and signals they raise.
     pub(crate) drift: drift::Drift,
+    /// Which decision let each open session through, by socket cookie.
+    pub(crate) opened: HashMap<u64, String>,
+    /// When those that have ended are next forgotten.
+    pub(crate) opened_most: usize,
     pub(crate) self_test: Option<selftest::Outcome>,
     pub(crate) stopping: bool,
 }

@@ -154,6 +154,8 @@ pub(crate) fn open(config_dir: &Path) -> Result<OpenedEngine, StartError> {
         denials: super::why::Denials::default(),
         refusals: super::refusals::Refusals::default(),
         drift: super::drift::Drift::default(),
+        opened: HashMap::new(),
+        opened_most: 16_384,
         self_test: None,
         stopping: false,
         live_journal,
@@ -176,8 +178,10 @@ pub(crate) fn open(config_dir: &Path) -> Result<OpenedEngine, StartError> {
         engine.recall(last_good.as_deref())?;
     }
     engine.activate(Source { config, files, warnings: loaded.diagnostics.clone() })?;
-    engine.note_started(adopted);
+    let began = Instant::now();
+    let started = engine.note_started(adopted);
     // What was decided while no daemon ran waits in the ring: the first turns record it, and answer meanwhile.
+    engine.judge_all_sessions(started, "writ started", began);
     Ok(OpenedEngine { engine, findings: loaded.diagnostics, sources: loaded.sources })
 }
 
@@ -199,7 +203,7 @@ impl Engine {
         Ok(())
     }
 
-    fn note_started(&mut self, adopted: bool) {
+    fn note_started(&mut self, adopted: bool) -> String {
         let kernel_release =
             nix::sys::utsname::uname().map(|name| name.release().to_string_lossy().into_owned()).unwrap_or_default();
         let policy_digest = self.current().map(|current| current.policy_digest.clone()).unwrap_or_default();
@@ -209,13 +213,14 @@ impl Engine {
             _ => EffectiveMode::Enforce,
         };
         let degraded = self.degraded.clone();
-        self.note_lifecycle(if adopted {
+        let id = self.note_lifecycle(if adopted {
             Lifecycle::Adopt { policy_digest, generation, degraded, kernel_release }
         } else {
             let coverage = COVERAGE.iter().map(|name| (*name).to_owned()).collect();
             Lifecycle::Start { policy_digest, mode, coverage, degraded, kernel_release }
         });
         self.flush();
+        id
     }
 }
 

@@ -18,6 +18,7 @@ use super::clock::Clocks;
 use super::explain::Moment;
 use super::live::{escalation_record, grant_record, signal_record};
 use super::persist::Step;
+use super::sessions::Cause;
 use crate::kernel::{Extent, InstallError};
 
 /// Why stances change.
@@ -107,10 +108,17 @@ impl Engine {
         // A connect that was judged before this must have returned before we answer.
         self.kernel.barrier()?;
         let applied_us = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
+        let mut changes = BTreeMap::new();
+        let mut causes = Vec::new();
         for change in &changed {
-            self.note_change(change, applied_us);
+            if let Some(id) = self.note_change(change, applied_us) {
+                changes.insert(change.index, id);
+                causes.push(change.why.cause.clone());
+            }
         }
         self.flush();
+        causes.dedup();
+        self.judge_sessions(&Cause::Changes(changes, causes.join(", ")), began);
         Ok(())
     }
 
@@ -152,12 +160,13 @@ impl Engine {
             self.keep_moment(*index, epoch, after.clone());
             self.keep_step(&step);
             let slot = Slot::new(stance, epoch);
-            self.kernel.set_slot(u32::from(*index), slot)?;
             let wanted =
                 if after.offboarded { flags | AccountFlags::OFFBOARDED } else { flags & !AccountFlags::OFFBOARDED };
+            // Flags before the slot: what the egress program judges again because of the slot must see them.
             if wanted != flags {
                 self.kernel.set_flags(u32::from(*index), AccountFlags(wanted))?;
             }
+            self.kernel.set_slot(u32::from(*index), slot)?;
             let Some(current) = &mut self.current else { return Ok(false) };
             current.generation.set_slot(u32::from(*index), slot);
             if let Some(entry) = current.generation.flags.get_mut(usize::from(*index)) {
@@ -174,12 +183,12 @@ impl Engine {
         }
     }
 
-    fn note_change(&mut self, change: &Changed, applied_us: u64) {
+    fn note_change(&mut self, change: &Changed, applied_us: u64) -> Option<String> {
         let Changed { name, index, before, why, .. } = change;
         let now = Timestamp::now();
         let epoch = self.epochs.get(name).copied().unwrap_or(0);
-        let Some(after) = self.moments.get(&(*index, epoch)).cloned() else { return };
-        let Some(current) = &self.current else { return };
+        let after = self.moments.get(&(*index, epoch)).cloned()?;
+        let current = self.current.as_ref()?;
         let mode =
             match current.config.accounts.get(name).map(|account| account.effective_mode(current.config.agent.mode)) {
                 Some(Mode::Observe) => EffectiveMode::Observe,
@@ -212,7 +221,7 @@ impl Engine {
             fallback_first: false,
             applied_us,
         };
-        self.note(Body::Change(Box::new(record)));
+        Some(self.note(Body::Change(Box::new(record))))
     }
 
     /// When something ends next by time alone.

@@ -1,5 +1,7 @@
 //! Reload: the configuration directory read again; in force whole, or refused with the one before still in force.
 
+use std::time::Instant;
+
 use jiff::Timestamp;
 use serde_json::Value;
 use writ_abi::Active;
@@ -18,6 +20,7 @@ impl Engine {
     /// # Errors
     /// What is wrong, in a line and as findings; nothing changed.
     pub(crate) fn reload(&mut self, by: Option<&Actor>) -> Result<Reloaded, (String, Vec<Value>)> {
+        let began = Instant::now();
         let before = self.base_digest.clone();
         let loaded = configuration::load(&self.config_dir);
         let mut findings = loaded.diagnostics.clone();
@@ -52,12 +55,13 @@ impl Engine {
                 let generation = self.current().map_or(0, |current| Active(current.generation.active).generation());
                 self.degraded.retain(|reason| reason != "config-rejected");
                 self.last_reload = Some(ReloadResult { at: Timestamp::now(), ok: true, problem: None });
-                self.note_lifecycle(Lifecycle::Reload {
+                let id = self.note_lifecycle(Lifecycle::Reload {
                     before: before.clone(),
                     after: after.clone(),
                     by: caller,
                     generation,
                 });
+                self.judge_all_sessions(id, "the configuration changed", began);
                 self.flush();
                 findings = self.current().map(|current| current.warnings.clone()).unwrap_or_default();
                 Ok(Reloaded {

@@ -197,7 +197,7 @@ impl Engine {
                 waiting: self.waiting.len(),
                 error: self.log_failure.as_ref().map(|(error, _)| error.clone()),
             }],
-            sessions: 0,
+            sessions: self.session_count(),
             self_test: self.self_test.clone(),
             warnings: current.warnings.len(),
         })

@@ -106,8 +106,10 @@ impl Engine {
         let reading = Clocks::read().reading(&self.host.boot_id.clone());
         if let Some(step) = self.live.read_clock(reading) {
             tracing::warn!(%step, "the wall clock was set; everything that ends by time was moved along");
-            if let Err(error) = self.regenerate() {
-                tracing::error!(%error, "the kernel could not be told about the new time");
+            match self.regenerate() {
+                // No record of its own says so yet: the sessions' own cuts do.
+                Ok(()) => self.judge_all_sessions(String::new(), "the wall clock was set", Instant::now()),
+                Err(error) => tracing::error!(%error, "the kernel could not be told about the new time"),
             }
         }
         if Instant::now() >= self.heartbeat_due {

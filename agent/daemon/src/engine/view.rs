@@ -38,6 +38,7 @@ impl Engine {
         members.insert("approvals".into(), json!(live.approved));
         members.insert("freshness".into(), json!(live.freshness(&account.requires_fresh, now)));
         members.insert("policies".into(), json!(current.bundle.policies_of(name)));
+        members.insert("sessions".into(), json!(self.sessions(Some(name))));
         members.insert("destinations_seen".into(), json!(seen));
         Some(view)
     }

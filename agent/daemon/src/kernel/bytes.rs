@@ -1,6 +1,8 @@
 //! The ABI's types as bytes: what may be handed to the kernel as it lies in memory, and how ring entries are read back.
 
-use writ_abi::{ABI_VERSION, DecisionEvent, EVENT_DECISION, EVENT_PROCESS, KernelConfig, PathHash, ProcessEvent};
+use writ_abi::{
+    ABI_VERSION, DecisionEvent, EVENT_DECISION, EVENT_PROCESS, KernelConfig, PathHash, ProcessEvent, Session,
+};
 
 /// An ABI type handed to aya. The wrapper exists because neither the trait nor the types are ours to join elsewhere.
 #[derive(Clone, Copy)]
@@ -15,6 +17,9 @@ unsafe impl aya::Pod for Plain<PathHash> {}
 unsafe impl aya::Pod for Plain<ExecutableKey> {}
 // SAFETY: u32s and bytes in multiples of four, without padding.
 unsafe impl aya::Pod for Plain<SeenKey> {}
+
+// SAFETY: integers without padding: `tests/layout.rs` of the ABI pins the size.
+unsafe impl aya::Pod for Plain<Session> {}
 
 /// An executable as the programs' maps know it.
 #[derive(Clone, Copy)]

@@ -5,14 +5,17 @@
 
 mod btf;
 mod bytes;
+mod diag;
 mod features;
 mod generation;
 mod host;
 mod object;
 mod pins;
 mod ring;
+mod session;
 mod syscall;
 
+pub(crate) use diag::{Diag, Socket};
 pub(crate) use features::features;
 pub(crate) use generation::{Extent, InstallError};
 pub(crate) use host::{CgroupMount, boot_ns, cgroup_paths};

@@ -4,11 +4,13 @@ use std::fs;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use aya::maps::{Array, HashMap, MapData, MapType, PerCpuArray, RingBuf};
+use aya::maps::{Array, HashMap, Map, MapData, MapType, PerCpuArray, RingBuf};
 use aya::programs::links::{FdLink, PinnedLink};
-use aya::programs::{CgroupAttachMode, CgroupSock, CgroupSockAddr, RawTracePoint};
+use aya::programs::{CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, CgroupSock, CgroupSockAddr, RawTracePoint};
 use aya::{Ebpf, EbpfLoader};
-use writ_abi::{ABI_VERSION, Active, COUNTERS, KernelConfig, NAT64_PREFIXES, Nat64Prefix, TaskOffsets};
+use writ_abi::{
+    ABI_VERSION, Active, COUNTERS, Counter, KernelConfig, NAT64_PREFIXES, Nat64Prefix, Session, TaskOffsets,
+};
 
 use super::btf::Btf;
 use super::bytes::{Plain, SeenKey};
@@ -22,6 +24,8 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/wr
 
 /// The programs attached to the cgroup. An address hook that is missing would be a way around the decision: all or none.
 const ADDRESS_HOOKS: [&str; 4] = ["connect4", "connect6", "sendmsg4", "sendmsg6"];
+/// The programs that see sockets made and closed.
+const SOCKET_HOOKS: [&str; 2] = ["sock_create", "sock_release"];
 /// Program and tracepoint.
 const TRACEPOINTS: [(&str, &str); 5] = [
     ("process_exec", "sched_process_exec"),
@@ -31,7 +35,7 @@ const TRACEPOINTS: [(&str, &str); 5] = [
     ("cgroup_rmdir", "cgroup_rmdir"),
 ];
 /// Maps that outlive the daemon: name, type, key and value size. `None`: the size is not checked.
-const PINNED: [(&str, MapType, u32, u32); 24] = [
+const PINNED: [(&str, MapType, u32, u32); 26] = [
     ("ACTIVE", MapType::Array, 4, 8),
     ("USER_FILTER", MapType::ArrayOfMaps, 4, 4),
     ("USERS", MapType::ArrayOfMaps, 4, 4),
@@ -52,6 +56,8 @@ const PINNED: [(&str, MapType, u32, u32); 24] = [
     ("SEEN", MapType::Hash, 20, 8),
     ("SEEN_COUNT", MapType::Array, 4, 8),
     ("LINEAGE", MapType::Hash, 4, 16),
+    ("TRACKED", MapType::SkStorage, 4, size_of::<Session>() as u32),
+    ("SESSIONS", MapType::Hash, 8, size_of::<Session>() as u32),
     ("DECISIONS", MapType::RingBuf, 0, 0),
     ("PROCESSES", MapType::RingBuf, 0, 0),
     ("COUNTS", MapType::PerCpuArray, 4, COUNTERS * 8),
@@ -84,6 +90,7 @@ pub(crate) struct Kernel {
     processes: RingBuf<MapData>,
     counts: PerCpuArray<MapData, [u64; COUNTERS as usize]>,
     seen: HashMap<MapData, Plain<SeenKey>, u64>,
+    pub(super) sessions: MapData,
     _programs: Ebpf,
 }
 
@@ -151,6 +158,11 @@ impl Kernel {
             processes: RingBuf::try_from(take("PROCESSES")?).map_err(map)?,
             counts: PerCpuArray::try_from(take("COUNTS")?).map_err(map)?,
             seen: HashMap::try_from(take("SEEN")?).map_err(map)?,
+            // aya's maps do not lend their descriptor, and read one element at a time.
+            sessions: match take("SESSIONS")? {
+                Map::HashMap(data) => data,
+                _ => return Err(OpenError::Load { what: "opening maps".into(), error: "SESSIONS is no hash".into() }),
+            },
             _programs: programs,
         })
     }
@@ -261,8 +273,24 @@ fn attach(programs: &mut Ebpf, pins: &Pins, options: &Options, made: &mut Vec<Pa
             pin(link, path, made)?;
         }
     }
-    let name = "sock_create";
-    let program: &mut CgroupSock =
+    for name in SOCKET_HOOKS {
+        let program: &mut CgroupSock =
+            programs.program_mut(name).ok_or_else(|| missing(name))?.try_into().map_err(failed(name))?;
+        program.load().map_err(failed(name))?;
+        let path = pins.links().join(name);
+        if path.exists() {
+            let fd = program.fd().map_err(failed(name))?.as_fd().try_clone_to_owned();
+            hand_over(&path, fd.map_err(OpenError::io("duplicating a descriptor"))?, options.cgroup.id)?;
+        } else {
+            let id = program.attach(&cgroup, CgroupAttachMode::Single).map_err(failed(name))?;
+            let link = program.take_link(id).map_err(failed(name))?;
+            let link = FdLink::try_from(link)
+                .map_err(|error| OpenError::Load { what: name.into(), error: error.to_string() })?;
+            pin(link, path, made)?;
+        }
+    }
+    let name = "egress";
+    let program: &mut CgroupSkb =
         programs.program_mut(name).ok_or_else(|| missing(name))?.try_into().map_err(failed(name))?;
     program.load().map_err(failed(name))?;
     let path = pins.links().join(name);
@@ -270,8 +298,8 @@ fn attach(programs: &mut Ebpf, pins: &Pins, options: &Options, made: &mut Vec<Pa
         let fd = program.fd().map_err(failed(name))?.as_fd().try_clone_to_owned();
         return hand_over(&path, fd.map_err(OpenError::io("duplicating a descriptor"))?, options.cgroup.id);
     }
-    let id = program.attach(&cgroup, CgroupAttachMode::Single).map_err(failed(name))?;
-    let link = program.take_link(id).map_err(failed(name))?;
+    let attached = program.attach(&cgroup, CgroupSkbAttachType::Egress, CgroupAttachMode::Single);
+    let link = program.take_link(attached.map_err(failed(name))?).map_err(failed(name))?;
     let link =
         FdLink::try_from(link).map_err(|error| OpenError::Load { what: name.into(), error: error.to_string() })?;
     pin(link, path, made)

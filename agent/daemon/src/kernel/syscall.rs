@@ -88,3 +88,79 @@ pub(super) fn link_cgroup(link: BorrowedFd<'_>) -> io::Result<u64> {
     // SAFETY: the kernel filled in the array; it is read through a pointer because it was written behind Rust's back.
     Ok(unsafe { info.as_ptr().add(2).read_volatile() })
 }
+
+/// Reads a whole hash map with 64-bit keys in as few calls as can be (`BPF_MAP_LOOKUP_BATCH`, Linux 5.6). `nothing` is any
+/// value of the map's type.
+///
+/// # Errors
+/// The kernel's errno.
+pub(super) fn read_hash<V: aya::Pod>(map: BorrowedFd<'_>, nothing: V) -> io::Result<Vec<V>> {
+    const BPF_MAP_LOOKUP_BATCH: i64 = 24;
+    const BATCH: usize = 8_192;
+    let mut found = Vec::new();
+    let (mut keys, mut values) = (vec![0u64; BATCH], vec![nothing; BATCH]);
+    let (mut from, mut next) = (0u64, 0u64);
+    let mut started = false;
+    loop {
+        let attribute = Attribute {
+            words: [
+                if started { (&raw mut from) as u64 } else { 0 },
+                (&raw mut next) as u64,
+                keys.as_mut_ptr() as u64,
+                values.as_mut_ptr() as u64,
+                BATCH as u64 | u64::from(map.as_raw_fd().cast_unsigned()) << 32,
+                0,
+                0,
+                0,
+            ],
+        };
+        let done = match bpf(BPF_MAP_LOOKUP_BATCH, &attribute, 56) {
+            Ok(_) => false,
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => true,
+            Err(error) => return Err(error),
+        };
+        // SAFETY: the kernel wrote the number of values over the one asked for; read past the compiler's view of it.
+        let count = unsafe { (&raw const attribute.words).cast::<u64>().add(4).read_volatile() } as u32 as usize;
+        found.extend(values.iter().take(count).copied());
+        if done {
+            return Ok(found);
+        }
+        from = next;
+        started = true;
+    }
+}
+
+fn element(command: i64, map: BorrowedFd<'_>, key: u64, value: u64) -> io::Result<()> {
+    let fd = u64::from(map.as_raw_fd().cast_unsigned());
+    bpf(command, &Attribute { words: [fd, (&raw const key) as u64, value, 0, 0, 0, 0, 0] }, 32).map(drop)
+}
+
+/// Reads one element of a map with 64-bit keys. `nothing` is any value of the map's type.
+///
+/// # Errors
+/// ENOENT if there is none.
+pub(super) fn lookup_key<V: aya::Pod>(map: BorrowedFd<'_>, key: u64, nothing: V) -> io::Result<V> {
+    const BPF_MAP_LOOKUP_ELEM: i64 = 1;
+    let mut value = nothing;
+    element(BPF_MAP_LOOKUP_ELEM, map, key, (&raw mut value) as u64)?;
+    // SAFETY: a plain value; read past the compiler's view, because the kernel wrote it.
+    Ok(unsafe { (&raw const value).read_volatile() })
+}
+
+/// Writes one element of a map with 64-bit keys.
+///
+/// # Errors
+/// The kernel's errno.
+pub(super) fn update_key<V: aya::Pod>(map: BorrowedFd<'_>, key: u64, value: &V) -> io::Result<()> {
+    const BPF_MAP_UPDATE_ELEM: i64 = 2;
+    element(BPF_MAP_UPDATE_ELEM, map, key, std::ptr::from_ref(value) as u64)
+}
+
+/// Removes one element of a map with 64-bit keys.
+///
+/// # Errors
+/// ENOENT if there is none.
+pub(super) fn delete_key(map: BorrowedFd<'_>, key: u64) -> io::Result<()> {
+    const BPF_MAP_DELETE_ELEM: i64 = 3;
+    element(BPF_MAP_DELETE_ELEM, map, key, 0)
+}

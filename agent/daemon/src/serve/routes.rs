@@ -129,6 +129,7 @@ pub(super) fn router(engine: Handle) -> Router {
         .route("/v1/escalations", get(escalations))
         .route("/v1/escalations/{id}/approve", post(approve))
         .route("/v1/escalations/{id}/deny", post(deny))
+        .route("/v1/sessions", get(sessions))
         .route("/v1/accounts", get(accounts))
         .route("/v1/accounts/{name}", get(account))
         .route("/v1/accounts/{name}/offboard", post(offboard))
@@ -336,6 +337,14 @@ async fn deny(
     let given: ReasonBody = read(&body)?;
     let denied = ask(&engine, peer, move |engine, actor| engine.deny(&id, &given.reason, actor).map_err(Fault::from));
     ok(&denied.await?)
+}
+
+async fn sessions(State(engine): State<Handle>, ConnectInfo(peer): ConnectInfo<Peer>) -> Answer {
+    let listed = ask(&engine, peer, |engine, actor| {
+        readable(engine, actor)?;
+        Ok(engine.sessions(None))
+    });
+    ok(&listed.await?)
 }
 
 async fn accounts(State(engine): State<Handle>, ConnectInfo(peer): ConnectInfo<Peer>) -> Answer {

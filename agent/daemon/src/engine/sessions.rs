@@ -1,0 +1,355 @@
+//! Live sessions: judged again whenever a stance changes, and cut where it no longer allows them.
+//!
+//! The kernel keeps the list ([`Kernel::sessions`](crate::kernel::Kernel::sessions)), so nothing here can drift from it: a
+//! connect that was let through is on it before the caller knows, and is taken off as its socket closes.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+use writ_abi::{
+    AccountFlags, Active, Address, Attempt, Cell, Decision, Protocol, SESSION_JUDGED, SESSION_NOBODY, SESSION_STOPPED,
+    Session, Slot, StanceWord, Tables, decide,
+};
+use writ_core::record::{Body, Cut, Endpoint, IdSource, PolicyRef, Time, record_id};
+use writ_core::table::Generation;
+
+use super::Engine;
+use super::clock::Clocks;
+use crate::kernel::{Diag, Kernel, Socket, boot_ns};
+
+/// How often a socket that is listed and not found is looked for again: a connect that has been let through takes a moment
+/// to become visible.
+const LOOKS: u32 = 3;
+/// The pause before it is looked for again.
+const PAUSE: Duration = Duration::from_millis(1);
+/// How many decisions are remembered before those whose session has ended are forgotten.
+const REMEMBERED: usize = 16_384;
+
+/// What sessions are judged for: every account's, or those of the accounts that changed.
+#[derive(Debug)]
+pub(super) enum Cause {
+    /// Something that can change every account; the record that says so.
+    Everything(String, &'static str),
+    /// Changes by account index: the record of each.
+    Changes(BTreeMap<u16, String>, String),
+}
+
+impl Cause {
+    fn of(&self, session: &Session) -> Option<(String, String)> {
+        match self {
+            Self::Everything(id, reason) => Some((id.clone(), (*reason).to_owned())),
+            Self::Changes(changes, reason) => {
+                session.accounts.iter().find_map(|account| Some((changes.get(account)?.clone(), reason.clone())))
+            }
+        }
+    }
+}
+
+/// One session as it is shown.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct SessionView {
+    account: String,
+    destination: Endpoint,
+    source: Option<Endpoint>,
+    since: Time,
+    pid: u32,
+    executable: Option<String>,
+    socket_cookie: u64,
+    netns_cookie: u64,
+    decision: String,
+    /// Whether it is refused now, and only its packets are stopped.
+    stopped: bool,
+}
+
+/// A session to be cut, and why.
+struct Doomed {
+    session: Session,
+    decision: Decision,
+    account: u16,
+    change: String,
+    reason: String,
+}
+
+/// The tables in force: the daemon's own copy, with the kernel's memory of destinations.
+struct InForce<'a> {
+    generation: &'a Generation,
+    kernel: &'a Kernel,
+}
+
+impl Tables for InForce<'_> {
+    fn active(&self) -> Active {
+        self.generation.active()
+    }
+    fn flags(&self, account: u32) -> Option<AccountFlags> {
+        Tables::flags(self.generation, account)
+    }
+    fn slot(&self, account: u32) -> Option<Slot> {
+        self.generation.slot(account)
+    }
+    fn stance(&self, index: u32, word: StanceWord) -> Option<u64> {
+        self.generation.stance(index, word)
+    }
+    fn address_class(&self, address: &Address) -> Option<u32> {
+        self.generation.address_class(address)
+    }
+    fn port_class(&self, port: u16) -> Option<u32> {
+        self.generation.port_class(port)
+    }
+    fn projection(&self, index: u32) -> Option<u32> {
+        self.generation.projection(index)
+    }
+    fn cell(&self, index: u32) -> Option<Cell> {
+        self.generation.cell(index)
+    }
+    fn seen(&self, account: u32, address: &Address) -> bool {
+        self.kernel.has_seen(account, address.octets())
+    }
+}
+
+impl Engine {
+    /// Judges live sessions again, and cuts those that are refused. What was changed must be in the kernel, and a grace
+    /// period over: then every session that was let through before is on the list.
+    pub(super) fn judge_sessions(&mut self, cause: &Cause, began: Instant) {
+        let sessions = match self.kernel.sessions() {
+            Ok(sessions) => sessions,
+            Err(error) => {
+                tracing::error!(%error, "live sessions could not be listed; the egress program stops what is not allowed");
+                return;
+            }
+        };
+        let mut doomed: BTreeMap<u64, Vec<Doomed>> = BTreeMap::new();
+        for session in sessions {
+            let Some((change, reason)) = cause.of(&session) else { continue };
+            match self.refused(&session) {
+                Some((account, decision)) => {
+                    doomed.entry(session.netns).or_default().push(Doomed {
+                        session,
+                        decision,
+                        account,
+                        change,
+                        reason,
+                    });
+                }
+                None if session.state == SESSION_STOPPED => {
+                    // It closed meanwhile, or is listed again: either way it flows.
+                    let _ = self.kernel.list_session(&Session { state: SESSION_JUDGED, ..session });
+                }
+                None => {}
+            }
+        }
+        if doomed.is_empty() {
+            return;
+        }
+        // The decision that opened a session comes before its end in the log.
+        while self.pump() {}
+        for (netns, doomed) in doomed {
+            self.cut(netns, doomed, began);
+        }
+        self.flush();
+    }
+
+    /// Judges every live session again, after something that can change every account. `id`: the record that says what.
+    pub(super) fn judge_all_sessions(&mut self, id: String, reason: &'static str, began: Instant) {
+        if let Err(error) = self.kernel.barrier() {
+            tracing::error!(%error, "the kernel's grace period could not be awaited; a session could be missed");
+        }
+        self.judge_sessions(&Cause::Everything(id, reason), began);
+    }
+
+    /// The account by which a session may not go on, with the judgement.
+    fn refused(&self, session: &Session) -> Option<(u16, Decision)> {
+        let generation = &self.current()?.generation;
+        let tables = InForce { generation, kernel: &self.kernel };
+        let protocol = Protocol::from_bits(session.protocol).unwrap_or(Protocol::Tcp);
+        let endpoint = writ_abi::Endpoint { address: session.address, port: session.port, protocol };
+        let attempt = Attempt::Connect { endpoint, executable: session.executable };
+        let now = boot_ns();
+        session.accounts.iter().take_while(|account| **account != SESSION_NOBODY).find_map(|account| {
+            // As in the egress program: an account that is declared no more is nobody's to judge.
+            let flags = Tables::flags(generation, u32::from(*account))?;
+            let decision = decide(&tables, u32::from(*account), &attempt, now);
+            (flags.has(AccountFlags::PRESENT) && decision.refuses()).then_some((*account, decision))
+        })
+    }
+
+    /// Cuts sessions of one network namespace.
+    fn cut(&mut self, netns: u64, mut doomed: Vec<Doomed>, began: Instant) {
+        let Some(pid) = doomed.first().map(|doomed| doomed.session.pid) else { return };
+        let diag = match Diag::of(netns, pid) {
+            Ok(diag) => diag,
+            Err(error) => {
+                self.stop_packets(doomed, began, &error);
+                return;
+            }
+        };
+        for look in 0..LOOKS {
+            if look > 0 {
+                std::thread::sleep(PAUSE);
+            }
+            let sockets = match listed(&diag, &doomed) {
+                Ok(sockets) => sockets,
+                Err(error) => {
+                    self.stop_packets(doomed, began, &error);
+                    return;
+                }
+            };
+            let mut missing = Vec::new();
+            for doomed in doomed {
+                let Some(socket) = sockets.get(&doomed.session.cookie) else {
+                    missing.push(doomed);
+                    continue;
+                };
+                match diag.destroy(socket) {
+                    Ok(()) => self.note_cut(&doomed, Some(socket), "sock-destroy", began),
+                    Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {
+                        self.note_cut(&doomed, Some(socket), "gone", began);
+                    }
+                    Err(error) => {
+                        self.stop_packets(vec![doomed], began, &error);
+                        continue;
+                    }
+                }
+                self.kernel.unlist_session(doomed.session.cookie);
+            }
+            missing.retain(|doomed| self.kernel.session(doomed.session.cookie).is_some());
+            doomed = missing;
+            if doomed.is_empty() {
+                return;
+            }
+        }
+        // Open, and connected to nothing: ended by itself, or never came about. There is nothing to cut.
+        for doomed in doomed {
+            self.kernel.unlist_session(doomed.session.cookie);
+        }
+    }
+
+    /// What is left where a socket cannot be closed: the egress program stops its packets, as it does from the moment of
+    /// the change.
+    fn stop_packets(&mut self, doomed: Vec<Doomed>, began: Instant, error: &std::io::Error) {
+        tracing::warn!(%error, sessions = doomed.len(), "sockets could not be closed; their packets are stopped");
+        for doomed in doomed {
+            if doomed.session.state == SESSION_STOPPED {
+                continue;
+            }
+            // If it closed meanwhile it must not be listed anew.
+            if self.kernel.session(doomed.session.cookie).is_some() {
+                let _ = self.kernel.list_session(&Session { state: SESSION_STOPPED, ..doomed.session });
+                self.note_cut(&doomed, None, "egress", began);
+            }
+        }
+    }
+
+    fn note_cut(&mut self, doomed: &Doomed, socket: Option<&Socket>, method: &str, began: Instant) {
+        let Some(current) = self.current() else { return };
+        let Doomed { session, decision, account, change, reason } = doomed;
+        let generation = &current.generation;
+        let policies = generation
+            .explanation(decision.explanation)
+            .map(|explanation| if explanation.errors.is_empty() { &explanation.policies } else { &explanation.errors });
+        let named = |id: &String| match current.bundle.policies().get(id) {
+            Some(policy) => PolicyRef {
+                id: id.clone(),
+                owner: policy.owner.clone(),
+                reason: policy.reason.clone(),
+                controls: policy.controls.clone(),
+            },
+            None => PolicyRef { id: id.clone(), ..PolicyRef::default() },
+        };
+        let cut = Cut {
+            account: generation.account_name(u32::from(*account)).unwrap_or("unknown").to_owned(),
+            destination: destination(session),
+            source: socket.map(|socket| endpoint(socket.local, session.protocol)),
+            socket_cookie: session.cookie,
+            pid: Some(session.pid),
+            method: method.to_owned(),
+            change: (!change.is_empty()).then(|| change.clone()),
+            decision: (session.sequence != 0).then(|| self.opening_of(session)),
+            reason: format!("{reason}: {}", decision.reason.code()),
+            stance_digest: generation.digests.get(decision.stance as usize).cloned().unwrap_or_default(),
+            policies: policies.into_iter().flatten().map(named).collect(),
+            took_us: u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX),
+        };
+        self.note(Body::Cut(Box::new(cut)));
+    }
+
+    /// Id of the decision that opened a session.
+    fn opening_of(&self, session: &Session) -> String {
+        self.opened.get(&session.cookie).cloned().unwrap_or_else(|| {
+            // Recorded by an earlier daemon. The millisecond can differ by one from its reading of the clocks.
+            let at = Clocks::read().wall_of(session.opened);
+            record_id(at, &self.host.boot_id, IdSource::Kernel { cpu: session.cpu, sequence: session.sequence })
+        })
+    }
+
+    /// Remembers which decision let a connect through.
+    pub(super) fn remember_opened(&mut self, cookie: u64, decision: &str) {
+        if self.opened.len() >= self.opened_most {
+            let live: HashMap<u64, ()> =
+                self.kernel.sessions().unwrap_or_default().into_iter().map(|session| (session.cookie, ())).collect();
+            self.opened.retain(|cookie, _| live.contains_key(cookie));
+            self.opened_most = (self.opened.len() * 2).max(REMEMBERED);
+        }
+        self.opened.insert(cookie, decision.to_owned());
+    }
+
+    /// How many sessions are open.
+    pub(crate) fn session_count(&self) -> u64 {
+        self.kernel.sessions().map_or(0, |sessions| sessions.len() as u64)
+    }
+
+    /// The sessions that are open, of one account or of all.
+    pub(crate) fn sessions(&self, account: Option<&str>) -> Vec<SessionView> {
+        let Some(current) = self.current() else { return Vec::new() };
+        let generation = &current.generation;
+        let name = |session: &Session| generation.account_name(u32::from(session.account)).unwrap_or("unknown");
+        let mut sessions = self.kernel.sessions().unwrap_or_default();
+        sessions.retain(|session| account.is_none_or(|wanted| name(session) == wanted));
+        sessions.sort_by_key(|session| (session.netns, session.opened));
+        let mut sockets: HashMap<u64, Socket> = HashMap::new();
+        for of_one in sessions.chunk_by(|a, b| a.netns == b.netns) {
+            let Some(Ok(diag)) = of_one.first().map(|session| Diag::of(session.netns, session.pid)) else { continue };
+            for protocol in [Protocol::Tcp, Protocol::Udp] {
+                let found = diag.connected(protocol).unwrap_or_default();
+                sockets.extend(found.into_iter().map(|socket| (socket.cookie, socket)));
+            }
+        }
+        let clocks = Clocks::read();
+        let paths: HashMap<u32, &String> = generation.executables.iter().map(|(path, class)| (*class, path)).collect();
+        let view = |session: &Session| SessionView {
+            account: name(session).to_owned(),
+            destination: destination(session),
+            source: sockets.get(&session.cookie).map(|socket| endpoint(socket.local, session.protocol)),
+            since: Time(clocks.wall_of(session.opened)),
+            pid: session.pid,
+            executable: paths.get(&session.executable).map(|path| (*path).clone()),
+            socket_cookie: session.cookie,
+            netns_cookie: session.netns,
+            decision: self.opening_of(session),
+            stopped: session.state == SESSION_STOPPED,
+        };
+        sessions.iter().map(view).collect()
+    }
+}
+
+/// The sockets of a namespace that could be among these, by cookie.
+fn listed(diag: &Diag, doomed: &[Doomed]) -> std::io::Result<HashMap<u64, Socket>> {
+    let mut found = HashMap::new();
+    for protocol in [Protocol::Tcp, Protocol::Udp] {
+        if doomed.iter().any(|doomed| doomed.session.protocol == protocol as u8) {
+            found.extend(diag.connected(protocol)?.into_iter().map(|socket| (socket.cookie, socket)));
+        }
+    }
+    Ok(found)
+}
+
+fn destination(session: &Session) -> Endpoint {
+    let address: IpAddr = session.address.into();
+    endpoint(SocketAddr::new(address.to_canonical(), session.port), session.protocol)
+}
+
+fn endpoint(at: SocketAddr, protocol: u8) -> Endpoint {
+    let protocol = Protocol::from_bits(protocol).map_or_else(|| protocol.to_string(), |known| known.name().to_owned());
+    Endpoint { address: at.ip().to_string(), port: at.port(), protocol }
+}

@@ -1,0 +1,60 @@
+//! The sessions as the kernel lists them: one map, filled by the connect programs and emptied as sockets close.
+
+use std::io;
+use std::os::fd::AsFd;
+
+use writ_abi::Session;
+
+use super::bytes::Plain;
+use super::object::Kernel;
+use super::syscall::{delete_key, lookup_key, read_hash, update_key};
+
+impl Kernel {
+    /// Every session.
+    ///
+    /// # Errors
+    /// The map cannot be read.
+    pub(crate) fn sessions(&self) -> io::Result<Vec<Session>> {
+        let nothing = Plain(NO_SESSION);
+        Ok(read_hash(self.sessions.fd().as_fd(), nothing)?.into_iter().map(|session| session.0).collect())
+    }
+
+    /// One session, if its socket is still open.
+    pub(crate) fn session(&self, cookie: u64) -> Option<Session> {
+        lookup_key(self.sessions.fd().as_fd(), cookie, Plain(NO_SESSION)).ok().map(|session| session.0)
+    }
+
+    /// Lists a session, or what is now known of it.
+    ///
+    /// # Errors
+    /// The map is full.
+    pub(crate) fn list_session(&self, session: &Session) -> io::Result<()> {
+        update_key(self.sessions.fd().as_fd(), session.cookie, &Plain(*session))
+    }
+
+    /// Takes a session from the list. What is kept with its socket stays, and its packets are judged all the same.
+    pub(crate) fn unlist_session(&self, cookie: u64) {
+        // It closed meanwhile: as good.
+        let _ = delete_key(self.sessions.fd().as_fd(), cookie);
+    }
+}
+
+const NO_SESSION: Session = Session {
+    opened: 0,
+    held: 0,
+    sequence: 0,
+    cookie: 0,
+    netns: 0,
+    address: writ_abi::Address::NONE,
+    epochs: [0; 4],
+    accounts: [writ_abi::SESSION_NOBODY; 4],
+    generation: 0,
+    executable: 0,
+    cpu: 0,
+    pid: 0,
+    port: 0,
+    account: writ_abi::SESSION_NOBODY,
+    protocol: 0,
+    state: 0,
+    reserved: 0,
+};

@@ -1,0 +1,109 @@
+//! A session: one connection that was let through, as the kernel remembers it for as long as its socket lives.
+
+use crate::{Address, NEVER, StanceWord, Tables, stance::halves};
+
+/// How many accounts one session can belong to.
+pub const SESSION_ACCOUNTS: usize = 4;
+/// No account: an unused place in [`Session::accounts`].
+pub const SESSION_NOBODY: u16 = u16::MAX;
+
+/// What a session was let through as. Kept with the socket (for the egress program) and by cookie (for the daemon).
+///
+/// Append-only: it outlives generations and, pinned, the daemon. Times are boot-time nanoseconds.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(C)]
+pub struct Session {
+    /// When it was let through.
+    pub opened: u64,
+    /// For how long that is known to hold (see [`seal`]); 0: judge again with the next packet.
+    pub held: u64,
+    /// Number of the decision on its CPU.
+    pub sequence: u64,
+    /// Cookie of the socket.
+    pub cookie: u64,
+    /// Cookie of its network namespace.
+    pub netns: u64,
+    /// The destination that was judged.
+    pub address: Address,
+    /// Epochs of the accounts when it was last judged.
+    pub epochs: [u32; SESSION_ACCOUNTS],
+    /// The accounts that were judged.
+    pub accounts: [u16; SESSION_ACCOUNTS],
+    /// Generation of the decision.
+    pub generation: u32,
+    /// Class of the executable that connected.
+    pub executable: u32,
+    /// CPU of the decision.
+    pub cpu: u32,
+    /// The process that connected.
+    pub pid: u32,
+    /// Port, in host byte order.
+    pub port: u16,
+    /// The account that the decision names.
+    pub account: u16,
+    /// Protocol (see [`crate::Protocol`]).
+    pub protocol: u8,
+    /// How it came to be known (`SESSION_…`).
+    pub state: u8,
+    /// Keeps the size a multiple of eight without hidden bytes.
+    pub reserved: u16,
+}
+
+/// [`Session::state`]: let through by a connect hook.
+pub const SESSION_JUDGED: u8 = 0;
+/// [`Session::state`]: made before writ judged, found by the daemon.
+pub const SESSION_FOUND: u8 = 1;
+/// [`Session::state`]: refused since, and only its packets could be stopped.
+pub const SESSION_STOPPED: u8 = 2;
+
+const EPOCH_BITS: u32 = 24;
+const MILLISECOND: u64 = 1_000_000;
+
+/// "Allowed until" and the epochs this was judged in as one word, so that it is stored and read whole: two packets judged
+/// at once in different epochs must not leave the deadline of the one with the epoch of the other.
+#[inline(always)]
+pub const fn seal(until: u64, epochs: &[u32; SESSION_ACCOUNTS]) -> u64 {
+    // Rounded down: near the deadline every packet is judged, none is let through late.
+    let most = u64::MAX >> EPOCH_BITS;
+    let milliseconds = until / MILLISECOND;
+    let milliseconds = if milliseconds > most { most } else { milliseconds };
+    milliseconds << EPOCH_BITS | mixed(epochs)
+}
+
+#[inline(always)]
+const fn mixed(epochs: &[u32; SESSION_ACCOUNTS]) -> u64 {
+    let [a, b, c, d] = *epochs;
+    ((a ^ b ^ c ^ d) & ((1 << EPOCH_BITS) - 1)) as u64
+}
+
+/// Whether a sealed judgement of these epochs still holds.
+#[inline(always)]
+pub const fn holds(sealed: u64, epochs: &[u32; SESSION_ACCOUNTS], now: u64) -> bool {
+    sealed & ((1 << EPOCH_BITS) - 1) == mixed(epochs) && now / MILLISECOND < sealed >> EPOCH_BITS
+}
+
+/// Until when time alone cannot change what a judgement of this account in this epoch says: the end of the stance, of an
+/// observed spell, of a learning period. 0 if the account has moved on, or anything is missing.
+#[inline(always)]
+pub fn holds_until<T: Tables>(tables: &T, account: u32, epoch: u32, now: u64) -> u64 {
+    let Some(slot) = tables.slot(account) else { return 0 };
+    if slot.epoch() != epoch {
+        return 0;
+    }
+    let mut stance = slot.stance();
+    let Some(mut until) = tables.stance(stance, StanceWord::ValidUntil) else { return 0 };
+    if now >= until {
+        let Some(word) = tables.stance(stance, StanceWord::FallbackCells) else { return 0 };
+        stance = halves(word).0;
+        until = NEVER;
+    }
+    let Some(observe) = tables.stance(stance, StanceWord::ObserveUntil) else { return 0 };
+    if now < observe && observe < until {
+        until = observe;
+    }
+    let Some(learning) = tables.stance(stance, StanceWord::LearningUntil) else { return 0 };
+    if now < learning && learning < until {
+        until = learning;
+    }
+    until
+}

@@ -1,0 +1,239 @@
+//! Sessions: what was let through is remembered with its socket, and stopped on its way out once it is allowed no more.
+//!
+//! The daemon ends such sessions at once, by closing their sockets. This is what holds when it cannot: because it is dead,
+//! because the stance ran out by itself, because the socket is beyond its reach.
+
+use core::ffi::c_void;
+
+use aya_ebpf::{
+    EbpfContext,
+    bindings::{BPF_SK_STORAGE_GET_F_CREATE, bpf_sock_addr},
+    helpers::generated::{
+        bpf_get_current_pid_tgid, bpf_get_netns_cookie, bpf_get_smp_processor_id, bpf_get_socket_cookie,
+        bpf_sk_storage_get,
+    },
+    macros::{cgroup_skb, cgroup_sock},
+    programs::{SkBuffContext, SockContext},
+};
+use writ_abi::{
+    AccountFlags, Active, Address, Counter, Reason, SESSION_ACCOUNTS, SESSION_JUDGED, Session, Tables, Verdict, holds,
+    holds_until, seal,
+};
+
+use crate::{
+    connect::{self, PASS, REFUSE},
+    emit::{Outcome, Seen, count},
+    identity::{Caller, NOBODY},
+    map::{COUNTS, SESSIONS, TRACKED},
+    tables::KernelTables,
+};
+
+/// The session kept with a socket: null if there is none.
+#[inline(always)]
+fn stored(socket: *mut c_void, flags: u32) -> *mut Session {
+    let map = (&raw const TRACKED).cast_mut().cast::<c_void>();
+    // SAFETY: the verifier sees that the map is one of socket storage, and that the socket is one; null makes new storage
+    // all zeroes.
+    unsafe { bpf_sk_storage_get(map, socket, core::ptr::null_mut(), u64::from(flags)).cast() }
+}
+
+/// Remembers what is let through. What cannot be remembered could not be ended, so it is refused; a program cannot bring
+/// that about to escape (by filling its socket's option memory) without being refused.
+///
+/// The kernel holds the socket's lock around connect hooks, so nobody else writes here; the egress program reads, and
+/// judges again whatever it does not find sealed.
+#[inline(never)]
+pub(crate) fn track(active: u64, caller: &Caller, seen: &Seen, outcome: &mut Outcome, context: *mut c_void) {
+    // SAFETY: the context of the connect hooks, which alone are tracked; the member is read once.
+    let socket = unsafe { (*context.cast::<bpf_sock_addr>()).__bindgen_anon_1.sk };
+    let session =
+        if socket.is_null() { core::ptr::null_mut() } else { stored(socket.cast(), BPF_SK_STORAGE_GET_F_CREATE) };
+    if session.is_null() {
+        outcome.decision.verdict = Verdict::Deny;
+        outcome.decision.would = Verdict::Deny;
+        outcome.decision.reason = Reason::Untracked;
+        outcome.decision.learn = false;
+        return;
+    }
+    let [first, second, ..] = caller.accounts;
+    let epoch = outcome.decision.epoch;
+    // Several accounts: their epochs are learnt with the first packet, which is judged again.
+    let epochs = if second == NOBODY { [epoch, 0, 0, 0] } else { [0; SESSION_ACCOUNTS] };
+    let until = if second == NOBODY { settle(active, first, epoch, outcome.at) } else { 0 };
+    // SAFETY: the pointer is what the storage lookup returned; the helpers have no preconditions.
+    unsafe {
+        (*session).held = 0;
+        (*session).opened = outcome.at;
+        // The number that `emit::decision` gives this attempt next. Another task can be judged on this CPU in between; then
+        // the session names that decision, and nothing else comes of it.
+        (*session).sequence = sequence();
+        (*session).cookie = bpf_get_socket_cookie(context);
+        (*session).netns = bpf_get_netns_cookie(context);
+        (*session).address = seen.address;
+        (*session).epochs = epochs;
+        (*session).accounts = caller.accounts;
+        (*session).generation = Active(active).generation();
+        (*session).executable = seen.executable;
+        (*session).cpu = bpf_get_smp_processor_id();
+        (*session).pid = (bpf_get_current_pid_tgid() >> 32) as u32;
+        (*session).port = seen.port;
+        (*session).account = outcome.account;
+        (*session).protocol = seen.protocol;
+        (*session).state = SESSION_JUDGED;
+        (*session).reserved = 0;
+        (*session).held = if until == 0 { 0 } else { seal(until, &epochs) };
+        if SESSIONS.insert((*session).cookie, &*session, 0).is_err() {
+            count(Counter::SessionMapFull);
+        }
+    }
+}
+
+#[inline(always)]
+fn sequence() -> u64 {
+    let Some(counts) = COUNTS.get_ptr_mut(0) else { return 0 };
+    // SAFETY: the pointer is what the map lookup returned; the counter's number is below the array's length.
+    unsafe { core::ptr::read_volatile(counts.cast::<u64>().add(Counter::Seen as usize)) + 1 }
+}
+
+/// Until when a judgement of this account holds (see `writ_abi::holds_until`). A global function, so that the verifier
+/// checks it once, and its callers only for the number they get.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn settle(active: u64, account: u16, epoch: u32, now: u64) -> u64 {
+    holds_until(&KernelTables::of(Active(active)), u32::from(account), epoch, now)
+}
+
+/// A socket being closed: its session is over.
+#[cgroup_sock(sock_release)]
+pub(crate) fn sock_release(context: SockContext) -> i32 {
+    let session = stored(context.as_ptr(), 0);
+    if !session.is_null() {
+        // SAFETY: the pointer is what the storage lookup returned. That nothing is listed is no error.
+        let _ = SESSIONS.remove(unsafe { (*session).cookie });
+    }
+    PASS
+}
+
+/// A packet on its way out. Most sockets have no session, and most sessions hold: both leave after a few lookups.
+#[cgroup_skb(egress)]
+pub(crate) fn egress(context: SkBuffContext) -> i32 {
+    // SAFETY: the kernel hands the program a valid `__sk_buff`; the member is read once.
+    let socket = unsafe { (*context.skb.skb).__bindgen_anon_2.sk };
+    if socket.is_null() {
+        return PASS;
+    }
+    let session = stored(socket.cast(), 0);
+    if session.is_null() {
+        return PASS;
+    }
+    let Some(tables) = KernelTables::current() else { return PASS };
+    let now = connect::now();
+    // SAFETY: the pointer is what the storage lookup returned; `held` is stored whole.
+    let (sealed, accounts, epochs) =
+        unsafe { (core::ptr::read_volatile(&raw const (*session).held), (*session).accounts, (*session).epochs) };
+    if holds(sealed, &epochs, now) && unmoved(&tables, &accounts, &epochs) {
+        return PASS;
+    }
+    if judge_session(tables.active().0, session, now) == 0 || ends(&context) {
+        return PASS;
+    }
+    count(Counter::EgressStopped);
+    REFUSE
+}
+
+#[inline(always)]
+fn unmoved(tables: &KernelTables, accounts: &[u16; SESSION_ACCOUNTS], epochs: &[u32; SESSION_ACCOUNTS]) -> bool {
+    let same = |account: u16, epoch: u32| match tables.slot(u32::from(account)) {
+        Some(slot) => slot.epoch() == epoch,
+        None => false,
+    };
+    let ([a, b, c, d], [e, f, g, h]) = (*accounts, *epochs);
+    same(a, e) && (b == NOBODY || same(b, f) && (c == NOBODY || same(c, g) && (d == NOBODY || same(d, h))))
+}
+
+/// Judges a session by the tables as they are now: 1 if some account of it may not go on; otherwise it is sealed anew.
+/// Global for the reason given at [`connect::judge_endpoint`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn judge_session(active: u64, session: *mut Session, now: u64) -> u32 {
+    // SAFETY: the verifier holds every caller to passing null or a whole value.
+    let Some(session) = (unsafe { session.as_mut() }) else { return 0 };
+    let tables = KernelTables::of(Active(active));
+    let seen = Seen {
+        given: Address::NONE,
+        address: session.address,
+        executable: session.executable,
+        port: session.port,
+        socket_family: 0,
+        socket_type: 0,
+        socket_protocol: 0,
+        hook: 0,
+        protocol: session.protocol,
+        family: 0,
+        open_socket: 0,
+    };
+    let mut outcome = Outcome { decision: connect::nobody(), at: now, account: NOBODY, views: 0, errno: 0 };
+    let mut until = writ_abi::NEVER;
+    let mut place = 0;
+    while place < SESSION_ACCOUNTS {
+        let account = session.accounts[place];
+        if account == NOBODY {
+            break;
+        }
+        // An account that is declared no more is nobody's to judge: its processes are not judged either.
+        let declared = match tables.flags(u32::from(account)) {
+            Some(flags) => flags.has(AccountFlags::PRESENT),
+            None => true,
+        };
+        if declared {
+            outcome.account = NOBODY;
+            connect::judge_endpoint(active, account, &seen, &mut outcome);
+            if outcome.decision.refuses() {
+                return 1;
+            }
+        }
+        let epoch = match tables.slot(u32::from(account)) {
+            Some(slot) if declared => {
+                if slot.epoch() == outcome.decision.epoch {
+                    slot.epoch()
+                } else {
+                    return 0;
+                }
+            }
+            Some(slot) => slot.epoch(),
+            None => 0,
+        };
+        session.epochs[place] = epoch;
+        let holds = if declared { settle(active, account, epoch, now) } else { writ_abi::NEVER };
+        if holds < until {
+            until = holds;
+        }
+        place += 1;
+    }
+    let epochs = session.epochs;
+    // SAFETY: a whole, aligned word of the session.
+    unsafe { core::ptr::write_volatile(&raw mut session.held, if until == 0 { 0 } else { seal(until, &epochs) }) };
+    0
+}
+
+/// Whether a packet is a TCP reset or end without a payload: the peer is to learn that the session is over.
+#[inline(always)]
+fn ends(context: &SkBuffContext) -> bool {
+    const TCP: u8 = 6;
+    const FIN_OR_RST: u8 = 0b101;
+    let Ok(first) = context.load::<u8>(0) else { return false };
+    let (header, protocol) = if first >> 4 == 4 {
+        let Ok(protocol) = context.load::<u8>(9) else { return false };
+        (usize::from(first & 15) * 4, protocol)
+    } else {
+        // Behind an extension header nothing is looked for: such a packet is stopped.
+        let Ok(protocol) = context.load::<u8>(6) else { return false };
+        (40, protocol)
+    };
+    if protocol != TCP {
+        return false;
+    }
+    let Ok(offset) = context.load::<u8>(header + 12) else { return false };
+    let Ok(flags) = context.load::<u8>(header + 13) else { return false };
+    flags & FIN_OR_RST != 0 && context.len() as usize == header + usize::from(offset >> 4) * 4
+}
