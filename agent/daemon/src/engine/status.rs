@@ -12,7 +12,7 @@ use super::Engine;
 use crate::kernel::boot_ns;
 
 /// What this writ provides on every kernel it loads on; the names that `[kernel] require` can use.
-pub(super) const COVERAGE: [&str; 3] = ["cgroup", "tracing", "set-retval"];
+pub(super) const COVERAGE: [&str; 5] = ["cgroup", "tracing", "egress", "sock-destroy", "set-retval"];
 
 /// The whole status.
 #[derive(Clone, Debug, Serialize, Deserialize)]

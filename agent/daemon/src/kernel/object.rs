@@ -9,7 +9,7 @@ use aya::programs::links::{FdLink, PinnedLink};
 use aya::programs::{CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, CgroupSock, CgroupSockAddr, RawTracePoint};
 use aya::{Ebpf, EbpfLoader};
 use writ_abi::{
-    ABI_VERSION, Active, COUNTERS, Counter, KernelConfig, NAT64_PREFIXES, Nat64Prefix, Session, TaskOffsets,
+    ABI_VERSION, Active, COUNTERS, KernelConfig, NAT64_PREFIXES, Nat64Prefix, Session, TaskOffsets,
 };
 
 use super::btf::Btf;
