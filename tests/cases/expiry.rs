@@ -24,8 +24,7 @@ fn access_ends_at_its_time_with_the_daemon_dead() {
         "@id(\"for-now\") @owner(\"o\") @reason(\"r\")\npermit (principal, action == Action::\"connect\", resource in \
          Destination::\"open\")\nwhen {{ context.now < datetime(\"{text}\") }};\n"
     );
-    let mut host =
-        Host::start(&Config::new().destination("open", peer.address).file("policies.d/now.cedar", &policy));
+    let mut host = Host::start(&Config::new().destination("open", peer.address).file("policies.d/now.cedar", &policy));
     let mut probe = host.batch();
     let mut refused = || probe.attempt("udp-judge", peer.address).errno.as_deref() == Some("EACCES");
 

@@ -68,7 +68,8 @@ fn no_death_stop_or_return_of_the_daemon_opens_or_closes_anything() {
     let (open, closed) = (UdpPeer::new(), UdpPeer::new());
     let mut host = Host::start(&variant(&open, &closed, 0));
     // So many that the ring has room for what a daemon that is away does not read.
-    let (allowed, forbidden) = (host.paced(1500, "udp-judge", open.address), host.paced(1500, "udp-judge", closed.address));
+    let (allowed, forbidden) =
+        (host.paced(1500, "udp-judge", open.address), host.paced(1500, "udp-judge", closed.address));
 
     for number in 0..RESTARTS.here() {
         both_go_on(&allowed, &forbidden);

@@ -64,10 +64,10 @@ fn an_executable_leads_to_its_account_whoever_runs_it_and_whatever_it_becomes() 
     let agent = host.directory().join("agent");
     fs::copy(host.probe(), &agent).unwrap();
     let mut host = host;
-    host.configure(
-        &Config::new()
-            .file("service-accounts.d/agent.toml", &account("agent", &format!("{{ executable = \"{}\" }}", agent.display()))),
-    );
+    host.configure(&Config::new().file(
+        "service-accounts.d/agent.toml",
+        &account("agent", &format!("{{ executable = \"{}\" }}", agent.display())),
+    ));
     host.run_daemon();
     let stranger = user::ensure(user::STRANGER);
     let run = |program: &std::path::Path| {
@@ -112,7 +112,8 @@ fn a_cgroup_made_later_and_its_children_lead_to_the_account() {
     };
 
     assert!(within("others").contains("null"));
-    for part in ["jobs", "jobs/nested", "jobs/nested/deeper", "writ-made-later.service", "writ-made-later.service/child"]
+    for part in
+        ["jobs", "jobs/nested", "jobs/nested/deeper", "writ-made-later.service", "writ-made-later.service/child"]
     {
         // Made, entered and left at once, twice: each time it is another cgroup with another id.
         for _ in 0..2 {
@@ -134,11 +135,8 @@ fn keys_of_one_match_are_all_asked_for_and_several_matches_each_suffice() {
     let copy = host.directory().join("both");
     fs::copy(host.probe(), &copy).unwrap();
     let stranger = user::ensure(user::STRANGER);
-    let matches = format!(
-        "[{{ user = \"{}\", executable = \"{}\" }}, {{ user = \"{OTHER}\" }}]",
-        user::STRANGER,
-        copy.display()
-    );
+    let matches =
+        format!("[{{ user = \"{}\", executable = \"{}\" }}, {{ user = \"{OTHER}\" }}]", user::STRANGER, copy.display());
     host.configure(&Config::new().file("service-accounts.d/both.toml", &account("both", &matches)));
     host.run_daemon();
     let run = |who: &User, program: &std::path::Path| {

@@ -2,6 +2,7 @@
 //!
 //! Run them as root and one at a time (`cargo xtask test` does). What they use of a machine is said in `writ_tests`.
 
+mod away;
 mod connect;
 mod differential;
 mod expiry;

@@ -105,7 +105,7 @@ fn garbage_in_the_configuration_leaves_the_last_good_one_in_force() {
         ("policies.d/to-open.cedar", "permit (((("),
         ("policies.d/to-open.cedar", "\0\u{fffd}\u{202e}"),
         ("destinations.d/open.toml", "[destination.open\naddresses = 7"),
-        ("service-accounts.d/tested.toml", ""),
+        ("service-accounts.d/tested.toml", "[service-account.tested]\nmatch = 7"),
     ] {
         host.configure(&config.clone().file(name, text));
         let reload = host.writ_output(&["reload"]);

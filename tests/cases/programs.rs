@@ -53,7 +53,8 @@ fn curl_over_ipv6_is_refused_and_served() {
         stream.write_all(b"HTTP/1.0 200 OK\r\ncontent-length: 5\r\n\r\nhello").unwrap();
     });
     let host = Host::start(&Config::new().destination("open", open).permit("to-open", "open"));
-    let curl = |to: SocketAddr| run(&host, "/usr/bin/curl", &["-sS", "--noproxy", "*", "-m", "20", &format!("http://{to}/")]);
+    let curl =
+        |to: SocketAddr| run(&host, "/usr/bin/curl", &["-sS", "--noproxy", "*", "-m", "20", &format!("http://{to}/")]);
 
     let served = curl(open);
     assert_eq!(said(&served), "hello");
@@ -129,12 +130,12 @@ fn redis_is_served_where_it_may_go() {
     let (open, closed) = (free_port(), free_port());
     let mut start = Command::new(redis);
     start.args(["--port", &open.to_string(), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]);
-    let _server =
-        Server(start.stdin(Stdio::null()).stdout(Stdio::null()).spawn().unwrap(), Signal::SIGTERM);
+    let _server = Server(start.stdin(Stdio::null()).stdout(Stdio::null()).spawn().unwrap(), Signal::SIGTERM);
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, open));
     wait::until("redis listens", || std::net::TcpStream::connect(address).ok());
     let host = Host::start(&Config::new().destination("cache", address).permit("to-cache", "cache"));
-    let redis = |port: u16| said(&run(&host, "/usr/bin/redis-cli", &["-h", "127.0.0.1", "-p", &port.to_string(), "PING"]));
+    let redis =
+        |port: u16| said(&run(&host, "/usr/bin/redis-cli", &["-h", "127.0.0.1", "-p", &port.to_string(), "PING"]));
 
     assert_eq!(redis(open), "PONG\n");
     let refused = redis(closed);

@@ -14,9 +14,9 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, User};
 use tempfile::TempDir;
 
+use crate::api::Api;
 use crate::cgroup::Cgroup;
 use crate::config::Config;
-use crate::api::Api;
 use crate::follow::Follower;
 use crate::probe::{self, Attempt, Batch, Prober};
 use crate::record::Record;
@@ -62,7 +62,8 @@ impl Host {
             .expect("cannot copy `writ-probe`; is it built?");
         let host = Self {
             pins: Path::new(BPFFS).join(&name),
-            cgroup: Cgroup::create(&name),
+            // A slice, so that what is made in it can be a unit.
+            cgroup: Cgroup::create(&format!("{name}.slice")),
             directory,
             service: user::ensure(user::SERVICE),
             daemon: None,
@@ -244,6 +245,24 @@ impl Host {
         };
         assert_eq!((counted.recorded, counted.lost), (judged, lost), "the log agrees with the kernel's counters");
         counted
+    }
+
+    /// As [`Self::settled`], where a daemon that died has taken what it knew with it: what it had read and not written is
+    /// lost, though the kernel counted it as handed over.
+    #[track_caller]
+    pub fn settled_by_the_log(&self, seen: u64) -> Settled {
+        let mut log = self.follow();
+        let mut settled = Settled { seen, recorded: 0, lost: 0 };
+        let all = wait::within(wait::PATIENCE, || {
+            for record in log.rest() {
+                settled.recorded += u64::from(record.is_judgement());
+                let lost = record.number("/count").filter(|_| record.text("/type") == "loss");
+                settled.lost += lost.unwrap_or_default();
+            }
+            (settled.recorded + settled.lost >= seen).then_some(())
+        });
+        assert!(all.is_some() && settled.recorded + settled.lost == seen, "{settled:?}");
+        settled
     }
 
     /// Panics unless `verify` finds the log whole, with these counts.

@@ -99,9 +99,7 @@ fn attempt(operation: &str, addresses: &[SocketAddr]) -> Result<nix::Result<Opti
     Ok(match operation {
         "tcp" => tcp(first).map(|()| None),
         "tcp-start" => tcp_start(first).map(|()| None),
-        "udp-judge" => {
-            open(first, SockType::Datagram).and_then(|socket| join(&socket, first)).map(|()| None)
-        }
+        "udp-judge" => open(first, SockType::Datagram).and_then(|socket| join(&socket, first)).map(|()| None),
         "tfo" => fast_open(first).map(|()| None),
         "udp-connect" => udp_connect(first).map(|()| None),
         "udp-send" => udp_send(first).map(|()| None),

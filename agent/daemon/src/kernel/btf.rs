@@ -95,9 +95,10 @@ impl<'a> Btf<'a> {
             if found.is_empty() {
                 let inner = self.stripped(word(self.data, member + 4)?)?;
                 if matches!(word(self.data, inner + 4)? >> 24 & 0x1f, STRUCT | UNION)
-                    && let Some(nested) = self.member(inner, name)? {
-                        return Ok(Some(offset + nested));
-                    }
+                    && let Some(nested) = self.member(inner, name)?
+                {
+                    return Ok(Some(offset + nested));
+                }
             }
         }
         Ok(None)

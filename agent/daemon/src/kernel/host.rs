@@ -66,9 +66,10 @@ fn mount_point() -> io::Result<PathBuf> {
         // "36 35 98:0 /root /point options - type source super"
         let Some((front, back)) = line.split_once(" - ") else { continue };
         if back.starts_with("cgroup2 ")
-            && let Some(point) = front.split(' ').nth(4) {
-                return Ok(PathBuf::from(point));
-            }
+            && let Some(point) = front.split(' ').nth(4)
+        {
+            return Ok(PathBuf::from(point));
+        }
     }
     Err(io::Error::other("no cgroup2 file system is mounted"))
 }
