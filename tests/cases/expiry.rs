@@ -45,5 +45,5 @@ fn access_ends_at_its_time_with_the_daemon_dead() {
     let verdicts: Vec<&str> = judgements.iter().map(|record| record.text("/verdict")).collect();
     let denied = verdicts.iter().position(|verdict| *verdict == "deny").unwrap();
     assert!(denied > 0 && verdicts[..denied].iter().all(|verdict| *verdict == "allow"), "{verdicts:?}");
-    assert_eq!(judgements[denied].text("/reason_code"), "expired");
+    assert_eq!(judgements[denied].text("/reason_code"), "stance-expired");
 }

@@ -10,7 +10,7 @@ use writ_tests::{Config, Host, Prober, Scale, UdpPeer};
 /// Swaps of every table.
 const RELOADS: Scale = Scale { native: 200, emulated: 12 };
 /// Deaths and returns of the daemon.
-const RESTARTS: Scale = Scale { native: 5, emulated: 2 };
+const RESTARTS: Scale = Scale { native: 3, emulated: 2 };
 /// Attempts of each prober that a state must outlast.
 const ATTEMPTS: u64 = 300;
 
@@ -49,7 +49,7 @@ fn assert_no_gap(allowed: Prober, forbidden: Prober) {
 fn no_reload_opens_or_closes_anything() {
     let (open, closed) = (UdpPeer::new(), UdpPeer::new());
     let host = Host::start(&variant(&open, &closed, 0));
-    let (allowed, forbidden) = (host.flood("udp-judge", open.address), host.flood("udp-judge", closed.address));
+    let (allowed, forbidden) = (host.prober("udp-judge", open.address), host.prober("udp-judge", closed.address));
     both_go_on(&allowed, &forbidden);
 
     let mut api = host.api();
@@ -67,8 +67,9 @@ fn no_reload_opens_or_closes_anything() {
 fn no_death_stop_or_return_of_the_daemon_opens_or_closes_anything() {
     let (open, closed) = (UdpPeer::new(), UdpPeer::new());
     let mut host = Host::start(&variant(&open, &closed, 0));
-    // With pauses, so that what is not recorded meanwhile does not fill the disk when it is.
-    let (allowed, forbidden) = (host.prober("udp-judge", open.address), host.prober("udp-judge", closed.address));
+    // So many that the ring has room for what a daemon that is away does not read.
+    let (allowed, forbidden) =
+        (host.paced(1500, "udp-judge", open.address), host.paced(1500, "udp-judge", closed.address));
 
     for number in 0..RESTARTS.here() {
         both_go_on(&allowed, &forbidden);

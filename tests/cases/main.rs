@@ -3,6 +3,7 @@
 //! Run them as root and one at a time (`cargo xtask test` does). What they use of a machine is said in `writ_tests`.
 
 mod authzen;
+mod away;
 mod broker;
 mod connect;
 mod differential;
@@ -10,8 +11,11 @@ mod expiry;
 mod forms;
 mod gap;
 mod harness;
+mod identity;
 mod live;
 mod loss;
+mod pins;
+mod programs;
 mod reload;
 mod replay;
 mod sessions;

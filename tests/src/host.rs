@@ -65,7 +65,8 @@ impl Host {
             .expect("cannot copy `writ-probe`; is it built?");
         let host = Self {
             pins: Path::new(BPFFS).join(&name),
-            cgroup: Cgroup::create(&name),
+            // A slice, so that what is made in it can be a unit.
+            cgroup: Cgroup::create(&format!("{name}.slice")),
             directory,
             service: user::ensure(user::SERVICE),
             daemon: None,
@@ -235,20 +236,41 @@ impl Host {
     /// Waits until every attempt is either recorded or counted as lost, and says how many of each.
     #[track_caller]
     pub fn settled(&self) -> Settled {
+        let mut log = self.follow();
+        let (mut judged, mut lost) = (0, 0);
         let settled = wait::within(wait::PATIENCE, || {
+            for record in log.rest() {
+                judged += u64::from(record.is_judgement());
+                lost += if record.text("/type") == "loss" { record.number("/count").unwrap_or_default() } else { 0 };
+            }
             let status = self.status();
             let of = |name: &str| status["records"][name].as_u64().unwrap_or_default();
             let counted = Settled { seen: of("seen"), recorded: of("recorded"), lost: of("lost") };
-            let records = self.follow().rest();
-            let judged = records.iter().filter(|record| record.is_judgement()).count() as u64;
-            let lost: u64 = records
-                .iter()
-                .filter_map(|record| record.number("/count").filter(|_| record.text("/type") == "loss"))
-                .sum();
-            (counted.seen == counted.recorded + counted.lost && judged == counted.recorded && lost == counted.lost)
-                .then_some(counted)
+            (counted.seen == judged + lost).then_some(counted)
         });
-        settled.unwrap_or_else(|| panic!("records and counters do not agree: {}", self.status()["records"]))
+        let Some(counted) = settled else {
+            panic!("{judged} records and {lost} losses, but counted are {}", self.status()["records"])
+        };
+        assert_eq!((counted.recorded, counted.lost), (judged, lost), "the log agrees with the kernel's counters");
+        counted
+    }
+
+    /// As [`Self::settled`], where a daemon that died has taken what it knew with it: what it had read and not written is
+    /// lost, though the kernel counted it as handed over.
+    #[track_caller]
+    pub fn settled_by_the_log(&self, seen: u64) -> Settled {
+        let mut log = self.follow();
+        let mut settled = Settled { seen, recorded: 0, lost: 0 };
+        let all = wait::within(wait::PATIENCE, || {
+            for record in log.rest() {
+                settled.recorded += u64::from(record.is_judgement());
+                let lost = record.number("/count").filter(|_| record.text("/type") == "loss");
+                settled.lost += lost.unwrap_or_default();
+            }
+            (settled.recorded + settled.lost >= seen).then_some(())
+        });
+        assert!(all.is_some() && settled.recorded + settled.lost == seen, "{settled:?}");
+        settled
     }
 
     /// Panics unless `verify` finds the log whole, with these counts.
@@ -313,6 +335,11 @@ impl Host {
     /// Starts a process of the account under test that repeats an attempt without a pause.
     pub fn flood(&self, operation: &str, to: SocketAddr) -> Prober {
         self.repeat("0", operation, to)
+    }
+
+    /// Starts a process of the account under test that repeats an attempt with a pause of so many microseconds.
+    pub fn paced(&self, pause: u32, operation: &str, to: SocketAddr) -> Prober {
+        self.repeat(&pause.to_string(), operation, to)
     }
 
     fn repeat(&self, pause: &str, operation: &str, to: SocketAddr) -> Prober {

@@ -8,9 +8,7 @@ use aya::maps::{Array, HashMap, Map, MapData, MapType, PerCpuArray, RingBuf};
 use aya::programs::links::{FdLink, PinnedLink};
 use aya::programs::{CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, CgroupSock, CgroupSockAddr, RawTracePoint};
 use aya::{Ebpf, EbpfLoader};
-use writ_abi::{
-    ABI_VERSION, Active, COUNTERS, KernelConfig, NAT64_PREFIXES, Nat64Prefix, Session, TaskOffsets,
-};
+use writ_abi::{ABI_VERSION, Active, COUNTERS, KernelConfig, NAT64_PREFIXES, Nat64Prefix, Session, TaskOffsets};
 
 use super::btf::Btf;
 use super::bytes::{Plain, SeenKey};
@@ -332,7 +330,10 @@ fn replace_pin(link: FdLink, path: &Path, made: &mut Vec<PathBuf>) -> Result<(),
     PinnedLink::from_pin(path)
         .map_err(|error| OpenError::Foreign { path: path.display().to_string(), why: chain(&error) })?;
     // Renamed over the old pin, so that at no moment, however this ends, is neither of the two pinned.
-    let beside = path.with_extension("new");
+    // A bpf file system takes no dot in a name.
+    let mut beside = path.as_os_str().to_owned();
+    beside.push("-new");
+    let beside = PathBuf::from(beside);
     let _ = fs::remove_file(&beside);
     link.pin(&beside)
         .map(drop)

@@ -1,0 +1,175 @@
+//! Who is connecting: whichever view of a process leads to an account, that account's policy holds.
+
+use std::fs;
+use std::net::SocketAddr;
+
+use nix::unistd::{Gid, Uid, User};
+use writ_tests::{Config, Host, UdpPeer, cgroup, config, user};
+
+/// A uid of an account that `Config` does not declare by itself.
+const OTHER: u32 = 61_003;
+
+fn root() -> User {
+    User { uid: Uid::from_raw(0), gid: Gid::from_raw(0), ..user::numbered(0) }
+}
+
+fn account(name: &str, matches: &str) -> String {
+    format!("[service-account.{name}]\nowner = \"o\"\nmatch = {matches}\n")
+}
+
+fn permit(account: &str, destination: &str) -> String {
+    format!(
+        "@id(\"{account}-to-{destination}\") @owner(\"o\") @reason(\"r\") permit (principal == \
+         ServiceAccount::\"{account}\", action == Action::\"connect\", resource in Destination::\"{destination}\");\n"
+    )
+}
+
+/// Makes an attempt as root that takes on an identity.
+fn via(host: &Host, what: &str, to: SocketAddr) -> String {
+    let mut command = host.command_as(&root(), host.probe());
+    let output = command.args(["via", what, "udp-judge", &to.to_string()]).output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+fn the_uid_cannot_be_shed() {
+    let peer = UdpPeer::new();
+    let host = Host::start(&Config::new());
+    let uid = host.service_user().uid;
+
+    for what in ["euid", "thread", "namespace"] {
+        let answer = via(&host, &format!("{what}:{uid}"), peer.address);
+        assert!(answer.contains("EACCES"), "by {what}: {answer}");
+    }
+    // The same ways to a uid that no account has.
+    let stranger = user::ensure(user::STRANGER).uid;
+    for what in ["euid", "thread", "namespace"] {
+        let answer = via(&host, &format!("{what}:{stranger}"), peer.address);
+        assert!(answer.contains("null"), "by {what}: {answer}");
+    }
+
+    let denied = format!("deny udp {} EACCES", peer.address);
+    let records = host.expect_judgements(&[&denied, &denied, &denied]);
+    let identified: Vec<String> = records.iter().map(|record| record.0["identified_by"].to_string()).collect();
+    assert!(identified[0].contains("euid") && identified[1].contains("uid"), "{identified:?}");
+    assert_eq!(records[0].number("/process/uid"), Some(0));
+    assert!(records.iter().all(|record| record.text("/account") == config::ACCOUNT));
+}
+
+#[test]
+fn an_executable_leads_to_its_account_whoever_runs_it_and_whatever_it_becomes() {
+    let peer = UdpPeer::new();
+    let host = Host::prepare(&Config::new());
+    let agent = host.directory().join("agent");
+    fs::copy(host.probe(), &agent).unwrap();
+    let mut host = host;
+    host.configure(&Config::new().file(
+        "service-accounts.d/agent.toml",
+        &account("agent", &format!("{{ executable = \"{}\" }}", agent.display())),
+    ));
+    host.run_daemon();
+    let stranger = user::ensure(user::STRANGER);
+    let run = |program: &std::path::Path| {
+        let mut command = host.command_as(&stranger, program);
+        let output = command.args(["udp-judge", &peer.address.to_string()]).output().unwrap();
+        String::from_utf8(output.stdout).unwrap()
+    };
+
+    assert!(run(&agent).contains("EACCES"));
+    assert!(run(&host.probe()).contains("null"), "the same bytes in another file are another executable");
+    let records = host.expect_judgements(&[format!("deny udp {} EACCES", peer.address)]);
+    assert_eq!(records[0].text("/account"), "agent");
+    assert_eq!(records[0].text("/process/executable"), agent.display().to_string());
+}
+
+#[test]
+fn a_cgroup_made_later_and_its_children_lead_to_the_account() {
+    let peer = UdpPeer::new();
+    let mut host = Host::prepare(&Config::new());
+    let below = host.cgroup().path().strip_prefix(cgroup::mount()).unwrap().display().to_string();
+    let service = format!("[{{ cgroup = \"/{below}/jobs\" }}, {{ unit = \"writ-made-later.service\" }}]");
+    host.configure(&Config::new().file("service-accounts.d/jobs.toml", &account("jobs", &service)));
+    host.run_daemon();
+    let stranger = user::ensure(user::STRANGER);
+    let within = |part: &str| {
+        let path = host.cgroup().path().join(part);
+        fs::create_dir_all(&path).unwrap();
+        let mut command = host.command_as(&stranger, "/bin/sh");
+        // As root the shell could move itself; here the directory is opened to the stranger for a moment.
+        nix::unistd::chown(&path.join("cgroup.procs"), Some(stranger.uid), None).unwrap();
+        nix::unistd::chown(&host.cgroup().path().join("cgroup.procs"), Some(stranger.uid), None).unwrap();
+        let script = format!(
+            "echo 0 > {}/cgroup.procs && exec {} udp-judge {}",
+            path.display(),
+            host.probe().display(),
+            peer.address
+        );
+        let output = command.args(["-c", &script]).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        fs::remove_dir(&path).unwrap();
+        String::from_utf8(output.stdout).unwrap()
+    };
+
+    assert!(within("others").contains("null"));
+    for part in
+        ["jobs", "jobs/nested", "jobs/nested/deeper", "writ-made-later.service", "writ-made-later.service/child"]
+    {
+        // Made, entered and left at once, twice: each time it is another cgroup with another id.
+        for _ in 0..2 {
+            assert!(within(part).contains("EACCES"), "in {part}");
+        }
+    }
+    for part in ["jobs/nested", "jobs", "writ-made-later.service"] {
+        let _ = fs::remove_dir(host.cgroup().path().join(part));
+    }
+    let denied = format!("deny udp {} EACCES", peer.address);
+    let records = host.expect_judgements(&[&denied; 10]);
+    assert!(records.iter().all(|record| record.text("/account") == "jobs"));
+}
+
+#[test]
+fn keys_of_one_match_are_all_asked_for_and_several_matches_each_suffice() {
+    let peer = UdpPeer::new();
+    let mut host = Host::prepare(&Config::new());
+    let copy = host.directory().join("both");
+    fs::copy(host.probe(), &copy).unwrap();
+    let stranger = user::ensure(user::STRANGER);
+    let matches =
+        format!("[{{ user = \"{}\", executable = \"{}\" }}, {{ user = \"{OTHER}\" }}]", user::STRANGER, copy.display());
+    host.configure(&Config::new().file("service-accounts.d/both.toml", &account("both", &matches)));
+    host.run_daemon();
+    let run = |who: &User, program: &std::path::Path| {
+        let mut command = host.command_as(who, program);
+        let output = command.args(["udp-judge", &peer.address.to_string()]).output().unwrap();
+        String::from_utf8(output.stdout).unwrap().contains("EACCES")
+    };
+
+    assert!(run(&stranger, &copy), "user and executable");
+    assert!(!run(&stranger, &host.probe()), "the user alone");
+    assert!(!run(&root(), &copy), "the executable alone");
+    assert!(run(&user::numbered(OTHER), &host.probe()), "the other match");
+}
+
+#[test]
+fn of_several_accounts_the_strictest_decides() {
+    let (both, one) = (UdpPeer::new(), UdpPeer::new());
+    let mut host = Host::prepare(&Config::new());
+    let config = Config::new().destination("both", both.address).destination("one", one.address);
+    let second = account("second", &format!("{{ executable = \"{}\" }}", host.probe().display()));
+    let policies = [permit("tested", "both"), permit("tested", "one"), permit("second", "both")].concat();
+    host.configure(
+        &config.file("service-accounts.d/second.toml", &second).file("policies.d/policies.cedar", &policies),
+    );
+    host.run_daemon();
+
+    host.attempt("udp-judge", &[both.address]).assert_succeeded();
+    host.attempt("udp-judge", &[one.address]).assert_failed("EACCES");
+
+    let judgements = host.expect_judgements(&[
+        format!("allow udp {} by {}", both.address, "tested-to-both"),
+        format!("deny udp {} EACCES", one.address),
+    ]);
+    assert_eq!(judgements[1].text("/account"), "second", "the one that refused is named");
+    assert_eq!(judgements[1].0["also_matched"].to_string(), "[\"tested\"]");
+}
