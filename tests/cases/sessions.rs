@@ -73,7 +73,10 @@ fn psql_is_cut(config: impl Fn(SocketAddr) -> Config, before: impl Fn(&Host, Soc
 
     assert_eq!(psql.query("select 2;"), None, "the session should be over");
     let said = psql.failure();
-    assert!(said.contains("Software caused connection abort") || said.contains("server closed the connection"), "{said}");
+    assert!(
+        said.contains("Software caused connection abort") || said.contains("server closed the connection"),
+        "{said}"
+    );
     wait::until("the server notices", || {
         let log = server.log();
         let noticed = log.contains("Connection reset by peer") || log.contains("unexpected EOF on client connection");

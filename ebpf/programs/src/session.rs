@@ -46,7 +46,8 @@ fn stored(socket: *mut c_void, flags: u32) -> *mut Session {
 pub(crate) fn track(active: u64, caller: &Caller, seen: &Seen, outcome: &mut Outcome, context: *mut c_void) {
     // SAFETY: the context of the connect hooks, which alone are tracked; the member is read once.
     let socket = unsafe { (*context.cast::<bpf_sock_addr>()).__bindgen_anon_1.sk };
-    let session = if socket.is_null() { core::ptr::null_mut() } else { stored(socket.cast(), BPF_SK_STORAGE_GET_F_CREATE) };
+    let session =
+        if socket.is_null() { core::ptr::null_mut() } else { stored(socket.cast(), BPF_SK_STORAGE_GET_F_CREATE) };
     if session.is_null() {
         outcome.decision.verdict = Verdict::Deny;
         outcome.decision.would = Verdict::Deny;
@@ -128,9 +129,8 @@ pub(crate) fn egress(context: SkBuffContext) -> i32 {
     let Some(tables) = KernelTables::current() else { return PASS };
     let now = connect::now();
     // SAFETY: the pointer is what the storage lookup returned; `held` is stored whole.
-    let (sealed, accounts, epochs) = unsafe {
-        (core::ptr::read_volatile(&raw const (*session).held), (*session).accounts, (*session).epochs)
-    };
+    let (sealed, accounts, epochs) =
+        unsafe { (core::ptr::read_volatile(&raw const (*session).held), (*session).accounts, (*session).epochs) };
     if holds(sealed, &epochs, now) && unmoved(&tables, &accounts, &epochs) {
         return PASS;
     }
@@ -193,7 +193,13 @@ pub(crate) extern "C" fn judge_session(active: u64, session: *mut Session, now: 
             }
         }
         let epoch = match tables.slot(u32::from(account)) {
-            Some(slot) if declared => if slot.epoch() == outcome.decision.epoch { slot.epoch() } else { return 0 },
+            Some(slot) if declared => {
+                if slot.epoch() == outcome.decision.epoch {
+                    slot.epoch()
+                } else {
+                    return 0;
+                }
+            }
             Some(slot) => slot.epoch(),
             None => 0,
         };

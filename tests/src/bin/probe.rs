@@ -15,8 +15,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail};
 use nix::errno::Errno;
 use nix::sys::socket::{
-    AddressFamily, MsgFlags, MultiHeaders, SockFlag, SockType, SockaddrStorage, connect, getsockopt, send, sendmmsg, sendto,
-    setsockopt, socket, sockopt,
+    AddressFamily, MsgFlags, MultiHeaders, SockFlag, SockType, SockaddrStorage, connect, getsockopt, send, sendmmsg,
+    sendto, setsockopt, socket, sockopt,
 };
 use nix::sys::time::TimeVal;
 use serde_json::{Value, json};
@@ -167,8 +167,7 @@ fn hold(count: usize, operation: &str, address: SocketAddr) -> Result<()> {
             // What ended the connection, before what a send makes of it (EPIPE).
             let error = getsockopt(socket, sockopt::SocketError)?;
             let flags = MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT;
-            let sent =
-                if error == 0 { send(socket.as_raw_fd(), MESSAGE, flags) } else { Err(Errno::from_raw(error)) };
+            let sent = if error == 0 { send(socket.as_raw_fd(), MESSAGE, flags) } else { Err(Errno::from_raw(error)) };
             match sent {
                 Ok(_) => succeeded += 1,
                 Err(errno) => *failed.entry(name(errno)).or_default() += 1,

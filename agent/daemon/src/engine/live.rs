@@ -204,7 +204,14 @@ impl Engine {
         Ok(true)
     }
 
-    fn note_change(&mut self, name: &str, index: u16, before: Option<&Moment>, why: &Why, applied_us: u64) -> Option<String> {
+    fn note_change(
+        &mut self,
+        name: &str,
+        index: u16,
+        before: Option<&Moment>,
+        why: &Why,
+        applied_us: u64,
+    ) -> Option<String> {
         let now = Timestamp::now();
         let epoch = self.epochs.get(name).copied().unwrap_or(0);
         let after = self.moments.get(&(index, epoch)).cloned()?;

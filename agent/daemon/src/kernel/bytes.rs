@@ -1,6 +1,8 @@
 //! The ABI's types as bytes: what may be handed to the kernel as it lies in memory, and how ring entries are read back.
 
-use writ_abi::{ABI_VERSION, DecisionEvent, EVENT_DECISION, EVENT_PROCESS, KernelConfig, PathHash, ProcessEvent, Session};
+use writ_abi::{
+    ABI_VERSION, DecisionEvent, EVENT_DECISION, EVENT_PROCESS, KernelConfig, PathHash, ProcessEvent, Session,
+};
 
 /// An ABI type handed to aya. The wrapper exists because neither the trait nor the types are ours to join elsewhere.
 #[derive(Clone, Copy)]

@@ -64,12 +64,8 @@ impl Diag {
     /// # Errors
     /// The kernel has no sock_diag.
     pub(crate) fn here() -> io::Result<Self> {
-        let netlink = socket(
-            AddressFamily::Netlink,
-            SockType::Raw,
-            SockFlag::SOCK_CLOEXEC,
-            Some(SockProtocol::NetlinkSockDiag),
-        )?;
+        let netlink =
+            socket(AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, Some(SockProtocol::NetlinkSockDiag))?;
         setsockopt(&netlink, sockopt::ReceiveTimeout, &TimeVal::new(TIMEOUT_SECONDS, 0))?;
         setsockopt(&netlink, sockopt::RcvBuf, &(1 << 20))?;
         Ok(Self { netlink })
@@ -144,7 +140,15 @@ impl Diag {
         (result == 0).then_some(cookie)
     }
 
-    fn send(&self, kind: u16, flags: u16, family: u8, protocol: Protocol, states: u32, id: &[u8; ID]) -> io::Result<()> {
+    fn send(
+        &self,
+        kind: u16,
+        flags: u16,
+        family: u8,
+        protocol: Protocol,
+        states: u32,
+        id: &[u8; ID],
+    ) -> io::Result<()> {
         let number = match protocol {
             Protocol::Tcp => 6u8,
             Protocol::Udp => 17,
@@ -169,7 +173,7 @@ impl Diag {
         let mut found = Vec::new();
         for family in [libc::AF_INET as u8, libc::AF_INET6 as u8] {
             self.send(SOCK_DIAG_BY_FAMILY, DUMP, family, protocol, STATES, &[0; ID])?;
-            self.read(|body| found.extend(socket_of(body, protocol)))?;
+            self.read(1 << 16, |body| found.extend(socket_of(body, protocol)))?;
         }
         Ok(found)
     }
@@ -180,12 +184,12 @@ impl Diag {
     /// ENOENT: it is gone.
     pub(crate) fn destroy(&self, socket: &Socket) -> io::Result<()> {
         self.send(SOCK_DESTROY, ACKNOWLEDGE, socket.family, socket.protocol, STATES, &socket.id)?;
-        self.read(|_| ())
+        self.read(1 << 10, |_| ())
     }
 
-    /// Reads answers up to the end of them.
-    fn read(&self, mut take: impl FnMut(&[u8])) -> io::Result<()> {
-        let mut buffer = vec![0u8; 1 << 16];
+    /// Reads answers up to the end of them, `most` bytes at a time.
+    fn read(&self, most: usize, mut take: impl FnMut(&[u8])) -> io::Result<()> {
+        let mut buffer = vec![0u8; most];
         loop {
             let length = recv(self.netlink.as_raw_fd(), &mut buffer, MsgFlags::empty())?;
             let mut rest = buffer.get(..length).unwrap_or(&[]);
