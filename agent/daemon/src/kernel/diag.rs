@@ -108,20 +108,6 @@ impl Diag {
         })
     }
 
-    /// One for every network namespace that some process is in.
-    pub(crate) fn everywhere() -> Vec<Self> {
-        let mut tried = BTreeSet::new();
-        let mut found = Vec::new();
-        for pid in processes() {
-            let Ok(namespace) = File::open(format!("/proc/{pid}/ns/net")) else { continue };
-            let Ok(inode) = namespace.metadata().map(|found| found.ino()) else { continue };
-            if tried.insert(inode) {
-                found.extend(Self::inside(&namespace));
-            }
-        }
-        found
-    }
-
     /// Cookie of the namespace.
     pub(crate) fn netns(&self) -> Option<u64> {
         const SO_NETNS_COOKIE: i32 = 71;
