@@ -70,6 +70,7 @@ impl KeepingPeer {
     /// Listens on a free port of 127.0.0.1.
     #[expect(clippy::new_without_default, reason = "a default value that binds a socket would surprise")]
     pub fn new() -> Self {
+        raise_open_files();
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("cannot listen on loopback");
         let address = listener.local_addr().expect("a bound socket has an address");
         let kept = Arc::new(Mutex::new(Vec::new()));
@@ -112,4 +113,17 @@ impl KeepingPeer {
         });
         (bytes, ended)
     }
+}
+
+/// A thousand connections need more than the thousand and twenty-four descriptors that a process begins with.
+fn raise_open_files() {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: both calls read or write the one structure, which outlives them.
+    let raised = unsafe {
+        libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) == 0 && {
+            limit.rlim_cur = limit.rlim_max.min(16_384);
+            libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) == 0
+        }
+    };
+    assert!(raised, "the limit of open files cannot be raised");
 }

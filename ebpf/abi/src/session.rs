@@ -82,6 +82,12 @@ pub const fn holds(sealed: u64, epochs: &[u32; SESSION_ACCOUNTS], now: u64) -> b
     sealed & ((1 << EPOCH_BITS) - 1) == mixed(epochs) && now / MILLISECOND < sealed >> EPOCH_BITS
 }
 
+/// Whether a sealed judgement ends with time: if not, the clock need not be read.
+#[inline(always)]
+pub const fn ends_by_time(sealed: u64) -> bool {
+    sealed >> EPOCH_BITS != u64::MAX >> EPOCH_BITS
+}
+
 /// Until when time alone cannot change what a judgement of this account in this epoch says: the end of the stance, of an
 /// observed spell, of a learning period. 0 if the account has moved on, or anything is missing.
 #[inline(always)]

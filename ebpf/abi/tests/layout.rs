@@ -90,6 +90,7 @@ fn a_sealed_judgement_ends_with_its_time_and_with_its_epochs() {
     assert!(!holds(sealed, &[8, 0, 0, 0], 4 * MILLISECOND));
     assert!(holds(seal(NEVER, &epochs), &epochs, u64::from(u32::MAX) * MILLISECOND));
     assert!(!holds(0, &[0; SESSION_ACCOUNTS], 0));
+    assert!(ends_by_time(sealed) && !ends_by_time(seal(NEVER, &epochs)));
     // Never late: a deadline within a millisecond is rounded down.
     assert!(!holds(seal(5 * MILLISECOND + 999_999, &epochs), &epochs, 5 * MILLISECOND));
 }

@@ -16,8 +16,8 @@ use aya_ebpf::{
     programs::{SkBuffContext, SockContext},
 };
 use writ_abi::{
-    AccountFlags, Active, Address, Counter, Reason, SESSION_ACCOUNTS, SESSION_JUDGED, Session, Tables, Verdict, holds,
-    holds_until, seal,
+    AccountFlags, Active, Address, Counter, Reason, SESSION_ACCOUNTS, SESSION_JUDGED, Session, Tables, Verdict,
+    ends_by_time, holds, holds_until, seal,
 };
 
 use crate::{
@@ -127,14 +127,14 @@ pub(crate) fn egress(context: SkBuffContext) -> i32 {
         return PASS;
     }
     let Some(tables) = KernelTables::current() else { return PASS };
-    let now = connect::now();
     // SAFETY: the pointer is what the storage lookup returned; `held` is stored whole.
     let (sealed, accounts, epochs) =
         unsafe { (core::ptr::read_volatile(&raw const (*session).held), (*session).accounts, (*session).epochs) };
+    let now = if ends_by_time(sealed) { connect::now() } else { 0 };
     if holds(sealed, &epochs, now) && unmoved(&tables, &accounts, &epochs) {
         return PASS;
     }
-    if judge_session(tables.active().0, session, now) == 0 || ends(&context) {
+    if judge_session(tables.active().0, session, connect::now()) == 0 || ends(&context) {
         return PASS;
     }
     count(Counter::EgressStopped);

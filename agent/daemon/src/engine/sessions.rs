@@ -195,23 +195,29 @@ impl Engine {
                     return;
                 }
             };
-            let mut missing = Vec::new();
+            // First all of them, then the records: what is written must not hold up a cut.
+            let (mut missing, mut ended, mut left) = (Vec::new(), Vec::new(), None);
             for doomed in doomed {
                 let Some(socket) = sockets.get(&doomed.session.cookie) else {
                     missing.push(doomed);
                     continue;
                 };
-                match diag.destroy(socket) {
-                    Ok(()) => self.note_cut(&doomed, Some(socket), "sock-destroy", began),
-                    Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {
-                        self.note_cut(&doomed, Some(socket), "gone", began);
-                    }
+                let method = match diag.destroy(socket) {
+                    Ok(()) => "sock-destroy",
+                    Err(error) if error.raw_os_error() == Some(libc::ENOENT) => "gone",
                     Err(error) => {
-                        self.stop_packets(vec![doomed], began, &error);
+                        left.get_or_insert((error, Vec::new())).1.push(doomed);
                         continue;
                     }
-                }
+                };
                 self.kernel.unlist_session(doomed.session.cookie);
+                ended.push((doomed, socket, method, began.elapsed()));
+            }
+            for (doomed, socket, method, took) in ended {
+                self.note_cut(&doomed, Some(socket), method, took);
+            }
+            if let Some((error, doomed)) = left {
+                self.stop_packets(doomed, began, &error);
             }
             missing.retain(|doomed| self.kernel.session(doomed.session.cookie).is_some());
             doomed = missing;
@@ -236,12 +242,12 @@ impl Engine {
             // If it closed meanwhile it must not be listed anew.
             if self.kernel.session(doomed.session.cookie).is_some() {
                 let _ = self.kernel.list_session(&Session { state: SESSION_STOPPED, ..doomed.session });
-                self.note_cut(&doomed, None, "egress", began);
+                self.note_cut(&doomed, None, "egress", began.elapsed());
             }
         }
     }
 
-    fn note_cut(&mut self, doomed: &Doomed, socket: Option<&Socket>, method: &str, began: Instant) {
+    fn note_cut(&mut self, doomed: &Doomed, socket: Option<&Socket>, method: &str, took: Duration) {
         let Some(current) = self.current() else { return };
         let Doomed { session, decision, account, change, reason } = doomed;
         let generation = &current.generation;
@@ -269,7 +275,7 @@ impl Engine {
             reason: format!("{reason}: {}", decision.reason.code()),
             stance_digest: generation.digests.get(decision.stance as usize).cloned().unwrap_or_default(),
             policies: policies.into_iter().flatten().map(named).collect(),
-            took_us: u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX),
+            took_us: u64::try_from(took.as_micros()).unwrap_or(u64::MAX),
         };
         self.note(Body::Cut(Box::new(cut)));
     }

@@ -108,20 +108,6 @@ impl Diag {
         })
     }
 
-    /// One for every network namespace that some process is in.
-    pub(crate) fn everywhere() -> Vec<Self> {
-        let mut tried = BTreeSet::new();
-        let mut found = Vec::new();
-        for pid in processes() {
-            let Ok(namespace) = File::open(format!("/proc/{pid}/ns/net")) else { continue };
-            let Ok(inode) = namespace.metadata().map(|found| found.ino()) else { continue };
-            if tried.insert(inode) {
-                found.extend(Self::inside(&namespace));
-            }
-        }
-        found
-    }
-
     /// Cookie of the namespace.
     pub(crate) fn netns(&self) -> Option<u64> {
         const SO_NETNS_COOKIE: i32 = 71;
@@ -173,7 +159,7 @@ impl Diag {
         let mut found = Vec::new();
         for family in [libc::AF_INET as u8, libc::AF_INET6 as u8] {
             self.send(SOCK_DIAG_BY_FAMILY, DUMP, family, protocol, STATES, &[0; ID])?;
-            self.read(|body| found.extend(socket_of(body, protocol)))?;
+            self.read(1 << 16, |body| found.extend(socket_of(body, protocol)))?;
         }
         Ok(found)
     }
@@ -184,12 +170,12 @@ impl Diag {
     /// ENOENT: it is gone.
     pub(crate) fn destroy(&self, socket: &Socket) -> io::Result<()> {
         self.send(SOCK_DESTROY, ACKNOWLEDGE, socket.family, socket.protocol, STATES, &socket.id)?;
-        self.read(|_| ())
+        self.read(1 << 10, |_| ())
     }
 
-    /// Reads answers up to the end of them.
-    fn read(&self, mut take: impl FnMut(&[u8])) -> io::Result<()> {
-        let mut buffer = vec![0u8; 1 << 16];
+    /// Reads answers up to the end of them, `most` bytes at a time.
+    fn read(&self, most: usize, mut take: impl FnMut(&[u8])) -> io::Result<()> {
+        let mut buffer = vec![0u8; most];
         loop {
             let length = recv(self.netlink.as_raw_fd(), &mut buffer, MsgFlags::empty())?;
             let mut rest = buffer.get(..length).unwrap_or(&[]);
