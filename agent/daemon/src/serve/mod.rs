@@ -7,5 +7,6 @@ mod changes;
 mod openapi;
 mod routes;
 mod socket;
+mod ssf;
 
 pub(crate) use socket::{Server, bind};
