@@ -251,6 +251,28 @@ fn an_account_asks_about_itself_and_about_nobody_else() {
 }
 
 #[test]
+fn in_observe_mode_the_answer_is_yes_and_says_what_it_would_have_been() {
+    let peer = TcpPeer::new();
+    let config = Config { account: "mode = \"observe\"".to_owned(), ..Config::new() };
+    let host = Host::start(&config.destination("web", peer.address));
+
+    let answer = post(&host, ONE, &connect(config::ACCOUNT, &peer)).json();
+    assert_eq!(answer["decision"], true);
+    assert_eq!(
+        (&answer["context"]["verdict"], &answer["context"]["effective_mode"]),
+        (&json!("deny"), &json!("observe"))
+    );
+    // What cannot be judged is never observed away.
+    let nowhere = with(connect(config::ACCOUNT, &peer), "/resource/id", json!("somewhere"));
+    assert!(!post(&host, ONE, &nowhere).decision());
+
+    let records = host.judgements();
+    assert_eq!((records[0].text("/type"), records[0].text("/verdict")), ("observation", "deny"));
+    assert_eq!((records[1].text("/type"), records[1].text("/reason_code")), ("decision", "invalid-request"));
+    assert_eq!(records[0].text("/identified_by/0"), "subject");
+}
+
+#[test]
 fn an_escalated_question_waits_for_a_person() {
     let peer = TcpPeer::new();
     let escalating = format!(

@@ -1,5 +1,6 @@
 //! `writ.toml`: the agent's own settings and their defaults.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::HostFacts;
@@ -10,7 +11,7 @@ use super::section::{Scalar, Section};
 use super::value::{path, person, size};
 
 /// The keys of `writ.toml`.
-pub(super) const AGENT_KEYS: [&str; 10] = [
+pub(super) const AGENT_KEYS: [&str; 11] = [
     "mode",
     "approvers",
     "operators",
@@ -21,6 +22,7 @@ pub(super) const AGENT_KEYS: [&str; 10] = [
     "paths",
     "kernel",
     "log",
+    "ssf",
 ];
 
 /// What `[kernel] require` can ask for.
@@ -61,6 +63,7 @@ impl Default for Agent {
             paths: Paths::default(),
             kernel: Kernel::default(),
             log: LogSettings::default(),
+            ssf: BTreeMap::new(),
         }
     }
 }
@@ -105,6 +108,7 @@ pub(super) fn read_agent(mut section: Section<'_, '_>, facts: &HostFacts) -> Age
             .map_or(default.paths, read_paths),
         kernel: section.section("kernel", &["require", "ring-size"]).map_or(default.kernel, read_kernel),
         log: section.section("log", &["fsync", "segment-size", "retention"]).map_or(default.log, read_log),
+        ssf: super::ssf::read_transmitters(&mut section),
     }
 }
 

@@ -69,6 +69,21 @@ pub struct Agent {
     pub kernel: Kernel,
     /// How the log is kept.
     pub log: LogSettings,
+    /// Who may push security event tokens, by issuer.
+    pub ssf: BTreeMap<String, Transmitter>,
+}
+
+/// `[ssf."ISSUER"]`
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Transmitter {
+    /// The file with its public keys.
+    pub jwks: String,
+    /// The audience its tokens are for.
+    pub audience: String,
+    /// Accounts by subject, as `docs/signals.md` writes subjects.
+    pub subjects: BTreeMap<String, String>,
+    /// Signal kinds by event type, where the default is not wanted.
+    pub events: BTreeMap<String, String>,
 }
 
 /// `[paths]`

@@ -8,5 +8,6 @@ mod metrics;
 mod openapi;
 mod routes;
 mod socket;
+mod ssf;
 
 pub(crate) use socket::{Server, bind};

@@ -15,7 +15,7 @@ use writ_core::signal::Incoming;
 use writ_core::stance::{BreakGlassRequest, GrantRequest};
 
 use super::caller::Peer;
-use super::{authzen, changes};
+use super::{authzen, changes, ssf};
 use crate::api::{
     self, ApproveBody, BreakGlassBody, Failure, GrantBody, Problem, ReasonBody, SignalBody, SimulateBody,
 };
@@ -136,6 +136,7 @@ pub(super) fn router(engine: Handle) -> Router {
         .route("/v1/accounts/{name}/reinstate", post(reinstate))
         .route("/v1/break-glass", post(break_glass))
         .route("/v1/changes", get(changes::changes))
+        .route("/v1/ssf/events", post(ssf::events))
         .route("/access/v1/evaluation", post(authzen::evaluation))
         .route("/access/v1/evaluations", post(authzen::evaluations))
         .route("/.well-known/authzen-configuration", get(authzen::configuration))

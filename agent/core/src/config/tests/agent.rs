@@ -29,6 +29,7 @@ fn no_file_at_all_means_the_documented_defaults() {
         },
         kernel: Kernel { require: vec![], ring_size: 16_777_216 },
         log: LogSettings { fsync: Fsync::Checkpoint, segment_size: 67_108_864, retention: None },
+        ssf: std::collections::BTreeMap::new(),
     };
     assert_eq!(config(&[]).agent, expected);
     assert_eq!(config(&[("writ.toml", "")]).agent, expected);
@@ -80,6 +81,7 @@ fn every_setting_is_read() {
             segment_size: 65_536,
             retention: Some(Duration::from_secs(90 * 86_400)),
         },
+        ssf: std::collections::BTreeMap::new(),
     };
     assert_eq!(config(&[("writ.toml", text)]).agent, expected);
 }

@@ -1,0 +1,103 @@
+//! Security event tokens, signed by the stock `openssl`, become signals; wrong ones are refused as RFC 8935 says.
+
+use std::process::Command;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use writ_tests::{Config, Host, config};
+
+const TRANSMITTER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/cases/transmitter.py");
+const ISSUER: &str = "https://idp.example";
+const REVOKED: &str = "https://schemas.openid.net/secevent/caep/event-type/session-revoked";
+
+fn sign(directory: &TempDir, claims: &Value, header: Option<&Value>) -> String {
+    let mut command = Command::new("/usr/bin/python3");
+    command.arg(TRANSMITTER).arg(directory.path()).arg(claims.to_string()).args(header.map(ToString::to_string));
+    let output = command.output().expect("python3 and openssl are installed");
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8(output.stdout).expect("a token is text")
+}
+
+fn claims(jti: &str) -> Value {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("the clock is right").as_secs();
+    json!({
+        "iss": ISSUER, "aud": "https://host.example", "iat": now, "jti": jti,
+        "sub_id": { "format": "uri", "uri": "spiffe://example/ci" },
+        "events": { REVOKED: { "event_timestamp": now } },
+    })
+}
+
+fn with(mut claims: Value, name: &str, value: Value) -> Value {
+    claims[name] = value;
+    claims
+}
+
+#[track_caller]
+fn deliver(host: &Host, token: &str, kind: &str) -> (u16, Value) {
+    let mut command = Command::new("curl");
+    command.args(["--silent", "--write-out", "\n%{http_code}", "--header", &format!("Content-Type: {kind}")]);
+    command.args(["--data", token, "--unix-socket"]).arg(host.socket()).arg("http://writ/v1/ssf/events");
+    let output = command.output().expect("curl is installed");
+    let whole = String::from_utf8_lossy(&output.stdout).into_owned();
+    let (text, status) = whole.rsplit_once('\n').expect("there is a status");
+    (status.parse().expect("the status is a number"), serde_json::from_str(text).unwrap_or_default())
+}
+
+#[test]
+fn a_signed_event_is_a_signal_and_a_wrong_one_is_refused() {
+    let directory = tempfile::tempdir().expect("cannot make a directory");
+    let good = sign(&directory, &claims("one"), None);
+    let transmitter = format!(
+        "[ssf.\"{ISSUER}\"]\njwks = \"{}/keys.jwks\"\naudience = \"https://host.example\"\n[ssf.\"{ISSUER}\".subjects]\n\
+         \"spiffe://example/ci\" = \"{}\"\n",
+        directory.path().display(),
+        config::ACCOUNT
+    );
+    let kind = "[signal.\"caep.session-revoked\"]\nrisk = 90\nttl = \"1h\"\nflag = true\nfrom = [\"root\"]\n";
+    let config = Config { agent: transmitter, ..Config::new() };
+    let host = Host::start(&config.file("signals.d/caep.toml", kind));
+    let event = "application/secevent+jwt";
+
+    assert_eq!(deliver(&host, &good, event), (202, Value::Null));
+    // Delivered again, it is answered as the first time, and nothing more comes of it.
+    assert_eq!(deliver(&host, &good, event), (202, Value::Null));
+    let received: Vec<_> = host.records().into_iter().filter(|record| record.text("/type") == "signal").collect();
+    assert_eq!(received.len(), 1);
+    assert_eq!(
+        (received[0].text("/account"), received[0].text("/kind"), received[0].text("/source")),
+        (config::ACCOUNT, "caep.session-revoked", ISSUER)
+    );
+
+    let stranger = tempfile::tempdir().expect("cannot make a directory");
+    let header = |name: &str, value: &str| {
+        with(json!({ "alg": "RS256", "typ": "secevent+jwt", "kid": "k1" }), name, json!(value))
+    };
+    let far = claims("x")["iat"].as_u64().expect("a number") + 3_600;
+    let wrong = [
+        (sign(&stranger, &claims("a"), None), "authentication_failed"),
+        (sign(&directory, &with(claims("b"), "aud", json!("https://other.example")), None), "invalid_audience"),
+        (sign(&directory, &with(claims("c"), "iss", json!("https://other.example")), None), "invalid_issuer"),
+        (sign(&directory, &claims("d"), Some(&header("kid", "k2"))), "invalid_key"),
+        (sign(&directory, &claims("e"), Some(&header("typ", "JWT"))), "invalid_request"),
+        (sign(&directory, &claims("f"), Some(&header("alg", "none"))), "invalid_request"),
+        (sign(&directory, &claims("f"), Some(&header("alg", "HS256"))), "invalid_key"),
+        (sign(&directory, &with(claims("g"), "exp", json!(far)), None), "invalid_request"),
+        (sign(&directory, &with(claims("h"), "iat", json!(far)), None), "invalid_request"),
+        (sign(&directory, &with(claims("i"), "sub_id", json!("ci")), None), "invalid_request"),
+        (sign(&directory, &with(claims("j"), "events", json!({ REVOKED: {}, "urn:x": {} })), None), "invalid_request"),
+        ("not.a.token".to_owned(), "invalid_request"),
+    ];
+    for (token, err) in &wrong {
+        let (status, said) = deliver(&host, token, event);
+        assert_eq!((status, said["err"].as_str()), (400, Some(*err)), "{said} {token}");
+    }
+    assert_eq!(deliver(&host, &sign(&directory, &claims("k"), None), "application/json").0, 400);
+    // Well said, but about nobody here: no error of the transmitter's.
+    let nobody = with(claims("l"), "sub_id", json!({ "format": "opaque", "id": "nobody" }));
+    assert_eq!(deliver(&host, &sign(&directory, &nobody, None), event).0, 202);
+
+    let records = host.records();
+    assert_eq!(records.iter().filter(|record| record.text("/type") == "signal").count(), 1);
+    assert_eq!(records.iter().filter(|record| record.text("/operation") == "security event").count(), wrong.len() + 2);
+}
