@@ -23,6 +23,9 @@ use crate::kernel::{CgroupMount, Kernel, OpenError, Options};
 use crate::log::{LogError, LogWriter};
 use crate::process::ProcessTable;
 
+/// How long a start may read what was decided before it, ahead of everything else.
+const CATCHING_UP: Duration = Duration::from_secs(5);
+
 /// Why the daemon cannot start. Enforcement that is pinned stays in force.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum StartError {
@@ -162,8 +165,10 @@ pub(crate) fn open(config_dir: &Path) -> Result<OpenedEngine, StartError> {
     }
     engine.activate(Source { config, files, warnings: loaded.diagnostics.clone() })?;
     engine.note_started(adopted);
-    // What was decided while no daemon ran comes first.
-    while engine.pump() {}
+    // What was decided while no daemon ran comes first. Only for a while: an account that makes decisions faster than they
+    // can be written must not keep the daemon from being ready; the rest is read in its turn.
+    let until = Instant::now() + CATCHING_UP;
+    while engine.pump() && Instant::now() < until {}
     Ok(OpenedEngine { engine, findings: loaded.diagnostics, sources: loaded.sources })
 }
 
