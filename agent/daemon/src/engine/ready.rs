@@ -23,8 +23,9 @@ use crate::kernel::{CgroupMount, Kernel, OpenError, Options};
 use crate::log::{LogError, LogWriter};
 use crate::process::ProcessTable;
 
-/// How long a start may read what was decided before it, ahead of everything else.
-const CATCHING_UP: Duration = Duration::from_secs(5);
+/// How long a start, or a stop, may read decisions ahead of everything else. What it leaves stays in the ring, which is
+/// pinned.
+pub(super) const CATCHING_UP: Duration = Duration::from_secs(5);
 
 /// Why the daemon cannot start. Enforcement that is pinned stays in force.
 #[derive(Debug, thiserror::Error)]

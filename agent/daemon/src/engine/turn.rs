@@ -10,6 +10,7 @@ use writ_core::record::{Body, Lifecycle};
 use super::Engine;
 use super::clock::Clocks;
 use super::handle::{Handle, Question};
+use super::ready::CATCHING_UP;
 use crate::kernel::watch;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -128,7 +129,8 @@ impl Engine {
 
     /// Reads what is left, says so, signs the head. Enforcement stays.
     fn stop(&mut self) {
-        while self.pump() {}
+        let until = Instant::now() + CATCHING_UP;
+        while self.pump() && Instant::now() < until {}
         self.note_lifecycle(Lifecycle::Stop { reason: "asked to".into() });
         self.flush();
         if let Err(error) = self.log.checkpoint() {
