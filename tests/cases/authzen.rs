@@ -253,7 +253,8 @@ fn an_account_asks_about_itself_and_about_nobody_else() {
 #[test]
 fn in_observe_mode_the_answer_is_yes_and_says_what_it_would_have_been() {
     let peer = TcpPeer::new();
-    let config = Config { account: "mode = \"observe\"".to_owned(), ..Config::new() };
+    let mut config = Config::new();
+    config.account = "mode = \"observe\"".to_owned();
     let host = Host::start(&config.destination("web", peer.address));
 
     let answer = post(&host, ONE, &connect(config::ACCOUNT, &peer)).json();

@@ -55,7 +55,8 @@ fn a_signed_event_is_a_signal_and_a_wrong_one_is_refused() {
         config::ACCOUNT
     );
     let kind = "[signal.\"caep.session-revoked\"]\nrisk = 90\nttl = \"1h\"\nflag = true\nfrom = [\"root\"]\n";
-    let config = Config { agent: transmitter, ..Config::new() };
+    let mut config = Config::new();
+    config.agent = transmitter;
     let host = Host::start(&config.file("signals.d/caep.toml", kind));
     let event = "application/secevent+jwt";
 

@@ -16,6 +16,8 @@ use crate::log::PruneOutcome;
 
 const SECOND: Duration = Duration::from_secs(1);
 const HEARTBEAT: Duration = Duration::from_secs(300);
+/// How long a stop reads on: what a flood puts into the ring after that is the next daemon's.
+const CATCHING_UP: Duration = Duration::from_secs(5);
 /// How often the log is looked through for lines that may go.
 const PRUNE: Duration = Duration::from_secs(60);
 
@@ -182,7 +184,8 @@ impl Engine {
 
     /// Reads what is left, says so, signs the head. Enforcement stays.
     fn stop(&mut self) {
-        while self.pump() {}
+        let until = Instant::now() + CATCHING_UP;
+        while self.pump() && Instant::now() < until {}
         self.note_counted_refusals(true);
         self.note_lifecycle(Lifecycle::Stop { reason: "asked to".into() });
         self.flush();
