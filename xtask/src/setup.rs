@@ -16,6 +16,8 @@ const TEST_PACKAGES: &[&str] =
 const VM_PACKAGES: &[&str] = &["debian-archive-keyring", "debootstrap", "e2fsprogs", "qemu-system-x86"];
 
 const BPF_LINKER: &str = "0.13.0";
+/// Of the same release as the `cedar-policy` crate.
+const CEDAR_CLI: &str = "4.14.1";
 /// bpf-linker reads the bitcode that rustc writes, so its LLVM must be rustc's (22 for Rust 1.95).
 const LLVM_PREFIX: &str = "/usr/lib/llvm-22";
 
@@ -31,11 +33,14 @@ pub(crate) struct Options {
     /// What the virtual machines need
     #[arg(long)]
     pub(crate) vm: bool,
+    /// The stock `cedar` command, for the extended tests; built from source in some minutes, and only when asked for
+    #[arg(long)]
+    pub(crate) cedar_cli: bool,
 }
 
 /// Gets everything the chosen scopes need.
 pub(crate) fn setup(options: &Options) -> Result<()> {
-    let all = !(options.build || options.test || options.vm);
+    let all = !(options.build || options.test || options.vm || options.cedar_cli);
     let mut packages: Vec<&str> = Vec::new();
     for (wanted, list) in [(options.build, BUILD_PACKAGES), (options.test, TEST_PACKAGES), (options.vm, VM_PACKAGES)] {
         if wanted || all {
@@ -47,7 +52,24 @@ pub(crate) fn setup(options: &Options) -> Result<()> {
         toolchain()?;
         bpf_linker()?;
     }
+    if options.cedar_cli {
+        cedar_cli()?;
+    }
     Ok(())
+}
+
+/// The `cedar` command at the version of the library, below `target/tools`: what `replay --with-cedar-cli` is tested with.
+fn cedar_cli() -> Result<()> {
+    let root = workspace::root().join("target/tools");
+    let installed = output(Command::new(root.join("bin/cedar")).arg("--version"));
+    if installed.is_ok_and(|output| String::from_utf8_lossy(&output.stdout).trim().ends_with(CEDAR_CLI)) {
+        return Ok(());
+    }
+    say(&format!("building cedar-policy-cli {CEDAR_CLI} (some minutes)"));
+    let mut install = process::cargo();
+    // Its own target directory: cargo removes the one that it makes by itself. Unoptimised, it is built in half the time.
+    install.env_remove("CARGO_TARGET_DIR").args(["install", "cedar-policy-cli", "--version", CEDAR_CLI, "--locked"]);
+    run(install.args(["--force", "--quiet", "--profile", "dev", "--root"]).arg(root))
 }
 
 /// Installs what dpkg does not have. The package lists are fetched only if something is missing.

@@ -162,6 +162,14 @@ impl Archived {
         self.rebuilt.permits(account)
     }
 
+    pub(super) fn executables(&self, account: &str) -> impl Iterator<Item = &str> {
+        self.facts.accounts.get(account).into_iter().flat_map(|account| account.executables.iter().map(String::as_str))
+    }
+
+    pub(super) fn escalating(&self) -> &BTreeSet<String> {
+        self.rebuilt.escalating()
+    }
+
     /// The policies by id; their places are lines of the archived text.
     pub fn policy_infos(&self) -> &BTreeMap<String, PolicyInfo> {
         self.rebuilt.policies()

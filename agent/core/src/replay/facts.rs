@@ -31,7 +31,7 @@ struct Place {
 pub(super) struct Account {
     pub(super) owner: Option<String>,
     pub(super) team: Vec<String>,
-    executables: Vec<String>,
+    pub(super) executables: Vec<String>,
     attributes: Map<String, Value>,
 }
 
