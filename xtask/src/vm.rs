@@ -46,7 +46,7 @@ impl Options {
 
 /// Runs the suite and fails if any test failed.
 pub(crate) fn vm(options: &Options) -> Result<()> {
-    setup::setup(&setup::Options { build: true, vm: true, test: false })?;
+    setup::setup(&setup::Options { build: true, vm: true, ..Default::default() })?;
     build::build(&build::Options::default())?;
     let tally = suite(options)?;
     println!("\n{}", tally.summary());

@@ -164,8 +164,8 @@ pub(crate) fn open(config_dir: &Path) -> Result<OpenedEngine, StartError> {
     }
     engine.activate(Source { config, files, warnings: loaded.diagnostics.clone() })?;
     engine.note_started(adopted);
-    // What was decided while no daemon ran comes first.
-    while engine.pump() {}
+    // What was decided while no daemon ran comes first, as far as there is an end to it: under a flood there is none.
+    engine.catch_up(Duration::from_secs(1));
     Ok(OpenedEngine { engine, findings: loaded.diagnostics, sources: loaded.sources })
 }
 

@@ -15,6 +15,10 @@ use crate::log::PruneOutcome;
 
 const SECOND: Duration = Duration::from_secs(1);
 const HEARTBEAT: Duration = Duration::from_secs(300);
+/// How long a tick may read before the rest of it is due.
+const CATCH_UP: Duration = Duration::from_millis(100);
+/// How long the ring is read at the end.
+const LAST_READ: Duration = Duration::from_secs(2);
 /// How often the log is looked through for lines that may go.
 const PRUNE: Duration = Duration::from_secs(60);
 
@@ -47,6 +51,8 @@ async fn turn(mut engine: Engine, mut questions: mpsc::Receiver<Question>, ring:
     };
     let mut tick = tokio::time::interval(SECOND);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+    // What was left over at the start does not make the ring ready again.
+    let mut more = true;
     while !engine.stopping {
         let deadline = engine.next_deadline().map(|at| {
             let left = at.duration_since(Timestamp::now());
@@ -57,18 +63,16 @@ async fn turn(mut engine: Engine, mut questions: mpsc::Receiver<Question>, ring:
                 Some(question) => question(&mut engine),
                 None => break,
             },
-            ready = ring.readable() => {
+            ready = ring.readable(), if !more => {
                 if let Ok(mut ready) = ready {
                     // Cleared first: what arrives while we read makes it ready again.
                     ready.clear_ready();
                 }
-                while engine.pump() {
-                    // Questions are answered between batches: a flood of connects must not hold up a revocation.
-                    while let Ok(question) = questions.try_recv() {
-                        question(&mut engine);
-                    }
-                }
+                more = engine.pump();
             }
+            // Between batches everything else has its turn: a flood of connects must hold up neither a revocation nor
+            // the clock.
+            () = tokio::task::yield_now(), if more => more = engine.pump(),
             () = sleep(deadline) => engine.expire(),
             _ = tick.tick() => engine.tick(),
         }
@@ -88,9 +92,10 @@ async fn sleep(duration: Option<Duration>) {
 impl Engine {
     /// What happens every second: lines retried, gaps counted, the head signed, the clocks compared.
     fn tick(&mut self) {
-        while self.pump() {}
+        let caught_up = self.catch_up(CATCH_UP);
         self.flush();
-        if self.waiting.is_empty() {
+        // While something waits in the ring, a number that did not come is not lost.
+        if caught_up && self.waiting.is_empty() {
             let counters = self.kernel.counters().unwrap_or_default();
             for loss in self.losses.reconcile(&counters) {
                 self.note(Body::Loss(Box::new(loss)));
@@ -141,6 +146,17 @@ impl Engine {
         });
     }
 
+    /// Reads the ring until it is empty, or for so long: under a flood it never is. Returns whether it is.
+    pub(super) fn catch_up(&mut self, most: Duration) -> bool {
+        let until = Instant::now() + most;
+        while self.pump() {
+            if Instant::now() >= until {
+                return false;
+            }
+        }
+        true
+    }
+
     /// Ends the turn after this question.
     pub(crate) fn begin_stop(&mut self) {
         self.stopping = true;
@@ -148,7 +164,8 @@ impl Engine {
 
     /// Reads what is left, says so, signs the head. Enforcement stays.
     fn stop(&mut self) {
-        while self.pump() {}
+        // What is left after that stays in the pinned ring, for the next daemon.
+        self.catch_up(LAST_READ);
         self.note_lifecycle(Lifecycle::Stop { reason: "asked to".into() });
         self.flush();
         if let Err(error) = self.log.checkpoint() {
