@@ -20,6 +20,8 @@ const PACKAGE_PACKAGES: &[&str] = &["binutils", "dpkg-dev", "lintian", "rpm"];
 /// What makes packages of what was built, and the version that is known to.
 const PACKERS: &[(&str, &str)] = &[("cargo-deb", "3.8.0"), ("cargo-generate-rpm", "0.21.1")];
 const BPF_LINKER: &str = "0.13.0";
+/// Of the same release as the `cedar-policy` crate.
+const CEDAR_CLI: &str = "4.14.1";
 /// bpf-linker reads the bitcode that rustc writes, so its LLVM must be rustc's (22 for Rust 1.95).
 const LLVM_PREFIX: &str = "/usr/lib/llvm-22";
 
@@ -38,11 +40,14 @@ pub(crate) struct Options {
     /// What `package` needs
     #[arg(long)]
     pub(crate) package: bool,
+    /// The stock `cedar` command, for the extended tests; built from source in some minutes, and only when asked for
+    #[arg(long)]
+    pub(crate) cedar_cli: bool,
 }
 
 /// Gets everything the chosen scopes need.
 pub(crate) fn setup(options: &Options) -> Result<()> {
-    let all = !(options.build || options.test || options.vm || options.package);
+    let all = !(options.build || options.test || options.vm || options.package || options.cedar_cli);
     let mut packages: Vec<&str> = Vec::new();
     let scopes = [
         (options.build, BUILD_PACKAGES),
@@ -63,7 +68,24 @@ pub(crate) fn setup(options: &Options) -> Result<()> {
     if options.package || all {
         packers()?;
     }
+    if options.cedar_cli {
+        cedar_cli()?;
+    }
     Ok(())
+}
+
+/// The `cedar` command at the version of the library, below `target/tools`: what `replay --with-cedar-cli` is tested with.
+fn cedar_cli() -> Result<()> {
+    let root = workspace::root().join("target/tools");
+    let installed = output(Command::new(root.join("bin/cedar")).arg("--version"));
+    if installed.is_ok_and(|output| String::from_utf8_lossy(&output.stdout).trim().ends_with(CEDAR_CLI)) {
+        return Ok(());
+    }
+    say(&format!("building cedar-policy-cli {CEDAR_CLI} (some minutes)"));
+    let mut install = process::cargo();
+    // Its own target directory: cargo removes the one that it makes by itself. Unoptimised, it is built in half the time.
+    install.env_remove("CARGO_TARGET_DIR").args(["install", "cedar-policy-cli", "--version", CEDAR_CLI, "--locked"]);
+    run(install.args(["--force", "--quiet", "--profile", "dev", "--root"]).arg(root))
 }
 
 /// Installs what dpkg does not have. The package lists are fetched only if something is missing.

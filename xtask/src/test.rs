@@ -26,7 +26,7 @@ pub(crate) fn test(options: &Options) -> Result<ExitCode> {
     }
     let mut report = Report::default();
     let prepared = report.step("setup", || {
-        setup::setup(&setup::Options { build: true, test: true, vm: !options.no_vm, package: false })?;
+        setup::setup(&setup::Options { build: true, test: true, vm: !options.no_vm, ..Default::default() })?;
         Ok(Tally::default())
     }) && report.step("build", || build::build(&build::Options::default()).map(|()| Tally::default()));
     if prepared {

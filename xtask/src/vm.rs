@@ -54,7 +54,7 @@ impl Options {
 
 /// Runs the suite and fails if any test failed.
 pub(crate) fn vm(options: &Options) -> Result<()> {
-    setup::setup(&setup::Options { build: true, vm: true, test: false, package: false })?;
+    setup::setup(&setup::Options { build: true, vm: true, ..Default::default() })?;
     build::build(&build::Options { release: options.release })?;
     let tally = suite(options)?;
     println!("\n{}", tally.summary());

@@ -39,6 +39,7 @@ pub use compile::nat64;
 pub use grant::{Grant, GrantTarget};
 pub use judge::Evaluation;
 pub use parse::PolicyInfo;
+pub use rebuilt::Permit;
 pub use row::{Projection, Row, RowCell};
 pub use state::{AccountState, Approval};
 

@@ -8,7 +8,7 @@ use writ_abi::{Family, Verdict};
 
 use super::inputs::{Inputs, TimeAtoms};
 use super::judge::{Evaluation, Judge};
-use super::parse::{self, Form, Parsed, Principal};
+use super::parse::{self, Form, Parsed, PolicyInfo, Principal};
 use super::{finding, source};
 use crate::config::SourceFile;
 use crate::diagnostic::{Diagnostic, Severity};
@@ -39,12 +39,23 @@ pub(crate) struct Rebuilt {
     accounts: BTreeMap<String, Arc<Group>>,
     escalating: BTreeSet<String>,
     observing: BTreeSet<String>,
+    policies: BTreeMap<String, PolicyInfo>,
+}
+
+/// A permit for connects: what it opens, as far as it names it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Permit {
+    /// Its `@id`.
+    pub id: String,
+    /// The destinations it names; empty: it is not tied to any.
+    pub destinations: BTreeSet<String>,
 }
 
 /// The policies that can match some accounts.
 #[derive(Clone, Debug)]
 struct Group {
     judge: Judge,
+    permits: Vec<Permit>,
     families: BTreeSet<Family>,
     times: TimeAtoms,
 }
@@ -115,7 +126,13 @@ impl Rebuilt {
             accounts: found,
             escalating: ids(|parsed| parsed.info.escalates),
             observing: ids(|parsed| parsed.info.observes),
+            policies: policies.iter().map(|parsed| (parsed.info.id.clone(), parsed.info.clone())).collect(),
         })
+    }
+
+    /// The policies by id; their places are places in the text they were rebuilt from.
+    pub(crate) fn policies(&self) -> &BTreeMap<String, PolicyInfo> {
+        &self.policies
     }
 
     /// Ids of the policies whose refusal a person may lift.
@@ -151,6 +168,11 @@ impl Rebuilt {
         !matches!(family, Some(family @ (Family::Unix | Family::Netlink)) if !named(family))
     }
 
+    /// The enforced permits for connects that can match the account.
+    pub(crate) fn permits(&self, account: &str) -> &[Permit] {
+        self.accounts.get(account).map_or(&[], |group| &group.permits)
+    }
+
     /// The comparisons of time that the account's policies make.
     pub(crate) fn times(&self, account: &str) -> Option<&TimeAtoms> {
         self.accounts.get(account).map(|group| &group.times)
@@ -164,7 +186,13 @@ impl Group {
         for parsed in &matching {
             inputs.merge(&parsed.inputs);
         }
-        Some(Self { judge: Judge::new(matching.into_iter())?, families: inputs.families, times: inputs.times })
+        let permits = matching
+            .iter()
+            .filter(|parsed| parsed.actions.connect && !parsed.info.forbids && !parsed.info.observes)
+            .map(|parsed| Permit { id: parsed.info.id.clone(), destinations: parsed.inputs.destinations.clone() })
+            .collect();
+        let judge = Judge::new(matching.into_iter())?;
+        Some(Self { judge, permits, families: inputs.families, times: inputs.times })
     }
 }
 

@@ -173,6 +173,14 @@ impl Statement<'_> {
         Some(self.location(self.span(index - 1..end)?))
     }
 
+    /// The string literals in its conditions, as they are written.
+    pub(crate) fn strings(&self) -> Vec<String> {
+        let body = self.scope().map_or(0, |scope| scope.end);
+        let literals = self.tokens.iter().skip(body).filter(|token| token.kind == Kind::Text);
+        let texts = literals.filter_map(|token| self.text.get(token.at.clone()));
+        texts.map(|text| text.trim_matches('"').to_owned()).collect()
+    }
+
     /// The value of its `@id`, read as Cedar reads string literals.
     pub(crate) fn id(&self) -> Option<String> {
         let policy = cedar_policy::Policy::parse(None, self.text).ok()?;

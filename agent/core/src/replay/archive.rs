@@ -1,6 +1,6 @@
 //! One archived policy set, read back from its manifest and ready to decide.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use cedar_policy::{Context, Entities, EntityUid, Request, Schema};
 use serde::{Deserialize, Serialize};
@@ -13,7 +13,7 @@ use super::compare::{self, Difference, Outcome};
 use super::facts::Facts;
 use crate::config::SourceFile;
 use crate::diagnostic::Diagnostic;
-use crate::policy::{Evaluation, Rebuilt, Statement, Text, named, statements};
+use crate::policy::{Evaluation, Permit, PolicyInfo, Rebuilt, Statement, Text, named, statements};
 
 /// What `policy_digest` names: the digests of the parts.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -150,6 +150,29 @@ impl Archived {
     pub fn evaluate(&self, attempt: &Attempt<'_>, memo: &mut Memo) -> Result<Evaluation, Unanswered> {
         attempt.askable().map_err(Unanswered::NotReplayable)?;
         self.ask(attempt, memo).cloned().map_err(Unanswered::Refused)
+    }
+
+    /// The accounts, with their owners.
+    pub fn accounts(&self) -> impl Iterator<Item = (&str, Option<&str>)> {
+        self.facts.accounts.iter().map(|(name, account)| (name.as_str(), account.owner.as_deref()))
+    }
+
+    /// The enforced permits for connects that can match an account.
+    pub fn permits(&self, account: &str) -> &[Permit] {
+        self.rebuilt.permits(account)
+    }
+
+    pub(super) fn executables(&self, account: &str) -> impl Iterator<Item = &str> {
+        self.facts.accounts.get(account).into_iter().flat_map(|account| account.executables.iter().map(String::as_str))
+    }
+
+    pub(super) fn escalating(&self) -> &BTreeSet<String> {
+        self.rebuilt.escalating()
+    }
+
+    /// The policies by id; their places are lines of the archived text.
+    pub fn policy_infos(&self) -> &BTreeMap<String, PolicyInfo> {
+        self.rebuilt.policies()
     }
 
     /// Whether the question is one for Cedar (see [`Rebuilt::asks`]).

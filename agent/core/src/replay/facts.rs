@@ -29,9 +29,9 @@ struct Place {
 /// One account's part in entities.
 #[derive(Clone, Debug, Deserialize)]
 pub(super) struct Account {
-    owner: Option<String>,
+    pub(super) owner: Option<String>,
     pub(super) team: Vec<String>,
-    executables: Vec<String>,
+    pub(super) executables: Vec<String>,
     attributes: Map<String, Value>,
 }
 

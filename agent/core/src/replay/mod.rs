@@ -10,6 +10,7 @@ mod attempt;
 mod compare;
 mod facts;
 pub mod files;
+mod remedy;
 
 pub use archive::{ArchiveError, Archived, Manifest, Memo, Unanswered};
 pub use attempt::{Attempt, NotReplayable};

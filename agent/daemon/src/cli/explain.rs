@@ -7,8 +7,10 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, bail};
 use writ_core::record::{Body, Decision, Head, PolicyRef, REASON_CODES, Record};
+use writ_core::replay::{Archived, Attempt};
 
 use super::find::by_id;
+use super::judgements::Archive;
 use super::show::{program, summary, target};
 use crate::log::{Layout, SegmentLines};
 
@@ -31,7 +33,14 @@ pub(super) fn page(id: &str, log: &Path) -> anyhow::Result<String> {
     Ok(match &record.body {
         Body::Decision(judged) | Body::Observation(judged) => {
             let before = earlier(log, found.index, judged)?;
-            tell(&record, judged, &before)
+            let set = Archive::of(log).get(&judged.policy_digest);
+            let mut page = tell(&record, judged, &before, set.as_ref().as_ref().ok());
+            if let (Ok(set), Ok(attempt)) = (set.as_ref(), Attempt::of(&found.line)) {
+                for remedy in set.remedies(&attempt) {
+                    writeln!(page, "  or with {remedy}, all else as it was")?;
+                }
+            }
+            page
         }
         _ => tell_other(&record)?,
     })
@@ -76,7 +85,7 @@ fn earlier(log: &Path, index: u64, judged: &Decision) -> anyhow::Result<Earlier>
     Ok(earlier)
 }
 
-fn tell(record: &Record, judged: &Decision, before: &Earlier) -> String {
+fn tell(record: &Record, judged: &Decision, before: &Earlier, set: Option<&Archived>) -> String {
     let mut page = String::new();
     let mut say = |text: String| {
         page.push_str(&text);
@@ -123,10 +132,10 @@ fn tell(record: &Record, judged: &Decision, before: &Earlier) -> String {
     say("Why".to_owned());
     let meaning = REASON_CODES.iter().find(|(code, _)| *code == judged.reason_code).map_or("", |(_, meaning)| meaning);
     say(format!("  {}: {meaning}", judged.reason_code));
-    policies(&judged.policies, &mut say);
+    policies(&judged.policies, set, &mut say);
     if let Some(would) = &judged.would {
         say(format!("  with observe-mode policies enforced it would be: {}", would.verdict.name()));
-        policies(&would.policies, &mut say);
+        policies(&would.policies, set, &mut say);
     }
     say(String::new());
 
@@ -161,10 +170,15 @@ fn tell(record: &Record, judged: &Decision, before: &Earlier) -> String {
     page
 }
 
-fn policies(policies: &[PolicyRef], say: &mut impl FnMut(String)) {
+fn policies(policies: &[PolicyRef], set: Option<&Archived>, say: &mut impl FnMut(String)) {
     for policy in policies {
         let owner = policy.owner.as_ref().map(|owner| format!(" (owner {owner})")).unwrap_or_default();
         say(format!("  policy {}{owner}: {}", policy.id, policy.reason.as_deref().unwrap_or("no reason given")));
+        // The text that decided, not what may be in a configuration file by now.
+        if let Some(info) = set.and_then(|set| set.policy_infos().get(&policy.id)) {
+            say(format!("    {}:{}", info.at.file, info.at.line));
+            info.text.lines().for_each(|line| say(format!("    | {line}")));
+        }
     }
 }
 

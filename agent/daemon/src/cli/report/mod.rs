@@ -1,0 +1,170 @@
+//! `writ report`: what each account may do, did, never does, was refused and was given, from the log alone.
+
+mod account;
+mod controls;
+mod html;
+mod text;
+
+use std::collections::BTreeMap;
+use std::io::Write as _;
+use std::path::Path;
+use std::process::ExitCode;
+
+use serde::Serialize;
+use writ_core::record::{Body, Lifecycle, Record};
+
+use self::account::Account;
+use self::controls::{Control, Controls};
+use super::find::{Filter, each, since};
+use super::judgements::Archive;
+
+/// Options of `report`.
+#[derive(clap::Args, Clone, Debug)]
+pub(crate) struct ReportArgs {
+    /// Only records since a time, or for a duration: 15m, 2h, 7d
+    #[arg(long, value_name = "TIME")]
+    pub since: Option<String>,
+    /// How it is written
+    #[arg(long, value_parser = ["text", "json", "html"], default_value = "text")]
+    pub format: String,
+}
+
+/// Everything the report says.
+#[derive(Debug, Default, Serialize)]
+pub(super) struct Report {
+    /// Time of the first record looked at.
+    from: Option<String>,
+    /// Time of the last.
+    to: Option<String>,
+    records: u64,
+    unreadable: u64,
+    losses: u64,
+    lost_attempts: u64,
+    /// The policy set that says what is permitted: the last one in force.
+    policy_digest: Option<String>,
+    /// Why what is permitted could not be told, if it could not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    permitted_unknown: Option<String>,
+    accounts: BTreeMap<String, Account>,
+    /// Controls that the log is evidence for.
+    controls: Vec<Control>,
+    #[serde(skip)]
+    evidence: Controls,
+}
+
+/// Reports on the log below `log`.
+pub(crate) fn report(args: &ReportArgs, log: &Path) -> anyhow::Result<ExitCode> {
+    let since = args.since.as_deref().map(since).transpose()?;
+    let report = gather(log, since)?;
+    let mut output = std::io::stdout().lock();
+    match args.format.as_str() {
+        "json" => {
+            serde_json::to_writer(&mut output, &report)?;
+            writeln!(output)?;
+        }
+        "html" => output.write_all(html::page(&report).as_bytes())?,
+        _ => output.write_all(text::page(&report).as_bytes())?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Reads the log.
+pub(super) fn gather(log: &Path, since: Option<String>) -> anyhow::Result<Report> {
+    let filter = Filter { since, ..Filter::default() };
+    let mut report = Report::default();
+    each(log, |_, line| {
+        if filter.matches(line) {
+            match Record::from_line(line) {
+                Ok(record) => report.add(&record),
+                Err(_) => report.unreadable += 1,
+            }
+        }
+        Ok(())
+    })?;
+    report.permit(&Archive::of(log));
+    report.controls = report.evidence.table();
+    Ok(report)
+}
+
+impl Report {
+    fn add(&mut self, record: &Record) {
+        let time = record.time.to_string();
+        self.from.get_or_insert_with(|| time.clone());
+        self.to = Some(time.clone());
+        self.records += 1;
+        if let Body::Loss(loss) = &record.body {
+            self.losses += 1;
+            self.lost_attempts = self.lost_attempts.saturating_add(loss.count);
+        }
+        if let Some(digest) = policy_digest(&record.body) {
+            self.policy_digest = Some(digest.to_owned());
+        }
+        self.evidence.add(record);
+        if let Some(name) = record.body.account() {
+            self.accounts.entry(name.to_owned()).or_default().add(record, time);
+        }
+    }
+
+    /// Adds what the last policy set permits.
+    fn permit(&mut self, archive: &Archive) {
+        let Some(digest) = &self.policy_digest else { return };
+        match archive.get(digest).as_ref() {
+            Ok(set) => {
+                for (name, owner) in set.accounts() {
+                    let account = self.accounts.entry(name.to_owned()).or_default();
+                    account.permit(set.permits(name), owner);
+                }
+            }
+            Err(error) => self.permitted_unknown = Some(error.to_string()),
+        }
+    }
+}
+
+/// The policy set that a record shows to be in force.
+fn policy_digest(body: &Body) -> Option<&str> {
+    let digest = match body {
+        Body::Decision(judged) | Body::Observation(judged) => &judged.policy_digest,
+        Body::Change(change) => &change.policy_digest,
+        Body::Lifecycle(lifecycle) => match &**lifecycle {
+            Lifecycle::Start { policy_digest, .. } | Lifecycle::Adopt { policy_digest, .. } => policy_digest,
+            Lifecycle::Reload { after, .. } => after,
+            _ => return None,
+        },
+        _ => return None,
+    };
+    (!digest.is_empty()).then_some(digest)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::log::tests::Log;
+    use crate::log::verify::tests::records;
+
+    #[test]
+    fn what_a_record_says_is_text_in_the_page_and_never_markup() {
+        let hostile = "<script>alert('1')</script>";
+        let lines: Vec<Vec<u8>> = records(0..30)
+            .into_iter()
+            .map(|line| String::from_utf8(line).unwrap().replace("\"billing\"", &format!("\"{hostile}\"")).into_bytes())
+            .collect();
+        let log = Log::with(&lines, 50_000);
+        let report = gather(&log.dir(), None).unwrap();
+        assert!(report.accounts.contains_key(hostile));
+        let page = html::page(&report);
+        assert!(page.contains("&lt;script&gt;alert(&#39;1&#39;)&lt;/script&gt;") && !page.contains("<script"));
+        for elsewhere in ["http:", "https:", "src=", "url("] {
+            assert!(!page.contains(elsewhere), "the page asks for {elsewhere}");
+        }
+    }
+
+    #[test]
+    fn every_control_says_which_framework_and_version_it_is_of() {
+        let log = Log::with(&records(0..30), 50_000);
+        let report = gather(&log.dir(), None).unwrap();
+        let frameworks: Vec<&str> = report.controls.iter().map(|control| control.framework.as_str()).collect();
+        for framework in ["NIST CSF 2.0", "OWASP NHI 2025", "OWASP Agentic 2026", "ATT&CK v20.0"] {
+            assert!(frameworks.contains(&framework), "{frameworks:?}");
+        }
+    }
+}
