@@ -51,7 +51,8 @@ fn assert_no_gap(allowed: Prober, forbidden: Prober) -> u64 {
 fn no_reload_opens_or_closes_anything() {
     let (open, closed) = (UdpPeer::new(), UdpPeer::new());
     let host = Host::start(&variant(&open, &closed, 0));
-    let (allowed, forbidden) = (host.prober("udp-judge", open.address), host.prober("udp-judge", closed.address));
+    let (allowed, forbidden) =
+        (host.paced(1000, "udp-judge", open.address), host.paced(1000, "udp-judge", closed.address));
     both_go_on(&allowed, &forbidden);
 
     let mut api = host.api();
