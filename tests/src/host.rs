@@ -244,12 +244,12 @@ impl Host {
                 lost += if record.text("/type") == "loss" { record.number("/count").unwrap_or_default() } else { 0 };
             }
             let status = self.status();
-            let of = |name: &str| status["records"][name].as_u64().unwrap_or_default();
+            let of = |name: &str| number(&status, "records", name);
             let counted = Settled { seen: of("seen"), recorded: of("recorded"), lost: of("lost") };
             (counted.seen == judged + lost).then_some(counted)
         });
         let Some(counted) = settled else {
-            panic!("{judged} records and {lost} losses, but counted are {}", self.status()["records"])
+            panic!("{judged} records and {lost} losses, but counted are {}", self.status())
         };
         assert_eq!((counted.recorded, counted.lost), (judged, lost), "the log agrees with the kernel's counters");
         counted
@@ -280,7 +280,7 @@ impl Host {
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         assert!(output.status.success(), "{text}");
         let report: serde_json::Value = serde_json::from_str(&text).expect("the report is JSON");
-        let of = |name: &str| report["sequences"][name].as_u64().unwrap_or_default();
+        let of = |name: &str| number(&report, "sequences", name);
         let found = Settled { seen: of("seen"), recorded: of("recorded"), lost: of("lost") };
         assert_eq!((found, of("missing")), (expected, 0), "{text}");
     }
@@ -415,6 +415,11 @@ impl Host {
         let lines: Vec<&str> = text.lines().collect();
         lines.iter().skip(lines.len().saturating_sub(SHOWN_OUTPUT)).copied().collect::<Vec<_>>().join("\n")
     }
+}
+
+/// A number two levels down; 0 if it is not there.
+fn number(of: &serde_json::Value, part: &str, name: &str) -> u64 {
+    of.get(part).and_then(|part| part.get(name)?.as_u64()).unwrap_or_default()
 }
 
 /// What became of all attempts.
