@@ -1,7 +1,13 @@
 //! The whole-system tests: each file is a subject, each test a claim about a running `writ` and a real kernel.
 //!
 //! Run them as root and one at a time (`cargo xtask test` does). What they use of a machine is said in `writ_tests`.
-#![expect(clippy::expect_used, clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "a test fails by panicking")]
+#![expect(
+    clippy::expect_used,
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
 
 mod authzen;
 mod away;

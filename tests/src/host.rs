@@ -227,7 +227,7 @@ impl Host {
 
     /// What `status` says.
     #[track_caller]
-    pub fn status(&self) -> serde_json::Value {
+    pub fn status(&self) -> Value {
         let output = self.writ_output(&["status", "--json"]);
         assert!(output.status.success(), "{output:?}");
         serde_json::from_slice(&output.stdout).expect("the status is JSON")
@@ -279,7 +279,7 @@ impl Host {
         let output = self.writ_output(&["verify", "--json", &self.log_directory().display().to_string()]);
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         assert!(output.status.success(), "{text}");
-        let report: serde_json::Value = serde_json::from_str(&text).expect("the report is JSON");
+        let report: Value = serde_json::from_str(&text).expect("the report is JSON");
         let of = |name: &str| number(&report, "sequences", name);
         let found = Settled { seen: of("seen"), recorded: of("recorded"), lost: of("lost") };
         assert_eq!((found, of("missing")), (expected, 0), "{text}");
@@ -418,7 +418,7 @@ impl Host {
 }
 
 /// A number two levels down; 0 if it is not there.
-fn number(of: &serde_json::Value, part: &str, name: &str) -> u64 {
+fn number(of: &Value, part: &str, name: &str) -> u64 {
     of.get(part).and_then(|part| part.get(name)?.as_u64()).unwrap_or_default()
 }
 

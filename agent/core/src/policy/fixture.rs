@@ -74,7 +74,7 @@ pub(crate) fn config(accounts: Vec<Account>, policies: &str) -> Config {
             },
             kernel: Kernel { require: Vec::new(), ring_size: 1 << 24 },
             log: LogSettings { fsync: Fsync::Never, segment_size: 1 << 26, retention: None },
-            ssf: std::collections::BTreeMap::new(),
+            ssf: BTreeMap::new(),
         },
         accounts: accounts.into_iter().map(|account| (account.name.clone(), account)).collect(),
         destinations: destinations.into_iter().map(|found| (found.name.clone(), found)).collect(),

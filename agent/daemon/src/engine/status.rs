@@ -193,9 +193,13 @@ impl Engine {
             },
             sinks: vec![Sink {
                 name: "log".into(),
-                ok: self.log_failure.is_none(),
+                ok: self.log_failure.is_none() && self.log.failure().is_none(),
                 waiting: self.waiting.len(),
-                error: self.log_failure.as_ref().map(|(error, _)| error.clone()),
+                error: self
+                    .log_failure
+                    .as_ref()
+                    .map(|(error, _)| error.clone())
+                    .or_else(|| self.log.failure().map(ToString::to_string)),
             }],
             sessions: self.session_count(),
             self_test: self.self_test.clone(),

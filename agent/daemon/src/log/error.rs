@@ -57,6 +57,7 @@ impl LogError {
         Self::Invalid { path: path.to_owned(), reason: reason.into() }
     }
 
+    #[cfg(test)]
     /// The errno, where the system said one: ENOSPC, EROFS, EIO.
     pub(crate) fn errno(&self) -> Option<i32> {
         match self {

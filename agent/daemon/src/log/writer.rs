@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use nix::fcntl::{FallocateFlags, Flock, FlockArg, fallocate};
 use writ_core::config::{Fsync, LogSettings};
-use writ_core::log::{Checkpoint, Edge, Hash, NoteSigner, Vkey, hash_leaf};
+use writ_core::log::{Checkpoint, Edge, NoteSigner, Vkey, hash_leaf};
 use writ_core::record::MAX_LINE;
 
 use super::file::{make_dir, open_for_writing, replace, sync_dir_of};
@@ -172,8 +172,9 @@ impl LogWriter {
         self.signed
     }
 
+    #[cfg(test)]
     /// The root of all lines, signed or not.
-    pub(crate) fn root(&self) -> Hash {
+    pub(crate) fn root(&self) -> writ_core::log::Hash {
         self.edge.root()
     }
 

@@ -95,7 +95,7 @@ fn the_sample_configuration_is_exactly_this_model() {
         },
         kernel: Kernel { require: vec![], ring_size: 16 << 20 },
         log: LogSettings { fsync: Fsync::Checkpoint, segment_size: 64 << 20, retention: None },
-        ssf: std::collections::BTreeMap::new(),
+        ssf: BTreeMap::new(),
     };
     assert_eq!(config.agent, agent);
 

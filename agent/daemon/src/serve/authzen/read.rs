@@ -24,7 +24,7 @@ pub(super) enum Semantic {
 #[derive(Clone, PartialEq, Debug)]
 pub(super) enum Batch {
     /// No `evaluations`: one question, answered as one.
-    Single(Asked),
+    Single(Box<Asked>),
     /// Each question, or what is wrong with it.
     Several(Vec<Read<Asked>>, Semantic),
 }
@@ -59,8 +59,10 @@ pub(super) fn question(members: &Map<String, Value>) -> Read<Asked> {
 pub(super) fn batch(members: &Map<String, Value>) -> Read<Batch> {
     let semantic = semantic(members)?;
     let items = match members.get("evaluations") {
-        None | Some(Value::Null) => return question(members).map(Batch::Single),
-        Some(Value::Array(items)) if items.is_empty() => return question(members).map(Batch::Single),
+        None | Some(Value::Null) => return question(members).map(|asked| Batch::Single(Box::new(asked))),
+        Some(Value::Array(items)) if items.is_empty() => {
+            return question(members).map(|asked| Batch::Single(Box::new(asked)));
+        }
         Some(Value::Array(items)) => items,
         Some(_) => return Err("`evaluations` is not an array".into()),
     };
