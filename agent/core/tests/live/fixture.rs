@@ -81,7 +81,7 @@ pub(crate) fn config() -> Config {
             },
             kernel: Kernel { require: Vec::new(), ring_size: 1 << 24 },
             log: LogSettings { fsync: Fsync::Checkpoint, segment_size: 1 << 26, retention: None },
-            ssf: std::collections::BTreeMap::new(),
+            ssf: BTreeMap::new(),
         },
         accounts: [account("billing", "svc-billing"), account("agent", "svc-agent"), account("selfie", "svc-self")]
             .map(|account| (account.name.clone(), account))

@@ -66,7 +66,7 @@ pub(super) async fn evaluation(
 ) -> Response {
     let answer = async {
         let asked = read::question(&read::object(json_body(&headers, &body)?)?)?;
-        held(&engine, &peer, *asked, wait(&headers)).await
+        held(&engine, &peer, asked, wait(&headers)).await
     };
     respond(answer.await.map(|answered| whole(&answered)), wait(&headers))
 }
