@@ -43,6 +43,7 @@ fn stored(socket: *mut c_void, flags: u32) -> *mut Session {
 /// The kernel holds the socket's lock around connect hooks, so nobody else writes here; the egress program reads, and
 /// judges again whatever it does not find sealed.
 #[inline(never)]
+#[expect(clippy::needless_borrows_for_generic_args, reason = "by value it would be copied to the stack")]
 pub(crate) fn track(active: u64, caller: &Caller, seen: &Seen, outcome: &mut Outcome, context: *mut c_void) {
     // SAFETY: the context of the connect hooks, which alone are tracked; the member is read once.
     let socket = unsafe { (*context.cast::<bpf_sock_addr>()).__bindgen_anon_1.sk };
@@ -155,6 +156,7 @@ fn unmoved(tables: &KernelTables, accounts: &[u16; SESSION_ACCOUNTS], epochs: &[
 /// Global for the reason given at [`connect::judge_endpoint`].
 #[unsafe(no_mangle)]
 #[inline(never)]
+#[expect(clippy::indexing_slicing, reason = "`place` is below the length of both arrays: the loop ends there")]
 pub(crate) extern "C" fn judge_session(active: u64, session: *mut Session, now: u64) -> u32 {
     // SAFETY: the verifier holds every caller to passing null or a whole value.
     let Some(session) = (unsafe { session.as_mut() }) else { return 0 };
