@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, User};
+use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::cgroup::Cgroup;
@@ -122,6 +123,24 @@ impl Host {
     /// What a `writ` command says.
     pub fn writ_output(&self, arguments: &[&str]) -> Output {
         self.writ(arguments).output().expect("cannot run `writ`; WRIT_BIN names the binary to test")
+    }
+
+    /// A `writ` command that must succeed; its JSON.
+    #[track_caller]
+    pub fn writ_json(&self, arguments: &[&str]) -> Value {
+        let output = self.writ_output(arguments);
+        assert!(output.status.success(), "{arguments:?}: {output:?}");
+        match serde_json::from_slice(&output.stdout) {
+            Ok(value) => value,
+            Err(error) => panic!("{arguments:?}: {error}: {output:?}"),
+        }
+    }
+
+    /// What a `writ` command says to this user, run inside the cgroup.
+    pub fn writ_as(&self, user: &User, arguments: &[&str]) -> Output {
+        let mut command = self.command_as(user, writ_program());
+        command.arg("--config-dir").arg(self.config_directory()).args(arguments).stdin(Stdio::null());
+        command.output().expect("cannot run `writ`; WRIT_BIN names the binary to test")
     }
 
     /// Starts the daemon and waits until its policy is in force.

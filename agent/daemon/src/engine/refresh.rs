@@ -185,6 +185,17 @@ impl Engine {
                 Some(Mode::Observe) => EffectiveMode::Observe,
                 _ => EffectiveMode::Enforce,
             };
+        if let Some(before) = before.as_deref() {
+            let was = before.situation(&current.config.signals, before.from);
+            let is = after.situation(&current.config.signals, now);
+            // A heartbeat that came again: only its end has moved, and the signal is on record.
+            if was.same_but_for_time(&is)
+                && was.break_glass_until == is.break_glass_until
+                && before.stance_digest == after.stance_digest
+            {
+                return;
+            }
+        }
         let state = |moment: &Moment, at: Timestamp| {
             let situation = moment.situation(&current.config.signals, at);
             StanceState {
