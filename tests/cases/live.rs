@@ -380,6 +380,18 @@ fn a_workload_cannot_speak_for_itself_and_what_it_tried_is_recorded() {
 }
 
 #[test]
+fn a_daemon_that_is_stopped_is_said_to_be_silent_after_five_seconds() {
+    let host = Host::start(&Config::new());
+    host.signal_daemon(Signal::SIGSTOP);
+    let began = std::time::Instant::now();
+    let create =
+        ["grant", "create", "--account", config::ACCOUNT, "--to", "127.0.0.1:80", "--ttl", "1m", "--reason", "x"];
+    assert_eq!(host.writ_output(&create).status.code(), Some(69));
+    assert!(began.elapsed().as_secs() >= 4, "it was given its time");
+    host.signal_daemon(Signal::SIGCONT);
+}
+
+#[test]
 fn lines_are_taken_in_one_by_one_and_the_bad_ones_are_named() {
     let host = Host::start(&Config::new().file("signals.d/edr.toml", MALWARE));
     let mut command = host.writ(&["signal", "ingest"]);

@@ -174,7 +174,9 @@ pub(crate) fn open(config_dir: &Path) -> Result<OpenedEngine, StartError> {
     engine.activate(Source { config, files, warnings: loaded.diagnostics.clone() })?;
     engine.note_started(adopted);
     // What was decided while no daemon ran comes first.
-    while engine.pump() {}
+    // A flood that outruns the reading must not keep the daemon from answering; the turns go on with it, in order.
+    let enough = Instant::now() + Duration::from_secs(2);
+    while engine.pump() && Instant::now() < enough {}
     Ok(OpenedEngine { engine, findings: loaded.diagnostics, sources: loaded.sources })
 }
 
