@@ -85,9 +85,14 @@ async fn sleep(duration: Option<Duration>) {
 impl Engine {
     /// What happens every second: lines retried, gaps counted, the head signed, the clocks compared.
     fn tick(&mut self) {
-        while self.pump() {}
+        // Under a flood the rest is for the next turns: a revocation must not wait for the ring to be empty.
+        let enough = Instant::now() + SECOND / 20;
+        let mut more = self.pump();
+        while more && Instant::now() < enough {
+            more = self.pump();
+        }
         self.flush();
-        if self.waiting.is_empty() {
+        if self.waiting.is_empty() && !more {
             let counters = self.kernel.counters().unwrap_or_default();
             for loss in self.losses.reconcile(&counters) {
                 self.note(Body::Loss(Box::new(loss)));
