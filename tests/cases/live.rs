@@ -11,24 +11,18 @@ const MALWARE: &str = "[signal.\"edr.malware\"]\nrisk = 90\nttl = \"1h\"\n";
 /// A `writ` command that must succeed; its JSON.
 #[track_caller]
 fn done(host: &Host, arguments: &[&str]) -> Value {
-    let output = host.writ_output(arguments);
-    assert!(output.status.success(), "{arguments:?}: {output:?}");
-    serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{arguments:?}: {error}: {output:?}"))
+    host.writ_json(arguments)
 }
 
-/// The same, by a user in the cgroup.
+/// What a `writ` command of a user in the cgroup ends with and says.
 fn code_as(host: &Host, user: &nix::unistd::User, arguments: &[&str]) -> (Option<i32>, String) {
-    let mut command = host.command_as(user, writ_tests::host::writ_program());
-    command.arg("--config-dir").arg(host.config_directory()).args(arguments);
-    let output = command.output().expect("cannot run `writ`");
-    (
-        output.status.code(),
-        format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr)),
-    )
+    let output = host.writ_as(user, arguments);
+    let said = [output.stdout, output.stderr].concat();
+    (output.status.code(), String::from_utf8_lossy(&said).into_owned())
 }
 
 fn id(value: &Value) -> String {
-    value.get("id").and_then(Value::as_str).expect("it has an id").to_owned()
+    value.get("id").and_then(Value::as_str).unwrap_or_default().to_owned()
 }
 
 #[track_caller]
@@ -43,6 +37,17 @@ fn fails_soon(host: &Host, peer: &TcpPeer) {
     wait::until("the connection is refused", || {
         (host.attempt("tcp", &[peer.address]).errno.as_deref() == Some("EACCES")).then_some(())
     });
+}
+
+/// Waits until the changes on record have exactly these causes: what time changes is recorded a moment after it holds.
+#[track_caller]
+fn expect_causes(host: &Host, expected: &[&str]) {
+    let mut last = Vec::new();
+    let found = wait::within(wait::PATIENCE, || {
+        last = of_type(host, "change").iter().map(|change| change.text("/cause").to_owned()).collect();
+        (last == expected).then_some(())
+    });
+    assert!(found.is_some(), "expected {expected:?}, recorded was {last:?}");
 }
 
 fn of_type(host: &Host, kind: &str) -> Vec<Record> {
@@ -102,8 +107,7 @@ fn what_a_signal_closed_opens_by_itself_when_it_ends() {
     host.attempt("tcp", &[peer.address]).assert_failed("EACCES");
     succeeds_soon(&host, &peer);
 
-    let causes: Vec<String> = of_type(&host, "change").iter().map(|change| change.text("/cause").to_owned()).collect();
-    assert_eq!(causes, ["signal", "signal-expired"]);
+    expect_causes(&host, &["signal", "signal-expired"]);
 }
 
 #[test]
@@ -211,8 +215,7 @@ fn a_closed_window_blocks_an_agent_and_time_moves_it() {
     fails_soon(&host, &peer);
     succeeds_soon(&host, &peer);
 
-    let causes: Vec<String> = of_type(&host, "change").iter().map(|change| change.text("/cause").to_owned()).collect();
-    assert_eq!(causes, ["time", "time"]);
+    expect_causes(&host, &["time", "time"]);
 }
 
 #[test]
@@ -258,8 +261,7 @@ fn an_offboarded_account_reaches_nothing_in_any_mode_until_it_is_reinstated() {
 
     done(&host, &["account", "reinstate", config::ACCOUNT, "--reason", "it did not"]);
     host.attempt("tcp", &[peer.address]).assert_succeeded();
-    let causes: Vec<String> = of_type(&host, "change").iter().map(|change| change.text("/cause").to_owned()).collect();
-    assert_eq!(causes, ["offboarded", "reinstated"]);
+    expect_causes(&host, &["offboard", "reinstate"]);
 }
 
 #[test]
@@ -375,6 +377,18 @@ fn a_workload_cannot_speak_for_itself_and_what_it_tried_is_recorded() {
     let (code, said) = code_as(&host, &stranger, &["why"]);
     assert_eq!((code, said.trim()), (Some(0), "{\"accounts\":[]}"));
     assert_eq!(code_as(&host, &service, &["account", "list"]).0, Some(77));
+}
+
+#[test]
+fn a_daemon_that_is_stopped_is_said_to_be_silent_after_five_seconds() {
+    let host = Host::start(&Config::new());
+    host.signal_daemon(Signal::SIGSTOP);
+    let began = std::time::Instant::now();
+    let create =
+        ["grant", "create", "--account", config::ACCOUNT, "--to", "127.0.0.1:80", "--ttl", "1m", "--reason", "x"];
+    assert_eq!(host.writ_output(&create).status.code(), Some(69));
+    assert!(began.elapsed().as_secs() >= 4, "it was given its time");
+    host.signal_daemon(Signal::SIGCONT);
 }
 
 #[test]

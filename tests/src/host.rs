@@ -135,6 +135,24 @@ impl Host {
         self.writ(arguments).output().expect("cannot run `writ`; WRIT_BIN names the binary to test")
     }
 
+    /// A `writ` command that must succeed; its JSON.
+    #[track_caller]
+    pub fn writ_json(&self, arguments: &[&str]) -> Value {
+        let output = self.writ_output(arguments);
+        assert!(output.status.success(), "{arguments:?}: {output:?}");
+        match serde_json::from_slice(&output.stdout) {
+            Ok(value) => value,
+            Err(error) => panic!("{arguments:?}: {error}: {output:?}"),
+        }
+    }
+
+    /// What a `writ` command says to this user, run inside the cgroup.
+    pub fn writ_as(&self, user: &User, arguments: &[&str]) -> Output {
+        let mut command = self.command_as(user, writ_program());
+        command.arg("--config-dir").arg(self.config_directory()).args(arguments).stdin(Stdio::null());
+        command.output().expect("cannot run `writ`; WRIT_BIN names the binary to test")
+    }
+
     /// Starts the daemon and waits until its policy is in force.
     #[track_caller]
     pub fn run_daemon(&mut self) {

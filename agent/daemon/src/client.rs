@@ -13,8 +13,11 @@ use tokio::net::UnixStream;
 
 use crate::api::{Failure, Problem};
 
-/// How long the daemon may be silent.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// How long the daemon may be silent: so long for an answer, and then so long for any sign of life. Together five seconds.
+const PATIENCE: Duration = Duration::from_secs(4);
+const SIGN_OF_LIFE: Duration = Duration::from_secs(1);
+/// How long a daemon that is alive may work on an answer: a grant or a reload compiles policy for every account.
+const MOST: Duration = Duration::from_secs(120);
 
 /// Why there is no answer, or not the one asked for.
 #[derive(Debug, thiserror::Error)]
@@ -83,6 +86,19 @@ impl<'a> Client<'a> {
         self.request(Method::POST, path, Some(body)).await
     }
 
+    /// Whether the daemon answers anything at all; a path that is not there needs no turn of the engine.
+    async fn is_alive(&self) -> bool {
+        let exchange = async {
+            let stream = UnixStream::connect(self.socket).await.ok()?;
+            let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.ok()?;
+            tokio::spawn(connection);
+            let request =
+                Request::builder().uri("/").header(hyper::header::HOST, "writ").body(Full::<Bytes>::default());
+            sender.send_request(request.ok()?).await.ok()
+        };
+        matches!(tokio::time::timeout(SIGN_OF_LIFE, exchange).await, Ok(Some(_)))
+    }
+
     async fn request<T: DeserializeOwned>(
         &self,
         method: Method,
@@ -90,8 +106,6 @@ impl<'a> Client<'a> {
         body: Option<Vec<u8>>,
     ) -> Result<T, ClientError> {
         let unreachable = |why: String| ClientError::Unreachable { path: self.socket.display().to_string(), why };
-        // A reload compiles policy: the daemon speaks when it is done, and is alive meanwhile.
-        let patience = if path == "/v1/reload" { Duration::from_secs(120) } else { PATIENCE };
         let exchange = async {
             let stream = UnixStream::connect(self.socket).await.map_err(|error| unreachable(error.to_string()))?;
             let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
@@ -110,9 +124,16 @@ impl<'a> Client<'a> {
             let bytes = answer.into_body().collect().await.map_err(|error| unreachable(error.to_string()))?.to_bytes();
             Ok((status, bytes))
         };
-        let (status, bytes) = tokio::time::timeout(patience, exchange)
-            .await
-            .map_err(|_| unreachable(format!("silent for {} s", patience.as_secs())))??;
+        let mut exchange = std::pin::pin!(exchange);
+        let began = tokio::time::Instant::now();
+        let (status, bytes) = loop {
+            if let Ok(done) = tokio::time::timeout(PATIENCE, &mut exchange).await {
+                break done?;
+            }
+            if began.elapsed() > MOST || !self.is_alive().await {
+                return Err(unreachable(format!("silent for {} s", began.elapsed().as_secs_f32().round())));
+            }
+        };
         if status == StatusCode::OK {
             return serde_json::from_slice(&bytes).map_err(|error| ClientError::Garbled(error.to_string()));
         }

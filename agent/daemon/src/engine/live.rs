@@ -345,7 +345,7 @@ impl Engine {
         for escalation in &escalations {
             self.note(escalation_record(escalation, EscalationState::Expired, Some(reason)));
         }
-        let why = Why { cause: "offboarded".into(), id: None, reason: Some(reason.into()), by: Some(actor.recorded()) };
+        let why = Why { cause: "offboard".into(), id: None, reason: Some(reason.into()), by: Some(actor.recorded()) };
         self.refresh(account, &why)?;
         self.flush();
         Ok(offboarded)
@@ -360,7 +360,7 @@ impl Engine {
         let done = self.live.reinstate(account, reason, &actor.caller, &config);
         let was = done.map_err(|refusal| self.offboarding_refused("account reinstate", account, actor, refusal))?;
         self.save_live();
-        let why = Why { cause: "reinstated".into(), id: None, reason: Some(reason.into()), by: Some(actor.recorded()) };
+        let why = Why { cause: "reinstate".into(), id: None, reason: Some(reason.into()), by: Some(actor.recorded()) };
         self.refresh(account, &why)?;
         self.flush();
         Ok(was)

@@ -194,6 +194,17 @@ impl Engine {
                 Some(Mode::Observe) => EffectiveMode::Observe,
                 _ => EffectiveMode::Enforce,
             };
+        if let Some(before) = before.as_deref() {
+            let was = before.situation(&current.config.signals, before.from);
+            let is = after.situation(&current.config.signals, now);
+            // A heartbeat that came again: only its end has moved, and the signal is on record.
+            if was.same_but_for_time(&is)
+                && was.break_glass_until == is.break_glass_until
+                && before.stance_digest == after.stance_digest
+            {
+                return None;
+            }
+        }
         let state = |moment: &Moment, at: Timestamp| {
             let situation = moment.situation(&current.config.signals, at);
             StanceState {
@@ -222,6 +233,30 @@ impl Engine {
             applied_us,
         };
         Some(self.note(Body::Change(Box::new(record))))
+    }
+
+    /// What holds for each account now.
+    pub(crate) fn moments_now(&self) -> BTreeMap<String, Arc<Moment>> {
+        let Some(current) = &self.current else { return BTreeMap::new() };
+        let of = |(name, epoch): (&String, &u32)| {
+            let index = current.indices.get(name)?;
+            Some((name.clone(), Arc::clone(self.moments.get(&(*index, *epoch))?)))
+        };
+        self.epochs.iter().filter_map(of).collect()
+    }
+
+    /// Records whose stance another configuration changed.
+    pub(crate) fn note_policy_changes(&mut self, before: &BTreeMap<String, Arc<Moment>>, why: &Why, applied_us: u64) {
+        for (name, after) in self.moments_now() {
+            let Some(index) = self.current.as_ref().and_then(|current| current.indices.get(&name).copied()) else {
+                continue;
+            };
+            let before = before.get(&name).cloned();
+            if before.as_ref().is_some_and(|before| before.stance_digest != after.stance_digest) {
+                let change = Changed { name, index, before, after: (*after).clone(), why: why.clone() };
+                self.note_change(&change, applied_us);
+            }
+        }
     }
 
     /// When something ends next by time alone.

@@ -9,6 +9,7 @@ use writ_core::diagnostic::{Diagnostic, Severity};
 use writ_core::record::Lifecycle;
 
 use super::activate::{ActivateError, Source};
+use super::refresh::Why;
 use super::status::{COVERAGE, ReloadResult};
 use super::{Actor, Engine};
 use crate::api::Reloaded;
@@ -20,8 +21,8 @@ impl Engine {
     /// # Errors
     /// What is wrong, in a line and as findings; nothing changed.
     pub(crate) fn reload(&mut self, by: Option<&Actor>) -> Result<Reloaded, (String, Vec<Value>)> {
-        let began = Instant::now();
         let before = self.base_digest.clone();
+        let (began, moments) = (Instant::now(), self.moments_now());
         let loaded = configuration::load(&self.config_dir);
         let mut findings = loaded.diagnostics.clone();
         let outcome = match loaded.config {
@@ -58,10 +59,13 @@ impl Engine {
                 let id = self.note_lifecycle(Lifecycle::Reload {
                     before: before.clone(),
                     after: after.clone(),
-                    by: caller,
+                    by: caller.clone(),
                     generation,
                 });
                 self.judge_all_sessions(id, "the configuration changed", began);
+                let why = Why { cause: "policy".to_owned(), id: Some(after.clone()), reason: None, by: caller };
+                let applied_us = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
+                self.note_policy_changes(&moments, &why, applied_us);
                 self.flush();
                 findings = self.current().map(|current| current.warnings.clone()).unwrap_or_default();
                 Ok(Reloaded {

@@ -200,5 +200,8 @@ impl Engine {
         }
         self.save_explained();
         self.save_live();
+        if let Err(error) = self.store.save_numbers(&self.numbers) {
+            tracing::error!(%error, "account epochs could not be kept");
+        }
     }
 }
