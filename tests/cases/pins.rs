@@ -44,7 +44,7 @@ fn foreign_pins_are_named_and_enforcement_stays() {
 
     fs::rename(maps.join("SLOTS"), host.pins().join("SLOTS")).unwrap();
     let said = refused_start(&host);
-    assert!(said.contains("of 24 maps, though programs are attached"), "{said}");
+    assert!(said.contains(" maps, though programs are attached"), "{said}");
     assert_enforced(&host, &open, &closed);
     fs::rename(host.pins().join("SLOTS"), maps.join("SLOTS")).unwrap();
 
