@@ -278,9 +278,11 @@ fn broken_glass_observes_and_mends_by_itself() {
 
     let lifecycle = of_type(&host, "lifecycle");
     assert!(lifecycle.iter().any(|record| record.text("/event") == "break-glass"), "{lifecycle:?}");
-    let observed =
-        host.judgements().into_iter().any(|record| record.to_string() == format!("observed deny tcp {}", peer.address));
-    assert!(observed, "{:?}", host.judgements().iter().map(Record::to_string).collect::<Vec<_>>());
+    // What was judged while the daemon stood still is in the ring when it goes on.
+    let expected = format!("observed deny tcp {}", peer.address);
+    wait::until("the observation is recorded", || {
+        host.judgements().iter().any(|record| record.to_string() == expected).then_some(())
+    });
     wait::until("its end is recorded", || {
         of_type(&host, "change").iter().any(|change| change.text("/cause") == "break-glass-ended").then_some(())
     });
