@@ -98,7 +98,7 @@ pub(crate) fn open(config_dir: &Path) -> Result<OpenedEngine, StartError> {
     let first_own = log.size();
     let cgroup =
         CgroupMount::find(agent.paths.cgroup.as_deref()).map_err(|error| StartError::Host(error.to_string()))?;
-    let kernel = Kernel::open(&Options {
+    let mut kernel = Kernel::open(&Options {
         pins: PathBuf::from(&agent.paths.pins),
         cgroup: cgroup.clone(),
         ring_size: config.agent.kernel.ring_size,
@@ -115,12 +115,11 @@ pub(crate) fn open(config_dir: &Path) -> Result<OpenedEngine, StartError> {
         // Nothing in the kernel knows the old numbers.
         numbers = Numbers { boot_id: boot_id.clone(), known_since: numbers.known_since, ..Numbers::default() };
     }
-    let positions: BTreeMap<u32, u64> = if adopted {
-        let mine = recovery.positions.iter().filter(|((boot, _), _)| *boot == boot_id);
-        mine.map(|((_, cpu), sequence)| (*cpu, *sequence)).collect()
-    } else {
-        BTreeMap::new()
-    };
+    let mine = recovery.positions.iter().filter(|((boot, _), _)| *boot == boot_id);
+    let positions: BTreeMap<u32, u64> = mine.map(|((_, cpu), sequence)| (*cpu, *sequence)).collect();
+    if !adopted && !positions.is_empty() {
+        kernel.resume_numbers(&positions).map_err(|error| StartError::Host(format!("kernel counters: {error}")))?;
+    }
     let (base, _) = Bundle::compile(&config);
     let Some(base) = base else { return Err(StartError::Refused(loaded.diagnostics, loaded.sources)) };
     let changes = super::changes::Changes::new(log.size());

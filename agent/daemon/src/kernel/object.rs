@@ -8,7 +8,9 @@ use aya::maps::{Array, HashMap, Map, MapData, MapType, PerCpuArray, RingBuf};
 use aya::programs::links::{FdLink, PinnedLink};
 use aya::programs::{CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, CgroupSock, CgroupSockAddr, RawTracePoint};
 use aya::{Ebpf, EbpfLoader};
-use writ_abi::{ABI_VERSION, Active, COUNTERS, KernelConfig, NAT64_PREFIXES, Nat64Prefix, Session, TaskOffsets};
+use writ_abi::{
+    ABI_VERSION, Active, COUNTERS, Counter, KernelConfig, NAT64_PREFIXES, Nat64Prefix, Session, TaskOffsets,
+};
 
 use super::btf::Btf;
 use super::bytes::{Plain, SeenKey};
@@ -184,6 +186,30 @@ impl Kernel {
     /// No descriptor is free.
     pub(crate) fn readiness(&self) -> std::io::Result<OwnedFd> {
         self.decisions.as_fd().try_clone_to_owned()
+    }
+
+    /// Lets each CPU's numbers go on from these, where maps were made anew in a boot that has given numbers out already:
+    /// a number means one attempt, however often writ was taken away and put back. To be called before a generation is
+    /// in force: nothing is counted until then.
+    ///
+    /// # Errors
+    /// The map cannot be read or written.
+    pub(crate) fn resume_numbers(
+        &mut self,
+        last: &std::collections::BTreeMap<u32, u64>,
+    ) -> Result<(), aya::maps::MapError> {
+        let mut counts: Vec<[u64; COUNTERS as usize]> = self.counts.get(&0, 0)?.iter().copied().collect();
+        for (counts, cpu) in counts.iter_mut().zip(0u32..) {
+            let given = last.get(&cpu).copied().unwrap_or(0);
+            // What was given out before is recorded, or lost and said so, in the log.
+            for counter in [Counter::Seen, Counter::Recorded] {
+                if let Some(count) = counts.get_mut(counter as usize) {
+                    *count = given;
+                }
+            }
+        }
+        let values = aya::maps::PerCpuValues::try_from(counts)?;
+        self.counts.set(0, values, 0)
     }
 
     /// Every counter of every CPU.

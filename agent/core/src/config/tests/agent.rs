@@ -102,7 +102,7 @@ fn an_unknown_key_is_refused_at_the_key() {
     refused(
         "colour = 1\n",
         &[
-            "1:1: error[unknown-key]: unknown key `colour` in `writ.toml`; one of: `mode`, `approvers`, `operators`, `escalation-ttl`, `grant-max-ttl`, `time-zone`, `nat64`, `paths`, `kernel`, `log`",
+            "1:1: error[unknown-key]: unknown key `colour` in `writ.toml`; one of: `mode`, `approvers`, `operators`, `escalation-ttl`, `grant-max-ttl`, `time-zone`, `nat64`, `paths`, `kernel`, `log`, `ssf`",
         ],
     );
 }
