@@ -12,9 +12,11 @@
 mod authzen;
 mod away;
 mod broker;
+mod command_line;
 mod connect;
 mod crash;
 mod differential;
+mod draft;
 mod expiry;
 mod forms;
 mod gap;

@@ -63,7 +63,7 @@ fn a_signed_event_is_a_signal_and_a_wrong_one_is_refused() {
     assert_eq!(deliver(&host, &good, event), (202, Value::Null));
     // Delivered again, it is answered as the first time, and nothing more comes of it.
     assert_eq!(deliver(&host, &good, event), (202, Value::Null));
-    let received: Vec<_> = host.records().into_iter().filter(|record| record.text("/type") == "signal").collect();
+    let received: Vec<_> = host.records().into_iter().filter(|record| record.text("/event") == "signal").collect();
     assert_eq!(received.len(), 1);
     assert_eq!(
         (received[0].text("/account"), received[0].text("/kind"), received[0].text("/source")),
@@ -99,6 +99,6 @@ fn a_signed_event_is_a_signal_and_a_wrong_one_is_refused() {
     assert_eq!(deliver(&host, &sign(&directory, &nobody, None), event).0, 202);
 
     let records = host.records();
-    assert_eq!(records.iter().filter(|record| record.text("/type") == "signal").count(), 1);
+    assert_eq!(records.iter().filter(|record| record.text("/event") == "signal").count(), 1);
     assert_eq!(records.iter().filter(|record| record.text("/operation") == "security event").count(), wrong.len() + 2);
 }

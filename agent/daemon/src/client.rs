@@ -30,6 +30,14 @@ pub(crate) enum ClientError {
         /// Why.
         why: String,
     },
+    /// Somebody listens, and says nothing.
+    #[error("the daemon at `{path}` has been silent for {seconds} s")]
+    Silent {
+        /// The socket.
+        path: String,
+        /// For how long.
+        seconds: u64,
+    },
     /// The daemon refused.
     #[error("{}", .problem.message)]
     Refused {
@@ -47,7 +55,7 @@ impl ClientError {
     /// The exit code (`docs/cli.md`).
     pub(crate) fn exit_code(&self) -> u8 {
         match self {
-            Self::Unreachable { .. } => 69,
+            Self::Unreachable { .. } | Self::Silent { .. } => 69,
             Self::Refused { status: 403, .. } => 77,
             Self::Refused { status: 503, .. } => 69,
             Self::Refused { status: 400, .. } => 64,
@@ -131,7 +139,8 @@ impl<'a> Client<'a> {
                 break done?;
             }
             if began.elapsed() > MOST || !self.is_alive().await {
-                return Err(unreachable(format!("silent for {} s", began.elapsed().as_secs_f32().round())));
+                let path = self.socket.display().to_string();
+                return Err(ClientError::Silent { path, seconds: began.elapsed().as_secs_f32().round() as u64 });
             }
         };
         if status == StatusCode::OK {

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Caller, Time};
+use super::{Caller, SignalRecord, Time};
 
 /// One event of the agent's life.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
@@ -137,6 +137,8 @@ pub enum Lifecycle {
         /// Why.
         reason: String,
     },
+    /// A statement about an account: received, cleared, expired.
+    Signal(Box<SignalRecord>),
     /// Programs, maps and pins are being removed.
     Uninstall {
         /// Who asked.
@@ -149,6 +151,7 @@ impl Lifecycle {
     pub fn account(&self) -> Option<&str> {
         match self {
             Self::Refused { account, .. } | Self::BreakGlass { account, .. } => account.as_deref(),
+            Self::Signal(signal) => Some(&signal.account),
             _ => None,
         }
     }

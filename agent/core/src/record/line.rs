@@ -253,7 +253,6 @@ impl Record {
             "cut" => Body::Cut(member(line)?),
             "escalation" => Body::Escalation(member(line)?),
             "grant" => Body::Grant(member(line)?),
-            "signal" => Body::Signal(member(line)?),
             "loss" => Body::Loss(member(line)?),
             "lifecycle" => Body::Lifecycle(member(line)?),
             other => return Err(ParseError::Type(other.to_owned())),
@@ -276,7 +275,6 @@ impl Record {
             Body::Cut(body) => self.render_with(body),
             Body::Escalation(body) => self.render_with(body),
             Body::Grant(body) => self.render_with(body),
-            Body::Signal(body) => self.render_with(body),
             Body::Loss(body) => self.render_with(body),
             Body::Lifecycle(body) => self.render_with(body),
         }

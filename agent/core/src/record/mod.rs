@@ -83,18 +83,16 @@ pub enum Body {
     Escalation(Box<Escalation>),
     /// Just-in-time permission: made, ended.
     Grant(Box<Grant>),
-    /// A statement about an account: received, cleared, expired.
-    Signal(Box<SignalRecord>),
     /// A counted gap.
     Loss(Box<Loss>),
-    /// The agent's own life.
+    /// The agent's own life, and what it was told.
     Lifecycle(Box<Lifecycle>),
 }
 
 impl Body {
     /// Every `type`.
-    pub const TYPES: [&'static str; 9] =
-        ["decision", "observation", "change", "cut", "escalation", "grant", "signal", "loss", "lifecycle"];
+    pub const TYPES: [&'static str; 8] =
+        ["decision", "observation", "change", "cut", "escalation", "grant", "loss", "lifecycle"];
 
     /// The record's `type`.
     pub const fn kind(&self) -> &'static str {
@@ -105,7 +103,6 @@ impl Body {
             Self::Cut(_) => "cut",
             Self::Escalation(_) => "escalation",
             Self::Grant(_) => "grant",
-            Self::Signal(_) => "signal",
             Self::Loss(_) => "loss",
             Self::Lifecycle(_) => "lifecycle",
         }
@@ -119,7 +116,6 @@ impl Body {
             Self::Cut(cut) => Some(&cut.account),
             Self::Escalation(escalation) => Some(&escalation.account),
             Self::Grant(grant) => Some(&grant.account),
-            Self::Signal(signal) => Some(&signal.account),
             Self::Loss(loss) => loss.account.as_deref(),
             Self::Lifecycle(lifecycle) => lifecycle.account(),
         }

@@ -3,7 +3,7 @@
 use schemars::{JsonSchema, generate::SchemaSettings};
 use serde_json::{Value, json};
 
-use super::{Change, Cut, Decision, Envelope, Escalation, Grant, Lifecycle, Loss, REASON_CODES, SCHEMA, SignalRecord};
+use super::{Change, Cut, Decision, Envelope, Escalation, Grant, Lifecycle, Loss, REASON_CODES, SCHEMA};
 
 const FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/record.schema.json");
 
@@ -24,7 +24,6 @@ pub(super) fn schema() -> Value {
     parts.push(of::<Cut>(&mut generator, "cut"));
     parts.push(of::<Escalation>(&mut generator, "escalation"));
     parts.push(of::<Grant>(&mut generator, "grant"));
-    parts.push(of::<SignalRecord>(&mut generator, "signal"));
     parts.push(of::<Loss>(&mut generator, "loss"));
     parts.push(of::<Lifecycle>(&mut generator, "lifecycle"));
     let mut definitions = Value::Object(generator.take_definitions(true));

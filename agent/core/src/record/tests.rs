@@ -171,7 +171,7 @@ fn every_kind() -> Vec<Record> {
             ended_by: None,
             signal: None,
         })),
-        Body::Signal(Box::new(SignalRecord {
+        Body::Lifecycle(Box::new(Lifecycle::Signal(Box::new(SignalRecord {
             signal: "S-1".to_owned(),
             state: SignalState::Received,
             account: "billing".to_owned(),
@@ -182,7 +182,7 @@ fn every_kind() -> Vec<Record> {
             by: Some(caller()),
             evidence: None,
             reason: None,
-        })),
+        })))),
         Body::Loss(Box::new(Loss {
             cpu: Some(1),
             from_sequence: Some(8),

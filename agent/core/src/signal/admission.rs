@@ -22,6 +22,21 @@ pub enum Unauthorised {
     LowersOwnRisk,
 }
 
+impl Unauthorised {
+    /// It in words, with what to do.
+    pub(super) fn told(self, kind: &str) -> String {
+        match self {
+            Self::NotInFrom => {
+                format!("the sender may not send `{kind}`: `from` of `[signal.\"{kind}\"]` says who may")
+            }
+            Self::OwnFreshness => format!(
+                "a service account cannot declare itself fresh: `from` of `[signal.\"{kind}\"]` would have to name its user"
+            ),
+            Self::LowersOwnRisk => "a service account cannot take back or lower a statement about itself".to_owned(),
+        }
+    }
+}
+
 /// Whether the sender may send this kind about this account.
 pub(super) fn admit(
     caller: &Caller,

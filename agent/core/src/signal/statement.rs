@@ -190,6 +190,30 @@ impl Outcome {
         }
     }
 
+    /// It in words, with what to do; `kind` is the kind that was sent.
+    pub fn told(&self, kind: &str) -> String {
+        match self {
+            Self::Accepted(_) => "accepted".to_owned(),
+            Self::Duplicate { id } => format!("signal `{id}` was received before"),
+            Self::OutOfOrder { live } => format!("a later statement is live: `{live}`"),
+            Self::FutureDated { at } => format!("it claims to be from the future ({at}): check the sender's clock"),
+            Self::Stale { expired } => format!("its time was over before it came: it ended at {expired}"),
+            Self::UnknownKind => {
+                format!("signal kind `{kind}` is not declared, and only root or an operator may send such")
+            }
+            Self::Incomplete => format!(
+                "signal kind `{kind}` is not declared: give its risk and time to live (`--risk N --ttl D`), or declare \
+                 `[signal.\"{kind}\"]` in signals.d"
+            ),
+            Self::UnknownAccount => "no such service account is declared".to_owned(),
+            Self::Unauthorised { reason } => reason.told(kind),
+            Self::Overflow { limit } => {
+                format!("{limit} signals of this account are live, which is as many as are kept")
+            }
+            Self::Malformed { field } => field.told(),
+        }
+    }
+
     /// The signal, if it was accepted.
     pub fn accepted(&self) -> Option<&Signal> {
         match self {
@@ -235,6 +259,18 @@ pub enum Malformed {
     Risk,
     /// Zero.
     Ttl,
+}
+
+impl Malformed {
+    fn told(self) -> String {
+        match self {
+            Self::Kind => "the kind is not a name: words of letters, digits, `_` and `-`, joined by single dots",
+            Self::Id => "the id is empty, too long or not printable, or begins as ids do that writ gives",
+            Self::Risk => "the risk is above 100",
+            Self::Ttl => "the time to live is zero",
+        }
+        .to_owned()
+    }
 }
 
 /// At most `limit` bytes of a text, whole characters only.

@@ -71,7 +71,7 @@ pub(super) fn run(config_dir: &Path, args: &Args) -> anyhow::Result<ExitCode> {
         }
         Command::Offboard(asked) => change(config_dir, asked, "offboard", "offboarded: every connect is refused")?,
         Command::Reinstate(asked) => change(config_dir, asked, "reinstate", "reinstated: its policies hold again")?,
-        Command::DraftPolicy(asked) => draft::draft(asked, &output::log(config_dir))?,
+        Command::DraftPolicy(asked) => draft::draft(asked, config_dir, &output::log(config_dir))?,
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -72,6 +72,7 @@ pub(super) fn run(config_dir: &Path, args: &Args) -> anyhow::Result<ExitCode> {
         Err(error) => {
             let detail = match error.downcast_ref::<ClientError>() {
                 Some(ClientError::Unreachable { .. }) => "not running; enforcement that is pinned holds".to_owned(),
+                Some(ClientError::Silent { .. }) => "running and silent; enforcement that is pinned holds".to_owned(),
                 _ => format!("{error:#}"),
             };
             findings.push(Finding::new("daemon", "missing", detail, true));

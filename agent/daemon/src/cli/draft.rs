@@ -2,11 +2,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
+use std::net::IpAddr;
 use std::path::Path;
 
-use writ_core::record::{Body, Decision, Record, Verdict};
+use ipnet::IpNet;
+use writ_core::config::Destination as Declared;
+use writ_core::record::{Body, Destination, Record, Verdict};
 
 use super::find::{Filter, each, since};
+use crate::configuration;
 
 /// What `draft-policy` takes.
 #[derive(Debug, clap::Args)]
@@ -21,9 +25,10 @@ pub(super) struct DraftArgs {
 /// Where an account went: what one policy of the draft permits.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 enum Target {
-    /// A declared destination.
-    Group(String),
-    /// An endpoint that no destination holds.
+    /// One endpoint of a declared destination, by the destination's name; a port or protocol that it says itself is left
+    /// out.
+    Destination { name: String, port: Option<u16>, protocol: Option<String> },
+    /// An endpoint that no declared destination holds.
     Endpoint { address: String, port: u16, protocol: String },
 }
 
@@ -34,12 +39,14 @@ struct Use {
 }
 
 /// Writes the draft to standard output: a file for `policies.d/`.
-pub(super) fn draft(asked: &DraftArgs, log: &Path) -> anyhow::Result<()> {
+pub(super) fn draft(asked: &DraftArgs, config_dir: &Path, log: &Path) -> anyhow::Result<()> {
     let filter = Filter {
         account: Some(asked.name.clone()),
         since: asked.since.as_deref().map(since).transpose()?,
         ..Filter::default()
     };
+    // A configuration that cannot be read names no destinations: endpoints are drafted as they were reached.
+    let declared = configuration::load(config_dir).config.map(|config| config.destinations).unwrap_or_default();
     let mut used: BTreeMap<Target, Use> = BTreeMap::new();
     let mut refused: BTreeMap<Target, Use> = BTreeMap::new();
     each(log, |_, line| {
@@ -53,7 +60,7 @@ pub(super) fn draft(asked: &DraftArgs, log: &Path) -> anyhow::Result<()> {
             Body::Decision(judged) => (judged, judged.verdict == Verdict::Allow),
             _ => return Ok(()),
         };
-        if let Some(target) = target(judged) {
+        if let Some(target) = judged.destination.as_ref().map(|to| target(to, &declared)) {
             let entry = if happened { used.entry(target) } else { refused.entry(target) }.or_default();
             entry.attempts += u64::from(judged.count);
             entry.executables.extend(judged.process.as_ref().and_then(|process| process.executable.clone()));
@@ -64,13 +71,65 @@ pub(super) fn draft(asked: &DraftArgs, log: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn target(judged: &Decision) -> Option<Target> {
-    let to = judged.destination.as_ref()?;
-    // The narrowest name is not recorded; where an endpoint is in several, the first is as good a start as any.
-    Some(match to.groups.first() {
-        Some(group) => Target::Group(group.clone()),
-        None => Target::Endpoint { address: to.address.clone(), port: to.port, protocol: to.protocol.clone() },
-    })
+/// The least that permits an endpoint: by the narrowest destination that was declared for it, or as it is. What is built
+/// in is too wide to be the least.
+fn target(to: &Destination, declared: &BTreeMap<String, Declared>) -> Target {
+    let endpoint = || Target::Endpoint { address: to.address.clone(), port: to.port, protocol: to.protocol.clone() };
+    let Ok(address) = to.address.parse::<IpAddr>() else { return endpoint() };
+    let holds = |destination: &&Declared| {
+        destination.at.is_some()
+            && destination.addresses.iter().any(|prefix| prefix.contains(&address))
+            && (destination.ports.is_empty()
+                || destination.ports.iter().any(|(from, until)| (*from..=*until).contains(&to.port)))
+            && (destination.protocols.is_empty()
+                || destination.protocols.iter().any(|protocol| protocol.name() == to.protocol))
+    };
+    let width = |destination: &&Declared| {
+        let hosts = |prefix: &IpNet| u32::from(prefix.max_prefix_len() - prefix.prefix_len());
+        (destination.addresses.iter().map(hosts).max(), destination.addresses.len(), destination.ports.is_empty())
+    };
+    let Some(found) = declared.values().filter(holds).min_by_key(width) else { return endpoint() };
+    let one_port = matches!(found.ports.as_slice(), [(from, until)] if from == until);
+    Target::Destination {
+        name: found.name.clone(),
+        port: (!one_port).then_some(to.port),
+        protocol: (found.protocols.len() != 1).then(|| to.protocol.clone()),
+    }
+}
+
+impl Target {
+    /// The rest of the policy, after its action.
+    fn scope(&self) -> String {
+        match self {
+            Self::Destination { name, port, protocol } => {
+                let port = port.map(|port| format!("context.port == {port}"));
+                let protocol = protocol.as_ref().map(|protocol| format!("context.protocol == {}", quoted(protocol)));
+                let when: Vec<String> = port.into_iter().chain(protocol).collect();
+                let resource = format!("  resource in Destination::{}\n)", quoted(name));
+                if when.is_empty() {
+                    format!("{resource};")
+                } else {
+                    format!("{resource} when {{\n  {}\n}};", when.join(" && "))
+                }
+            }
+            Self::Endpoint { address, port, protocol } => format!(
+                "  resource\n) when {{\n  context.ip.isInRange(ip(\"{address}\")) && context.port == {port} && \
+                 context.protocol == \"{protocol}\"\n}};"
+            ),
+        }
+    }
+}
+
+impl std::fmt::Display for Target {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Destination { name, port, .. } => {
+                write!(out, "{name}")?;
+                port.map_or(Ok(()), |port| write!(out, " port {port}"))
+            }
+            Self::Endpoint { address, port, protocol } => write!(out, "{address} port {port}/{protocol}"),
+        }
+    }
 }
 
 fn text(account: &str, used: &BTreeMap<Target, Use>, refused: &BTreeMap<Target, Use>) -> String {
@@ -90,29 +149,77 @@ fn text(account: &str, used: &BTreeMap<Target, Use>, refused: &BTreeMap<Target, 
             number + 1,
             quoted(account)
         );
-        let _ = match target {
-            Target::Group(group) => writeln!(out, "  resource in Destination::{}\n);", quoted(group)),
-            Target::Endpoint { address, port, protocol } => writeln!(
-                out,
-                "  resource\n) when {{\n  context.ip.isInRange(ip(\"{address}\")) && context.port == {port} && \
-                 context.protocol == \"{protocol}\"\n}};"
-            ),
-        };
+        let _ = writeln!(out, "{}", target.scope());
     }
     if !refused.is_empty() {
         out += "\n// Tried and refused, and not in this draft:\n";
     }
     for (target, seen) in refused {
-        let _ = match target {
-            Target::Group(group) => writeln!(out, "//   {group} ×{}", seen.attempts),
-            Target::Endpoint { address, port, protocol } => {
-                writeln!(out, "//   {address} port {port}/{protocol} ×{}", seen.attempts)
-            }
-        };
+        let _ = writeln!(out, "//   {target} ×{}", seen.attempts);
     }
     out
 }
 
 fn quoted(name: &str) -> String {
     format!("\"{}\"", name.escape_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use writ_abi::Protocol;
+
+    use super::*;
+
+    fn declared(name: &str, addresses: &[&str], ports: &[(u16, u16)], protocols: &[Protocol]) -> (String, Declared) {
+        let destination = Declared {
+            name: name.to_owned(),
+            addresses: addresses.iter().map(|prefix| prefix.parse().unwrap()).collect(),
+            names: Vec::new(),
+            ports: ports.to_vec(),
+            protocols: protocols.to_vec(),
+            parents: Vec::new(),
+            at: Some(writ_core::diagnostic::Location {
+                file: "d.toml".to_owned(),
+                line: 1,
+                column: 1,
+                offset: 0,
+                length: 1,
+            }),
+        };
+        (name.to_owned(), destination)
+    }
+
+    fn scope(address: &str, port: u16) -> String {
+        let all = BTreeMap::from([
+            declared("prod", &["10.0.0.0/8"], &[], &[]),
+            declared("prod-db", &["10.20.0.0/16"], &[(5432, 5432)], &[Protocol::Tcp]),
+            declared("cache", &["10.30.0.0/16"], &[(6379, 6380)], &[Protocol::Tcp]),
+        ]);
+        let to = Destination {
+            address: address.to_owned(),
+            port,
+            protocol: "tcp".to_owned(),
+            name: None,
+            groups: vec!["prod".to_owned()],
+        };
+        target(&to, &all).scope()
+    }
+
+    #[test]
+    fn an_endpoint_is_drafted_by_the_narrowest_destination_that_holds_it_and_by_no_more_of_it_than_was_used() {
+        assert_eq!(scope("10.20.1.2", 5432), "  resource in Destination::\"prod-db\"\n);");
+        assert_eq!(
+            scope("10.30.0.1", 6380),
+            "  resource in Destination::\"cache\"\n) when {\n  context.port == 6380\n};"
+        );
+        assert_eq!(
+            scope("10.20.1.2", 22),
+            "  resource in Destination::\"prod\"\n) when {\n  context.port == 22 && context.protocol == \"tcp\"\n};"
+        );
+        assert_eq!(
+            scope("192.0.2.1", 443),
+            "  resource\n) when {\n  context.ip.isInRange(ip(\"192.0.2.1\")) && context.port == 443 && context.protocol == \
+             \"tcp\"\n};"
+        );
+    }
 }

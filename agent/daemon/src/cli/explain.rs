@@ -5,12 +5,13 @@ use std::io::Write as _;
 use std::path::Path;
 use std::process::ExitCode;
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
 use writ_core::record::{Body, Decision, Head, PolicyRef, REASON_CODES, Record};
 use writ_core::replay::{Archived, Attempt};
 
 use super::find::by_id;
 use super::judgements::Archive;
+use super::output;
 use super::show::{program, summary, target};
 use crate::log::{Layout, SegmentLines};
 
@@ -28,7 +29,7 @@ pub(crate) fn explain(args: &ExplainArgs, log: &Path) -> anyhow::Result<ExitCode
 }
 
 pub(super) fn page(id: &str, log: &Path) -> anyhow::Result<String> {
-    let Some(found) = by_id(log, id)? else { bail!("no record has the id `{id}`") };
+    let Some(found) = by_id(log, id)? else { return Err(output::not_found(format!("no record has the id `{id}`"))) };
     let record = Record::from_line(&found.line).context("the record cannot be read")?;
     Ok(match &record.body {
         Body::Decision(judged) | Body::Observation(judged) => {
@@ -77,7 +78,7 @@ fn earlier(log: &Path, index: u64, judged: &Decision) -> anyhow::Result<Earlier>
                         earlier = Earlier { attempt: Some(record), changes: Vec::new() };
                     }
                 }
-                "change" | "grant" | "escalation" | "signal" => earlier.changes.push(Record::from_line(line)?),
+                "change" | "grant" | "escalation" | "lifecycle" => earlier.changes.push(Record::from_line(line)?),
                 _ => {}
             }
         }

@@ -6,6 +6,7 @@ use anyhow::Context as _;
 use jiff::{Timestamp, ZonedDateTime};
 use writ_core::record::{Head, Time, time_of_id};
 
+use super::output;
 use crate::log::{Follow, Layout, SegmentLines};
 
 /// Which records are wanted; what is absent matches everything.
@@ -41,7 +42,11 @@ pub(super) fn since(text: &str) -> anyhow::Result<String> {
     } else if let Ok(midnight) = format!("{text}T00:00:00Z").parse::<Timestamp>() {
         midnight
     } else {
-        let span: jiff::Span = text.parse().with_context(|| format!("`{text}` is neither a time nor a duration"))?;
+        let span = text.parse::<jiff::Span>().map_err(|_| {
+            output::usage(format!(
+                "`{text}` is neither a time (`2026-01-31T08:00:00Z`, `2026-01-31`) nor a duration (`15m`, `7d`)"
+            ))
+        })?;
         ZonedDateTime::now().checked_sub(span.abs())?.timestamp()
     };
     Ok(Time(timestamp).to_string())

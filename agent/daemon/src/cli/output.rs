@@ -9,7 +9,7 @@ use comfy_table::{ContentArrangement, Table};
 use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
 
-use super::INTERNAL;
+use super::{INTERNAL, NOT_PERMITTED, USAGE};
 use crate::client::{Client, ClientError};
 use crate::configuration;
 use crate::engine::agent_alone;
@@ -53,11 +53,36 @@ pub(super) fn painted(word: &str, colour: AnsiColor) -> String {
     format!("{style}{word}{style:#}")
 }
 
+/// A command's own refusal, with the exit code it means.
+#[derive(Debug, thiserror::Error)]
+#[error("{text}")]
+pub(super) struct Refusal {
+    code: u8,
+    text: String,
+}
+
+/// What was asked makes no sense: exit code 64.
+pub(super) fn usage(text: impl Into<String>) -> anyhow::Error {
+    Refusal { code: USAGE, text: text.into() }.into()
+}
+
+/// What was asked for is not there: exit code 1.
+pub(super) fn not_found(text: impl Into<String>) -> anyhow::Error {
+    Refusal { code: 1, text: text.into() }.into()
+}
+
 /// Says what went wrong, and turns it into the exit code it means.
 pub(super) fn failure(error: &anyhow::Error) -> ExitCode {
     let bold = if colours() { Style::new().bold().fg_color(Some(AnsiColor::Red.into())) } else { Style::new() };
     eprintln!("{bold}error{bold:#}: {error:#}");
-    let Some(refused) = error.downcast_ref::<ClientError>() else { return ExitCode::from(INTERNAL) };
+    if let Some(refusal) = error.downcast_ref::<Refusal>() {
+        return ExitCode::from(refusal.code);
+    }
+    let Some(refused) = error.downcast_ref::<ClientError>() else {
+        let denied = error.chain().filter_map(|cause| cause.downcast_ref::<io::Error>());
+        let denied = denied.into_iter().any(|cause| cause.kind() == io::ErrorKind::PermissionDenied);
+        return ExitCode::from(if denied { NOT_PERMITTED } else { INTERNAL });
+    };
     match refused {
         ClientError::Refused { problem, .. } => {
             if let Some(hint) = &problem.hint {
@@ -66,6 +91,11 @@ pub(super) fn failure(error: &anyhow::Error) -> ExitCode {
         }
         ClientError::Unreachable { .. } => {
             eprintln!("  hint: is it running? `systemctl status writ`; enforcement that is pinned holds either way");
+        }
+        ClientError::Silent { .. } => {
+            eprintln!(
+                "  hint: it is stopped or hangs: `systemctl restart writ`; enforcement that is pinned holds either way"
+            );
         }
         ClientError::Garbled(_) => {}
     }

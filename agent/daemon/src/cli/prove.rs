@@ -8,6 +8,7 @@ use anyhow::{Context as _, bail};
 use writ_core::log::{Checkpoint, ProofError, TileNodes, TilePath, TlogProof, inclusion_proof};
 
 use super::find::by_id;
+use super::output;
 use crate::log::{Layout, own_key, tile_hashes};
 
 /// Options of `prove`.
@@ -26,7 +27,7 @@ pub(crate) fn prove(args: &ProveArgs, log: &Path) -> anyhow::Result<ExitCode> {
 
 pub(super) fn proof_of(id: &str, log: &Path) -> anyhow::Result<TlogProof> {
     let layout = Layout::new(log);
-    let Some(found) = by_id(log, id)? else { bail!("no record has the id `{id}`") };
+    let Some(found) = by_id(log, id)? else { return Err(output::not_found(format!("no record has the id `{id}`"))) };
     let Some(key) = own_key(&layout, &mut Vec::new()) else { bail!("{} is missing", layout.vkey().display()) };
     // The daemon signs every second; a proof needs one checkpoint that covers the record, and the tiles it was made of,
     // which may be replaced between the two reads.

@@ -125,5 +125,9 @@ async fn watchdog(handle: Handle) {
 fn announce_on_stderr() {
     use tracing_subscriber::EnvFilter;
     let filter = EnvFilter::try_from_env("WRIT_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-    let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).try_init();
+    let _ = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(output::colours())
+        .with_writer(std::io::stderr)
+        .try_init();
 }

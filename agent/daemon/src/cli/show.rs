@@ -23,9 +23,6 @@ pub(super) fn summary(record: &Record) -> String {
         Body::Grant(grant) => {
             format!("grant     {} {}: {} → {}", grant.grant, word(&grant.state), grant.account, grant.destination)
         }
-        Body::Signal(signal) => {
-            format!("signal    {}: {} {}, risk {}", signal.account, signal.kind, word(&signal.state), signal.risk)
-        }
         Body::Loss(loss) => format!("LOSS      {} attempts without a record: {}", loss.count, loss.reason),
         Body::Lifecycle(lifecycle) => lifecycle_line(lifecycle),
     }
@@ -62,6 +59,9 @@ pub(super) fn program(judged: &Decision) -> String {
 }
 
 fn lifecycle_line(lifecycle: &Lifecycle) -> String {
+    if let Lifecycle::Signal(signal) = lifecycle {
+        return format!("signal    {}: {} {}, risk {}", signal.account, signal.kind, word(&signal.state), signal.risk);
+    }
     let value = serde_json::to_value(lifecycle).unwrap_or_default();
     let event = value.get("event").and_then(serde_json::Value::as_str).unwrap_or("lifecycle").to_owned();
     let rest = match value {

@@ -198,7 +198,7 @@ fn ingest(config_dir: &Path, json: bool) -> anyhow::Result<ExitCode> {
                     output::json(&json!({ "line": number, "outcome": answer.get("outcome") }))?;
                 }
             }
-            Err(error @ ClientError::Unreachable { .. }) => return Err(error.into()),
+            Err(error @ (ClientError::Unreachable { .. } | ClientError::Silent { .. })) => return Err(error.into()),
             Err(error) => {
                 refused += 1;
                 not_permitted |= matches!(error, ClientError::Refused { status: 403, .. });

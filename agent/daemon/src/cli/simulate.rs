@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use anstyle::AnsiColor;
-use anyhow::{Context, bail};
+use anyhow::bail;
 use jiff::Timestamp;
 use writ_core::policy::{AccountState, Bundle};
 
@@ -62,9 +62,11 @@ pub(super) fn run(config_dir: &Path, args: &Args) -> anyhow::Result<ExitCode> {
         Ok(simulated) => simulated,
         Err(error) => match error.downcast_ref::<ClientError>() {
             // No daemon, or not for us to ask: the configuration answers.
-            Some(ClientError::Unreachable { .. } | ClientError::Refused { status: 403 | 503, .. }) => {
-                alone(config_dir, &asked)?
-            }
+            Some(
+                ClientError::Unreachable { .. }
+                | ClientError::Silent { .. }
+                | ClientError::Refused { status: 403 | 503, .. },
+            ) => alone(config_dir, &asked)?,
             _ => return Err(error),
         },
     };
@@ -84,8 +86,10 @@ fn destination(text: &str) -> anyhow::Result<(IpAddr, u16)> {
     if let Ok(address) = text.parse::<SocketAddr>() {
         return Ok((address.ip(), address.port()));
     }
-    let found = text.to_socket_addrs().with_context(|| format!("`{text}` is not HOST:PORT of a host that resolves"))?;
-    let Some(first) = found.into_iter().next() else { bail!("`{text}` has no address") };
+    let found = text.to_socket_addrs();
+    let found =
+        found.map_err(|error| output::usage(format!("`{text}` is not HOST:PORT of a host that resolves: {error}")))?;
+    let Some(first) = found.into_iter().next() else { return Err(output::usage(format!("`{text}` has no address"))) };
     Ok((first.ip(), first.port()))
 }
 

@@ -58,6 +58,9 @@ pub(crate) enum Refusal {
     /// It cannot be done as asked.
     #[error("{0}")]
     Invalid(String),
+    /// What was asked is incomplete or makes no sense.
+    #[error("{0}")]
+    Malformed(String),
     /// It is done in the daemon, and the kernel's tables could not be changed: what was in force still is.
     #[error("the kernel could not be told: {0}")]
     Kernel(String),
@@ -96,14 +99,16 @@ impl Engine {
         let Some(signal) = received.outcome.accepted().cloned() else {
             let reason = received.outcome.code().to_owned();
             self.note_refused("signal", actor, Some(incoming.account.clone()), &reason);
+            let told = received.outcome.told(&incoming.kind);
             return match &received.outcome {
                 Outcome::Duplicate { .. } | Outcome::OutOfOrder { .. } => Ok(received),
-                Outcome::Unauthorised { .. } => Err(Refusal::NotPermitted(reason)),
+                Outcome::Unauthorised { .. } => Err(Refusal::NotPermitted(told)),
                 Outcome::UnknownKind | Outcome::Incomplete if !actor.caller.is_operator(&config.agent.operators) => {
-                    Err(Refusal::NotPermitted(reason))
+                    Err(Refusal::NotPermitted(told))
                 }
+                Outcome::Incomplete | Outcome::Malformed { .. } => Err(Refusal::Malformed(told)),
                 Outcome::UnknownAccount => Err(Refusal::NotFound(format!("no service account `{}`", incoming.account))),
-                _ => Err(Refusal::Invalid(reason)),
+                _ => Err(Refusal::Invalid(told)),
             };
         };
         self.keep_signal(&received);
@@ -421,7 +426,7 @@ impl Engine {
 }
 
 pub(super) fn signal_record(signal: &Signal, state: SignalState, actor: Option<&Actor>, reason: Option<&str>) -> Body {
-    Body::Signal(Box::new(SignalRecord {
+    Body::Lifecycle(Box::new(Lifecycle::Signal(Box::new(SignalRecord {
         signal: signal.id.clone(),
         state,
         account: signal.account.clone(),
@@ -432,7 +437,7 @@ pub(super) fn signal_record(signal: &Signal, state: SignalState, actor: Option<&
         by: actor.map(Actor::recorded),
         evidence: signal.evidence.clone(),
         reason: reason.map(str::to_owned),
-    }))
+    }))))
 }
 
 pub(super) fn grant_record(grant: &Grant, state: GrantState, actor: Option<&Actor>) -> Body {

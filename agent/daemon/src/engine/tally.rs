@@ -52,7 +52,7 @@ impl Tally {
                 Lifecycle::ReloadRefused { .. } => self.reloads[1] += 1,
                 _ => {}
             },
-            Body::Escalation(_) | Body::Grant(_) | Body::Signal(_) => {}
+            Body::Escalation(_) | Body::Grant(_) => {}
         }
     }
 }

@@ -118,8 +118,9 @@ impl Engine {
 /// What the account, or who reads along, can do about a refusal.
 fn next(account: &str, owner: Option<&str>, offboarded: bool, denial: &Denial) -> String {
     let whom = owner.unwrap_or("the account's owner");
-    if offboarded {
-        return format!("stop: the account is offboarded; {whom} knows why");
+    if offboarded || denial.reason_code == writ_abi::Reason::Offboarded.code() {
+        let tense = if offboarded { "is" } else { "was" };
+        return format!("stop: the account {tense} offboarded; {whom} knows why");
     }
     match &denial.escalation {
         Some(open) if open.status == EscalationStatus::Pending => {

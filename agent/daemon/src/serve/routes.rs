@@ -62,6 +62,7 @@ impl From<Refusal> for Fault {
                 .hint("`approvers` and `operators` in writ.toml say who may"),
             Refusal::NotFound(_) => Self::new(StatusCode::NOT_FOUND, "not-found", text),
             Refusal::Invalid(_) => Self::new(StatusCode::UNPROCESSABLE_ENTITY, "refused", text),
+            Refusal::Malformed(_) => Self::new(StatusCode::BAD_REQUEST, "invalid-request", text),
             Refusal::Kernel(_) => Self::new(StatusCode::INTERNAL_SERVER_ERROR, "kernel", text)
                 .hint("what was in force still is; see the daemon's own messages"),
             Refusal::NotReady => Self::new(StatusCode::SERVICE_UNAVAILABLE, "starting", text),

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 use writ_core::policy::Permit;
-use writ_core::record::{Body, Decision, GrantState, Record, Verdict};
+use writ_core::record::{Body, Decision, GrantState, Lifecycle, Record, Verdict};
 
 /// How many points of an account's risk are kept, the newest.
 const RISK_POINTS: usize = 200;
@@ -72,7 +72,6 @@ impl Account {
                 self.risk(time, change.after.risk, &change.cause);
             }
             Body::Cut(_) => self.cuts += 1,
-            Body::Signal(_) => self.signals += 1,
             Body::Escalation(_) => self.escalations += 1,
             Body::Grant(grant) => match grant.state {
                 GrantState::Created => {
@@ -82,7 +81,8 @@ impl Account {
                 GrantState::Revoked => self.grants_revoked += 1,
                 GrantState::Expired => {}
             },
-            Body::Loss(_) | Body::Lifecycle(_) => {}
+            Body::Lifecycle(lifecycle) => self.signals += u64::from(matches!(**lifecycle, Lifecycle::Signal(_))),
+            Body::Loss(_) => {}
         }
     }
 
