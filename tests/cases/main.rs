@@ -25,6 +25,7 @@ mod harness;
 mod identity;
 mod live;
 mod loss;
+mod open;
 mod pins;
 mod programs;
 mod reload;

@@ -53,6 +53,10 @@ pub struct Session {
 pub const SESSION_JUDGED: u8 = 0;
 /// [`Session::state`]: made before writ judged, found by the daemon.
 pub const SESSION_FOUND: u8 = 1;
+/// [`Session::state`]: found like that, refused by policy then, and left alone until its account's access is tightened.
+pub const SESSION_TOLERATED: u8 = 3;
+/// [`Session::cpu`] of a session that was found: [`Session::sequence`] is the number of the agent's record then.
+pub const SESSION_FOUND_CPU: u32 = u32::MAX;
 /// [`Session::state`]: refused since, and only its packets could be stopped.
 pub const SESSION_STOPPED: u8 = 2;
 

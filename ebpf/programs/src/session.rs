@@ -16,7 +16,8 @@ use aya_ebpf::{
     programs::{SkBuffContext, SockContext},
 };
 use writ_abi::{
-    AccountFlags, Active, Address, Counter, Reason, SESSION_ACCOUNTS, SESSION_JUDGED, Session, Tables, Verdict,
+    AccountFlags, Active, Address, Counter, Reason, SESSION_ACCOUNTS, SESSION_FOUND, SESSION_JUDGED, SESSION_TOLERATED,
+    Session, Tables, Verdict,
     ends_by_time, holds, holds_until, seal,
 };
 
@@ -135,7 +136,15 @@ pub(crate) fn egress(context: SkBuffContext) -> i32 {
     if holds(sealed, &epochs, now) && unmoved(&tables, &accounts, &epochs) {
         return PASS;
     }
-    if judge_session(tables.active().0, session, connect::now()) == 0 || ends(&context) {
+    let refused = judge_session(tables.active().0, session, connect::now()) != 0;
+    // SAFETY: the pointer is what the storage lookup returned.
+    let tolerated = unsafe { (*session).state } == SESSION_TOLERATED;
+    if !refused && tolerated {
+        // It is allowed by now: from here on it is a session like any other.
+        // SAFETY: as above.
+        unsafe { (*session).state = SESSION_FOUND };
+    }
+    if !refused || tolerated || ends(&context) {
         return PASS;
     }
     count(Counter::EgressStopped);

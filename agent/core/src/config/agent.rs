@@ -5,13 +5,13 @@ use std::time::Duration;
 
 use super::HostFacts;
 use super::fault::{Fault, suggest};
-use super::model::{Agent, Fsync, Kernel, LogSettings, Mode, Paths};
+use super::model::{Agent, AtStart, Fsync, Kernel, LogSettings, Mode, Paths, Sessions};
 use super::network::nat64;
 use super::section::{Scalar, Section};
 use super::value::{path, person, size};
 
 /// The keys of `writ.toml`.
-pub(super) const AGENT_KEYS: [&str; 11] = [
+pub(super) const AGENT_KEYS: [&str; 12] = [
     "mode",
     "approvers",
     "operators",
@@ -22,6 +22,7 @@ pub(super) const AGENT_KEYS: [&str; 11] = [
     "paths",
     "kernel",
     "log",
+    "sessions",
     "ssf",
 ];
 
@@ -63,6 +64,7 @@ impl Default for Agent {
             paths: Paths::default(),
             kernel: Kernel::default(),
             log: LogSettings::default(),
+            sessions: Sessions::default(),
             ssf: BTreeMap::new(),
         }
     }
@@ -108,6 +110,7 @@ pub(super) fn read_agent(mut section: Section<'_, '_>, facts: &HostFacts) -> Age
             .map_or(default.paths, read_paths),
         kernel: section.section("kernel", &["require", "ring-size"]).map_or(default.kernel, read_kernel),
         log: section.section("log", &["fsync", "segment-size", "retention"]).map_or(default.log, read_log),
+        sessions: section.section("sessions", &["at-start"]).map_or(default.sessions, read_sessions),
         ssf: super::ssf::read_transmitters(&mut section),
     }
 }
@@ -205,6 +208,11 @@ fn read_log(mut section: Section<'_, '_>) -> LogSettings {
         segment_size: section.scalar("segment-size", "a size", segment_size).unwrap_or(default.segment_size),
         retention: section.duration("retention"),
     }
+}
+
+fn read_sessions(mut section: Section<'_, '_>) -> Sessions {
+    let choices = [("observe", AtStart::Observe), ("cut", AtStart::Cut)];
+    Sessions { at_start: section.choice("at-start", &choices).unwrap_or_default() }
 }
 
 fn segment_size(value: &Scalar<'_>) -> Option<Result<u64, Fault>> {

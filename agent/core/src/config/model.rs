@@ -69,6 +69,8 @@ pub struct Agent {
     pub kernel: Kernel,
     /// How the log is kept.
     pub log: LogSettings,
+    /// What happens to connections that are open already.
+    pub sessions: Sessions,
     /// Who may push security event tokens, by issuer.
     pub ssf: BTreeMap<String, Transmitter>,
 }
@@ -119,6 +121,24 @@ pub struct LogSettings {
     pub segment_size: u64,
     /// Closed segments older than this may be removed; `None` keeps them.
     pub retention: Option<Duration>,
+}
+
+/// `[sessions]`
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Sessions {
+    /// What becomes of a connection that was open before writ judged, where policy refuses it.
+    pub at_start: AtStart,
+}
+
+/// What becomes of a refused connection that was open already.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum AtStart {
+    /// It is recorded, and goes on until its account's access is tightened.
+    #[default]
+    Observe,
+    /// It is recorded, and cut.
+    Cut,
 }
 
 /// When written lines are forced to the disk.

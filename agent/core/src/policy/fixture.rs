@@ -6,7 +6,7 @@ use std::time::Duration;
 use writ_abi::Protocol;
 
 use crate::config::{
-    Account, Agent, Config, Destination, Fsync, Kernel, LogSettings, Match, Mode, OnRecordLoss, Paths, SignalKind,
+    Account, Agent, Config, Destination, Fsync, Kernel, LogSettings, Match, Mode, OnRecordLoss, Paths, Sessions, SignalKind,
     SourceFile,
 };
 use crate::diagnostic::{Diagnostic, Location};
@@ -74,6 +74,7 @@ pub(crate) fn config(accounts: Vec<Account>, policies: &str) -> Config {
             },
             kernel: Kernel { require: Vec::new(), ring_size: 1 << 24 },
             log: LogSettings { fsync: Fsync::Never, segment_size: 1 << 26, retention: None },
+            sessions: Sessions::default(),
             ssf: BTreeMap::new(),
         },
         accounts: accounts.into_iter().map(|account| (account.name.clone(), account)).collect(),

@@ -113,10 +113,29 @@ pub struct Decision {
     /// What would have been decided with observe-mode policies enforced, where that differs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub would: Option<Would>,
+    /// What a connection was found as that was open before writ judged it: nothing was attempted, nothing refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub already_open: Option<AlreadyOpen>,
     /// How many attempts the record stands for: 1, or more for repeated datagrams of one socket.
     pub count: u32,
     /// When it was decided, in nanoseconds since boot.
     pub boot_time_ns: u64,
+}
+
+/// A connection that was open before writ judged it.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct AlreadyOpen {
+    /// The near end.
+    pub source: super::Endpoint,
+    /// Cookie of the socket.
+    pub socket_cookie: u64,
+    /// Cookie of its network namespace.
+    pub netns_cookie: u64,
+    /// `kept`: allowed; `tolerated`: refused, and left alone until the account's access is tightened; `cut`.
+    pub outcome: String,
+    /// Whether the session is kept with its socket, so that its packets can be stopped without the daemon.
+    pub tracked: bool,
 }
 
 /// A destination.

@@ -111,6 +111,7 @@ impl Decision {
             reason_code: Reason::from_bits(event.reason).map_or("unknown", Reason::code).to_owned(),
             errno: (event.errno != 0).then(|| errno_name(event.errno)),
             would: (would != verdict).then(|| Would { verdict: would.into(), policies: context.would }),
+            already_open: None,
             count: event.count.max(1),
             boot_time_ns: event.at,
         };

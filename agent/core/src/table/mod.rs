@@ -12,9 +12,11 @@ mod layout;
 mod outlook;
 #[cfg(test)]
 mod tests;
+mod views;
 
 pub use build::build;
 pub use generation::{Explanation, Generation};
 pub use identities::{ClauseList32, Identities, Unresolved};
 pub use layout::StanceError;
 pub use outlook::Outlook;
+pub use views::Views;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use writ_core::config::{
-    Account, Agent, Config, Destination, Fsync, Kernel, LogSettings, Match, Mode, OnRecordLoss, Paths, SignalKind,
+    Account, Agent, Config, Destination, Fsync, Kernel, LogSettings, Match, Mode, OnRecordLoss, Paths, Sessions, SignalKind,
 };
 use writ_core::diagnostic::Location;
 use writ_core::signal::{Caller, Incoming, RiskRule};
@@ -81,6 +81,7 @@ pub(crate) fn config() -> Config {
             },
             kernel: Kernel { require: Vec::new(), ring_size: 1 << 24 },
             log: LogSettings { fsync: Fsync::Checkpoint, segment_size: 1 << 26, retention: None },
+            sessions: Sessions::default(),
             ssf: BTreeMap::new(),
         },
         accounts: [account("billing", "svc-billing"), account("agent", "svc-agent"), account("selfie", "svc-self")]

@@ -136,7 +136,7 @@ impl Tally {
             Line::Unreadable(_) => return self.pass("no-record", 1),
         };
         let count = u64::from(attempt.count);
-        if !matches!(attempt.reason_code.as_ref(), "policy" | "policy-error") {
+        if !matches!(attempt.reason_code.as_ref(), "policy" | "policy-error" | "already-open") {
             return self.pass(&attempt.reason_code, count);
         }
         if attempt.policy_digest.is_empty() {

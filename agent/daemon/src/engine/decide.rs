@@ -268,6 +268,7 @@ impl Engine {
             errno: None,
             would: (evaluation.would != evaluation.verdict)
                 .then(|| Would { verdict: evaluation.would.into(), policies: refer(&evaluation.would_policies) }),
+            already_open: None,
             count: 1,
             boot_time_ns: clocks.boot_ns,
         }

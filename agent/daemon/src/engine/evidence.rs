@@ -15,13 +15,19 @@ use writ_core::stance::Situation;
 use super::Engine;
 use super::clock::Clocks;
 use super::explain::{Moment, Names};
-use super::persist::Explained;
+use super::persist::Explained as Kept;
 
 /// How many events are taken from the ring in one go.
 const BATCH: usize = 512;
 /// How many lines may wait for a log that cannot be written. Beyond it the ring is left to fill, so that each account's
 /// `on-record-loss` decides, in the kernel.
 const MOST_WAITING: usize = 8_192;
+
+/// An event's attempt as Cedar is asked about it, and what is said of it.
+pub(super) struct Explained {
+    pub(super) attempt: Attempt,
+    pub(super) context: Context,
+}
 
 impl Engine {
     /// Takes what the ring holds and writes it. Returns whether more is waiting.
@@ -62,21 +68,8 @@ impl Engine {
         }
         let at = clocks.wall_of(event.at);
         let named = self.processes.name(event);
-        let names = self.names_of(event.generation);
-        let account = names
-            .as_ref()
-            .and_then(|names| names.legend.accounts.get(usize::from(event.account)).cloned())
-            .unwrap_or_else(|| "unknown".to_owned());
-        let moment = self.moments.get(&(event.account, event.epoch)).cloned();
-        let attempt = attempt_of(event, named.executable.as_deref(), names.as_deref());
-        let situation = self.situation(moment.as_deref(), at);
-        let mut context = Context { account: account.clone(), ..Context::default() };
-        if let Some(names) = &names {
-            self.explain(&mut context, names, event, &attempt, situation.as_ref());
-        }
-        if let (Some(moment), Some(situation)) = (&moment, &situation) {
-            describe(&mut context, moment, situation, at);
-        }
+        let Explained { attempt, mut context } = self.explained(event, at);
+        let account = context.account.clone();
         self.look_at_attempt(&account, event, named.executable.as_deref());
         self.last_executable.clone_from(&named.executable);
         context.executable = named.executable.clone();
@@ -101,6 +94,26 @@ impl Engine {
         if escalates {
             self.escalate(&account, &attempt, policies, &id);
         }
+    }
+
+    /// What an event is about, by name, without its process.
+    pub(super) fn explained(&self, event: &DecisionEvent, at: Timestamp) -> Explained {
+        let names = self.names_of(event.generation);
+        let account = names
+            .as_ref()
+            .and_then(|names| names.legend.accounts.get(usize::from(event.account)).cloned())
+            .unwrap_or_else(|| "unknown".to_owned());
+        let moment = self.moments.get(&(event.account, event.epoch)).cloned();
+        let attempt = attempt_of(event, names.as_deref());
+        let situation = self.situation(moment.as_deref(), at);
+        let mut context = Context { account, ..Context::default() };
+        if let Some(names) = &names {
+            self.explain(&mut context, names, event, &attempt, situation.as_ref());
+        }
+        if let (Some(moment), Some(situation)) = (&moment, &situation) {
+            describe(&mut context, moment, situation, at);
+        }
+        Explained { attempt, context }
     }
 
     /// The names of a generation; `None` if it is too old to be explained.
@@ -170,7 +183,7 @@ impl Engine {
         self.note(Body::Lifecycle(Box::new(lifecycle)))
     }
 
-    fn push(&mut self, record: &Record) {
+    pub(super) fn push(&mut self, record: &Record) {
         self.tally.count(&record.body);
         self.waiting.push_back(record.to_line());
     }
@@ -213,7 +226,7 @@ impl Engine {
             })
             .map(|((account, epoch), moment)| (*account, *epoch, (**moment).clone()))
             .collect();
-        if let Err(error) = self.store.save_explained(&Explained { legends, moments }, &mut self.explained_journal) {
+        if let Err(error) = self.store.save_explained(&Kept { legends, moments }, &mut self.explained_journal) {
             tracing::error!(%error, "what is needed to explain decisions made while the daemon is down could not be kept");
         }
     }
@@ -226,7 +239,7 @@ pub(crate) const EPOCHS_KEPT: u32 = 64;
 pub(crate) const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// The attempt as Cedar is asked about it.
-fn attempt_of(event: &DecisionEvent, _executable: Option<&str>, names: Option<&Names>) -> Attempt {
+fn attempt_of(event: &DecisionEvent, names: Option<&Names>) -> Attempt {
     if event.open_socket == 1 {
         return Attempt::OpenSocket { family: Family::from_bits(event.protocol).unwrap_or(Family::Other) };
     }

@@ -10,6 +10,7 @@ mod decide;
 mod drift;
 mod evidence;
 mod explain;
+mod found;
 mod handle;
 mod journal;
 mod live;
@@ -28,13 +29,13 @@ mod turn;
 mod view;
 mod why;
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
 use jiff::Timestamp;
-use writ_core::config::Config;
+use writ_core::config::{Config, Match};
 use writ_core::diagnostic::Diagnostic;
 use writ_core::policy::Bundle;
 use writ_core::record::Host;
@@ -145,6 +146,8 @@ pub(crate) struct Engine {
     pub(crate) opened: HashMap<u64, String>,
     /// When those that have ended are next forgotten.
     pub(crate) opened_most: usize,
+    /// Sessions, by cookie, that could not be kept with their sockets: they are looked after from here.
+    pub(crate) unheld: BTreeSet<u64>,
     pub(crate) self_test: Option<selftest::Outcome>,
     pub(crate) stopping: bool,
 }
@@ -153,5 +156,19 @@ impl Engine {
     /// What is in force. The engine is handed out only once something is.
     pub(crate) fn current(&self) -> Option<&Current> {
         self.current.as_ref()
+    }
+
+    /// Says that writ is not what the configuration asks for, or that it is again.
+    pub(crate) fn degraded_by(&mut self, reason: &str, is_so: bool) {
+        self.degraded.retain(|known| known != reason);
+        if is_so {
+            self.degraded.push(reason.to_owned());
+        }
+    }
+
+    /// The accounts, and which processes belong to them.
+    fn accounts_as_matched(&self) -> Vec<(String, Vec<Match>)> {
+        let accounts = self.current.iter().flat_map(|current| current.config.accounts.values());
+        accounts.map(|account| (account.name.clone(), account.matches.clone())).collect()
     }
 }

@@ -1,6 +1,6 @@
 //! From nothing to a policy in force: state and log opened, kernel side loaded or adopted, configuration activated.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -155,6 +155,7 @@ pub(crate) fn open(config_dir: &Path) -> Result<OpenedEngine, StartError> {
         drift: super::drift::Drift::default(),
         opened: HashMap::new(),
         opened_most: 16_384,
+        unheld: BTreeSet::new(),
         self_test: None,
         stopping: false,
         live_journal,
@@ -180,7 +181,8 @@ pub(crate) fn open(config_dir: &Path) -> Result<OpenedEngine, StartError> {
     let began = Instant::now();
     let started = engine.note_started(adopted);
     // What was decided while no daemon ran waits in the ring: the first turns record it, and answer meanwhile.
-    engine.judge_all_sessions(started, "writ started", began);
+    engine.judge_all_sessions(started.clone(), "writ started", began);
+    engine.take_up_open_connections(&started);
     Ok(OpenedEngine { engine, findings: loaded.diagnostics, sources: loaded.sources })
 }
 

@@ -1,6 +1,6 @@
 //! Stances follow live state and time: what changed is one append and one slot write, or a new generation; then a record.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -110,7 +110,11 @@ impl Engine {
         let applied_us = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
         let mut changes = BTreeMap::new();
         let mut causes = Vec::new();
+        let mut tightened = BTreeSet::new();
         for change in &changed {
+            if self.tightens(change) {
+                tightened.insert(change.index);
+            }
             if let Some(id) = self.note_change(change, applied_us) {
                 changes.insert(change.index, id);
                 causes.push(change.why.cause.clone());
@@ -118,7 +122,7 @@ impl Engine {
         }
         self.flush();
         causes.dedup();
-        self.judge_sessions(&Cause::Changes(changes, causes.join(", ")), began);
+        self.judge_sessions(&Cause::Changes(changes, causes.join(", "), tightened), began);
         Ok(())
     }
 
@@ -174,6 +178,22 @@ impl Engine {
             }
         }
         Ok(true)
+    }
+
+    /// Whether a change takes something away: what was tolerated so far ends then. Where that cannot be told (a boundary of
+    /// time in a policy), it does.
+    fn tightens(&self, change: &Changed) -> bool {
+        let (Some(before), Some(current)) = (change.before.as_deref(), self.current.as_ref()) else { return true };
+        let was = before.situation(&current.config.signals, before.from);
+        let is = change.after.situation(&current.config.signals, change.after.from);
+        change.why.cause == "time"
+            || is.state.risk > was.state.risk
+            || !is.state.signals.is_subset(&was.state.signals)
+            || !was.state.fresh.is_subset(&is.state.fresh)
+            || !was.grants.is_subset(&is.grants)
+            || !was.approvals.is_subset(&is.approvals)
+            || is.offboarded && !was.offboarded
+            || was.break_glass_until.is_some() && is.break_glass_until.is_none()
     }
 
     /// Keeps what explains a stance, for a daemon after this one.

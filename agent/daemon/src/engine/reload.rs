@@ -10,6 +10,7 @@ use writ_core::record::Lifecycle;
 
 use super::activate::{ActivateError, Source};
 use super::refresh::Why;
+use super::sessions::RECONFIGURED;
 use super::status::{COVERAGE, ReloadResult};
 use super::{Actor, Engine};
 use crate::api::Reloaded;
@@ -22,6 +23,7 @@ impl Engine {
     /// What is wrong, in a line and as findings; nothing changed.
     pub(crate) fn reload(&mut self, by: Option<&Actor>) -> Result<Reloaded, (String, Vec<Value>)> {
         let before = self.base_digest.clone();
+        let accounts = self.accounts_as_matched();
         let (began, moments) = (Instant::now(), self.moments_now());
         let loaded = configuration::load(&self.config_dir);
         let mut findings = loaded.diagnostics.clone();
@@ -62,7 +64,11 @@ impl Engine {
                     by: caller.clone(),
                     generation,
                 });
-                self.judge_all_sessions(id, "the configuration changed", began);
+                self.judge_all_sessions(id.clone(), RECONFIGURED, began);
+                // Accounts that were not there before, or that other processes belong to now.
+                if accounts != self.accounts_as_matched() {
+                    self.take_up_open_connections(&id);
+                }
                 let why = Why { cause: "policy".to_owned(), id: Some(after.clone()), reason: None, by: caller };
                 let applied_us = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
                 self.note_policy_changes(&moments, &why, applied_us);

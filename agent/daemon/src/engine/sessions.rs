@@ -3,15 +3,16 @@
 //! The kernel keeps the list ([`Kernel::sessions`](crate::kernel::Kernel::sessions)), so nothing here can drift from it: a
 //! connect that was let through is on it before the caller knows, and is taken off as its socket closes.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use writ_abi::{
-    AccountFlags, Active, Address, Attempt, Cell, Decision, Protocol, SESSION_JUDGED, SESSION_NOBODY, SESSION_STOPPED,
-    Session, Slot, StanceWord, Tables, decide,
+    AccountFlags, Active, Address, Attempt, Cell, Decision, Protocol, SESSION_FOUND_CPU, SESSION_JUDGED,
+    SESSION_NOBODY, SESSION_STOPPED, SESSION_TOLERATED, Session, Slot, StanceWord, Tables, decide,
 };
+use writ_core::config::AtStart;
 use writ_core::record::{Body, Cut, Endpoint, IdSource, PolicyRef, Time, record_id};
 use writ_core::table::Generation;
 
@@ -32,17 +33,28 @@ const REMEMBERED: usize = 16_384;
 pub(super) enum Cause {
     /// Something that can change every account; the record that says so.
     Everything(String, &'static str),
-    /// Changes by account index: the record of each.
-    Changes(BTreeMap<u16, String>, String),
+    /// Changes by account index: the record of each; why; which of them tightened the account's access.
+    Changes(BTreeMap<u16, String>, String, BTreeSet<u16>),
 }
+
+/// Why every session is judged: another configuration. Tolerated sessions end too, if it refuses them.
+pub(super) const RECONFIGURED: &str = "the configuration changed";
 
 impl Cause {
     fn of(&self, session: &Session) -> Option<(String, String)> {
         match self {
             Self::Everything(id, reason) => Some((id.clone(), (*reason).to_owned())),
-            Self::Changes(changes, reason) => {
+            Self::Changes(changes, reason, _) => {
                 session.accounts.iter().find_map(|account| Some((changes.get(account)?.clone(), reason.clone())))
             }
+        }
+    }
+
+    /// Whether it ends what was refused when it was found, and left alone.
+    fn ends_tolerance(&self, session: &Session, at_start: AtStart) -> bool {
+        match self {
+            Self::Everything(_, reason) => *reason == RECONFIGURED || at_start == AtStart::Cut,
+            Self::Changes(_, _, tightened) => session.accounts.iter().any(|account| tightened.contains(account)),
         }
     }
 }
@@ -61,21 +73,23 @@ pub(crate) struct SessionView {
     decision: String,
     /// Whether it is refused now, and only its packets are stopped.
     stopped: bool,
+    /// Whether it was open before writ judged, and refused then, and is left alone until its account's access is tightened.
+    tolerated: bool,
 }
 
 /// A session to be cut, and why.
-struct Doomed {
-    session: Session,
-    decision: Decision,
-    account: u16,
-    change: String,
-    reason: String,
+pub(super) struct Doomed {
+    pub(super) session: Session,
+    pub(super) decision: Decision,
+    pub(super) account: u16,
+    pub(super) change: String,
+    pub(super) reason: String,
 }
 
 /// The tables in force: the daemon's own copy, with the kernel's memory of destinations.
-struct InForce<'a> {
-    generation: &'a Generation,
-    kernel: &'a Kernel,
+pub(super) struct InForce<'a> {
+    pub(super) generation: &'a Generation,
+    pub(super) kernel: &'a Kernel,
 }
 
 impl Tables for InForce<'_> {
@@ -119,10 +133,12 @@ impl Engine {
                 return;
             }
         };
+        let at_start = self.current().map(|current| current.config.agent.sessions.at_start).unwrap_or_default();
         let mut doomed: BTreeMap<u64, Vec<Doomed>> = BTreeMap::new();
         for session in sessions {
             let Some((change, reason)) = cause.of(&session) else { continue };
             match self.refused(&session) {
+                Some(_) if session.state == SESSION_TOLERATED && !cause.ends_tolerance(&session, at_start) => {}
                 Some((account, decision)) => {
                     doomed.entry(session.netns).or_default().push(Doomed {
                         session,
@@ -132,7 +148,7 @@ impl Engine {
                         reason,
                     });
                 }
-                None if session.state == SESSION_STOPPED => {
+                None if matches!(session.state, SESSION_STOPPED | SESSION_TOLERATED) => {
                     // It closed meanwhile, or is listed again: either way it flows.
                     let _ = self.kernel.list_session(&Session { state: SESSION_JUDGED, ..session });
                 }
@@ -175,7 +191,7 @@ impl Engine {
     }
 
     /// Cuts sessions of one network namespace.
-    fn cut(&mut self, netns: u64, mut doomed: Vec<Doomed>, began: Instant) {
+    pub(super) fn cut(&mut self, netns: u64, mut doomed: Vec<Doomed>, began: Instant) {
         let Some(pid) = doomed.first().map(|doomed| doomed.session.pid) else { return };
         let diag = match Diag::of(netns, pid) {
             Ok(diag) => diag,
@@ -285,7 +301,11 @@ impl Engine {
         self.opened.get(&session.cookie).cloned().unwrap_or_else(|| {
             // Recorded by an earlier daemon. The millisecond can differ by one from its reading of the clocks.
             let at = Clocks::read().wall_of(session.opened);
-            record_id(at, &self.host.boot_id, IdSource::Kernel { cpu: session.cpu, sequence: session.sequence })
+            let source = match session.cpu {
+                SESSION_FOUND_CPU => IdSource::Agent(session.sequence),
+                cpu => IdSource::Kernel { cpu, sequence: session.sequence },
+            };
+            record_id(at, &self.host.boot_id, source)
         })
     }
 
@@ -334,6 +354,7 @@ impl Engine {
             netns_cookie: session.netns,
             decision: self.opening_of(session),
             stopped: session.state == SESSION_STOPPED,
+            tolerated: session.state == SESSION_TOLERATED,
         };
         sessions.iter().map(view).collect()
     }
@@ -355,7 +376,7 @@ fn destination(session: &Session) -> Endpoint {
     endpoint(SocketAddr::new(address.to_canonical(), session.port), session.protocol)
 }
 
-fn endpoint(at: SocketAddr, protocol: u8) -> Endpoint {
+pub(super) fn endpoint(at: SocketAddr, protocol: u8) -> Endpoint {
     let protocol = Protocol::from_bits(protocol).map_or_else(|| protocol.to_string(), |known| known.name().to_owned());
     Endpoint { address: at.ip().to_string(), port: at.port(), protocol }
 }

@@ -121,6 +121,7 @@ impl Engine {
         if Instant::now() >= self.prune_due {
             self.prune_due = Instant::now() + PRUNE;
             self.prune();
+            self.forget_closed();
         }
         self.note_counted_refusals(false);
         if self.live_unsaved {

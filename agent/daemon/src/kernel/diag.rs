@@ -32,6 +32,9 @@ const ANSWER: usize = 72;
 /// Every TCP state but TIME_WAIT (6), CLOSE (7) and LISTEN (10): nothing flows in those. A connected UDP socket is
 /// ESTABLISHED.
 const STATES: u32 = 0xfff & !(1 << 6 | 1 << 7 | 1 << 10);
+const LISTEN: u32 = 1 << 10;
+/// `INET_DIAG_CGROUP_ID`
+const CGROUP_ID: u16 = 21;
 /// The kernel answers at once or not at all.
 const TIMEOUT_SECONDS: i64 = 2;
 
@@ -48,8 +51,23 @@ pub(crate) struct Socket {
     pub remote: SocketAddr,
     /// The inode by which `/proc/PID/fd` names it; 0 once nobody holds it.
     pub inode: u32,
+    /// Who made it.
+    pub uid: u32,
+    /// The cgroup it was made in (Linux 5.9).
+    pub cgroup: Option<u64>,
     family: u8,
     id: [u8; ID],
+}
+
+impl Socket {
+    /// Whether this connection came in at a port that is listened on: the other side made it. The kernel does not keep who
+    /// did, so a connection whose listener is gone looks like one that was made here.
+    pub(crate) fn accepted_at(&self, listening: &[SocketAddr]) -> bool {
+        self.protocol == Protocol::Tcp
+            && listening.iter().any(|at| {
+                at.port() == self.local.port() && (at.ip().is_unspecified() || at.ip() == self.local.ip())
+            })
+    }
 }
 
 /// A way to ask about the sockets of one network namespace. It keeps the namespace alive: not for keeping.
@@ -94,6 +112,33 @@ impl Diag {
             }
         }
         Err(io::Error::new(io::ErrorKind::NotFound, format!("no process is in the network namespace {netns}")))
+    }
+
+    /// For every network namespace that a process is in, or that is mounted somewhere (`ip netns`): this thread's first.
+    ///
+    /// # Errors
+    /// The kernel has no sock_diag. A namespace that cannot be entered is left out, and counted in the second part.
+    pub(crate) fn everywhere() -> io::Result<(Vec<Self>, usize)> {
+        let own = fs::metadata("/proc/thread-self/ns/net")?.ino();
+        let mut tried = BTreeSet::from([own]);
+        let (mut found, mut closed) = (vec![Self::here()?], 0);
+        let of_processes = processes().map(|pid| format!("/proc/{pid}/ns/net"));
+        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+        let mounted = mounts.lines().filter(|line| line.contains(" - nsfs ")).filter_map(|line| line.split(' ').nth(4));
+        for path in of_processes.chain(mounted.map(str::to_owned)) {
+            let Ok(namespace) = File::open(path) else { continue };
+            let Ok(inode) = namespace.metadata().map(|found| found.ino()) else { continue };
+            if !tried.insert(inode) {
+                continue;
+            }
+            match Self::inside(&namespace) {
+                Ok(there) => found.push(there),
+                // Not a network namespace, or one that may not be entered.
+                Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {}
+                Err(_) => closed += 1,
+            }
+        }
+        Ok((found, closed))
     }
 
     /// For the namespace of a file below `/proc`.
@@ -164,6 +209,19 @@ impl Diag {
         Ok(found)
     }
 
+    /// Where TCP is listened on.
+    ///
+    /// # Errors
+    /// The kernel cannot list it.
+    pub(crate) fn listening(&self) -> io::Result<Vec<SocketAddr>> {
+        let mut found = Vec::new();
+        for family in [libc::AF_INET as u8, libc::AF_INET6 as u8] {
+            self.send(SOCK_DIAG_BY_FAMILY, DUMP, family, Protocol::Tcp, LISTEN, &[0; ID])?;
+            self.read(1 << 16, |body| found.extend(socket_of(body, Protocol::Tcp).map(|socket| socket.local)))?;
+        }
+        Ok(found)
+    }
+
     /// Closes a socket under its owner: the peer gets a reset, the owner ECONNABORTED.
     ///
     /// # Errors
@@ -202,7 +260,20 @@ fn word(bytes: &[u8], at: usize) -> u32 {
     bytes.get(at..at + 4).and_then(|bytes| bytes.try_into().ok()).map_or(0, u32::from_ne_bytes)
 }
 
+/// A 64-bit attribute behind an answer (rtnetlink(7)): length, type, value.
+fn attribute(mut rest: &[u8], wanted: u16) -> Option<u64> {
+    while rest.len() >= 4 {
+        let size = (word(rest, 0) & 0xffff) as usize;
+        if (word(rest, 0) >> 16) as u16 == wanted {
+            return Some(u64::from(word(rest, 4)) | u64::from(word(rest, 8)) << 32);
+        }
+        rest = rest.get(size.max(4).next_multiple_of(4)..).unwrap_or(&[]);
+    }
+    None
+}
+
 fn socket_of(answer: &[u8], protocol: Protocol) -> Option<Socket> {
+    let cgroup = answer.get(ANSWER..).and_then(|rest| attribute(rest, CGROUP_ID));
     let answer = answer.get(..ANSWER)?;
     let family = *answer.first()?;
     let id: [u8; ID] = answer.get(4..4 + ID)?.try_into().ok()?;
@@ -222,6 +293,8 @@ fn socket_of(answer: &[u8], protocol: Protocol) -> Option<Socket> {
         local: SocketAddr::new(address(4)?, port(0)?),
         remote: SocketAddr::new(address(20)?, port(2)?),
         inode: word(answer, 68),
+        uid: word(answer, 64),
+        cgroup,
         family,
         id,
     })
@@ -249,6 +322,12 @@ mod tests {
         let found = listed.iter().find(|socket| socket.local == near.local_addr().unwrap()).unwrap();
         assert_eq!(found.remote, listener.local_addr().unwrap());
         assert!(found.inode != 0 && found.cookie != 0);
+        assert_eq!(found.uid, nix::unistd::getuid().as_raw());
+        assert!(found.cgroup.is_some_and(|cgroup| cgroup != 0));
+        let listening = diag.listening().unwrap();
+        assert!(!found.accepted_at(&listening));
+        let accepted = listed.iter().find(|socket| socket.remote == near.local_addr().unwrap()).unwrap();
+        assert!(accepted.accepted_at(&listening));
 
         diag.destroy(found).unwrap();
 
@@ -262,5 +341,6 @@ mod tests {
         let netns = Diag::here().unwrap().netns().unwrap();
         assert_eq!(Diag::of(netns, std::process::id()).unwrap().netns(), Some(netns));
         assert!(Diag::of(u64::MAX, 0).is_err());
+        assert!(Diag::everywhere().unwrap().0.iter().any(|diag| diag.netns() == Some(netns)));
     }
 }

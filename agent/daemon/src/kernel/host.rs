@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::{self, BufRead};
+use std::os::fd::{AsRawFd, FromRawFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -105,6 +106,36 @@ pub(crate) fn cgroup_paths(mount: &CgroupMount) -> Vec<(u64, String)> {
 pub(crate) fn boot_ns() -> u64 {
     clock_gettime(ClockId::CLOCK_BOOTTIME)
         .map_or(0, |time| time.tv_sec().unsigned_abs() * 1_000_000_000 + time.tv_nsec().unsigned_abs())
+}
+
+/// Owners of a process's user namespace and of those around it, up to ours, which has no owner that counts: a user
+/// namespace changes every uid. As many as could be learnt.
+pub(crate) fn user_namespace_owners(pid: u32) -> Vec<u32> {
+    const NS_GET_PARENT: libc::Ioctl = 0xb702;
+    const NS_GET_OWNER_UID: libc::Ioctl = 0xb704;
+    /// The kernel nests no deeper (user_namespaces(7)).
+    const DEEPEST: usize = 32;
+    let mut owners = Vec::new();
+    let Ok(own) = fs::metadata("/proc/self/ns/user").map(|found| found.ino()) else { return owners };
+    let Ok(mut namespace) = fs::File::open(format!("/proc/{pid}/ns/user")) else { return owners };
+    for _ in 0..DEEPEST {
+        if namespace.metadata().is_ok_and(|found| found.ino() == own) {
+            break;
+        }
+        let mut owner = 0u32;
+        // SAFETY: the kernel writes one uid_t.
+        if unsafe { libc::ioctl(namespace.as_raw_fd(), NS_GET_OWNER_UID, &raw mut owner) } == 0 {
+            owners.push(owner);
+        }
+        // SAFETY: no argument; the answer is a descriptor.
+        let parent = unsafe { libc::ioctl(namespace.as_raw_fd(), NS_GET_PARENT) };
+        if parent < 0 {
+            break;
+        }
+        // SAFETY: the kernel just gave us this descriptor, and nobody else knows it.
+        namespace = unsafe { fs::File::from_raw_fd(parent) };
+    }
+    owners
 }
 
 /// Address of the kernel's `init_user_ns`; 0 where the kernel does not tell, which costs a read per judgement.

@@ -91,6 +91,7 @@ pub(crate) struct Kernel {
     counts: PerCpuArray<MapData, [u64; COUNTERS as usize]>,
     seen: HashMap<MapData, Plain<SeenKey>, u64>,
     pub(super) sessions: MapData,
+    pub(super) tracked: OwnedFd,
     _programs: Ebpf,
 }
 
@@ -163,6 +164,7 @@ impl Kernel {
                 Map::HashMap(data) => data,
                 _ => return Err(OpenError::Load { what: "opening maps".into(), error: "SESSIONS is no hash".into() }),
             },
+            tracked: syscall::open_pin(&pins.maps().join("TRACKED")).map_err(OpenError::io("opening the pin `TRACKED`"))?,
             _programs: programs,
         })
     }

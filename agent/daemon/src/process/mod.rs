@@ -1,7 +1,9 @@
 //! Who made an attempt: names for executables, parents, cgroups and units, from exec events first and procfs second.
 
+mod holders;
 mod services;
 
+pub(crate) use holders::{Holder, holders, views};
 pub(crate) use services::{Owner, Service, services};
 mod peer;
 mod table;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{check, config, files, host};
-use crate::config::{Agent, Fsync, HostFacts, Kernel, LogSettings, Mode, Paths, parse};
+use crate::config::{Agent, AtStart, Fsync, HostFacts, Kernel, LogSettings, Mode, Paths, Sessions, parse};
 
 #[track_caller]
 fn refused(text: &str, expected: &[&str]) {
@@ -29,6 +29,7 @@ fn no_file_at_all_means_the_documented_defaults() {
         },
         kernel: Kernel { require: vec![], ring_size: 16_777_216 },
         log: LogSettings { fsync: Fsync::Checkpoint, segment_size: 67_108_864, retention: None },
+        sessions: Sessions::default(),
         ssf: std::collections::BTreeMap::new(),
     };
     assert_eq!(config(&[]).agent, expected);
@@ -59,6 +60,8 @@ fn every_setting_is_read() {
         fsync = "always"
         segment-size = "64KiB"
         retention = "90d"
+        [sessions]
+        at-start = "cut"
     "#;
     let expected = Agent {
         mode: Mode::Observe,
@@ -81,6 +84,7 @@ fn every_setting_is_read() {
             segment_size: 65_536,
             retention: Some(Duration::from_secs(90 * 86_400)),
         },
+        sessions: Sessions { at_start: AtStart::Cut },
         ssf: std::collections::BTreeMap::new(),
     };
     assert_eq!(config(&[("writ.toml", text)]).agent, expected);
@@ -102,7 +106,7 @@ fn an_unknown_key_is_refused_at_the_key() {
     refused(
         "colour = 1\n",
         &[
-            "1:1: error[unknown-key]: unknown key `colour` in `writ.toml`; one of: `mode`, `approvers`, `operators`, `escalation-ttl`, `grant-max-ttl`, `time-zone`, `nat64`, `paths`, `kernel`, `log`, `ssf`",
+            "1:1: error[unknown-key]: unknown key `colour` in `writ.toml`; one of: `mode`, `approvers`, `operators`, `escalation-ttl`, `grant-max-ttl`, `time-zone`, `nat64`, `paths`, `kernel`, `log`, `sessions`, `ssf`",
         ],
     );
 }

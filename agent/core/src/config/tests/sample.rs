@@ -7,7 +7,7 @@ use writ_abi::Protocol;
 
 use super::{check_files, config};
 use crate::config::{
-    Account, Agent, Destination, Fsync, Kernel, LogSettings, Match, Mode, OnRecordLoss, Paths, SignalKind,
+    Account, Agent, Destination, Fsync, Kernel, LogSettings, Match, Mode, OnRecordLoss, Paths, Sessions, SignalKind,
 };
 use crate::diagnostic::Location;
 
@@ -95,6 +95,7 @@ fn the_sample_configuration_is_exactly_this_model() {
         },
         kernel: Kernel { require: vec![], ring_size: 16 << 20 },
         log: LogSettings { fsync: Fsync::Checkpoint, segment_size: 64 << 20, retention: None },
+        sessions: Sessions::default(),
         ssf: BTreeMap::new(),
     };
     assert_eq!(config.agent, agent);
