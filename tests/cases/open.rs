@@ -217,7 +217,9 @@ fn what_is_open_in_another_network_namespace_is_found_and_ended_there() {
         r,w=os.pipe()\n\
         if os.fork()==0:\n\
         \x20   uid=int(sys.argv[1]); os.setgroups([]); os.setresgid(uid,uid,uid); os.setresuid(uid,uid,uid)\n\
-        \x20   c=socket.create_connection(('127.0.0.1',7001)); os.write(w,b'x'); c.recv(1); os._exit(0)\n\
+        \x20   c=socket.create_connection(('127.0.0.1',7001)); os.write(w,b'x')\n\
+        \x20   try: c.recv(1)\n\
+        \x20   finally: os._exit(0)\n\
         c,_=s.accept(); os.read(r,1)\n\
         print('open',flush=True)\n\
         sys.stdin.read()\n";
