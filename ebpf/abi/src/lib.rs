@@ -28,8 +28,7 @@ pub use family::{FAMILIES, Family};
 pub use path::{CGROUP_PATH_LEN, PathHash, PathWalk};
 pub use session::{
     SESSION_ACCOUNTS, SESSION_FOUND, SESSION_FOUND_CPU, SESSION_JUDGED, SESSION_NOBODY, SESSION_STOPPED,
-    SESSION_TOLERATED, Session, ends_by_time, holds,
-    holds_until, seal,
+    SESSION_TOLERATED, Session, ends_by_time, holds, holds_until, seal,
 };
 pub use stance::{AccountFlags, Active, NEVER, STANCE_WORDS, Slot, Stance, StanceWord};
 pub use verdict::{Cell, PROTOCOLS, Protocol, Reason, Verdict};

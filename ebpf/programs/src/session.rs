@@ -17,8 +17,7 @@ use aya_ebpf::{
 };
 use writ_abi::{
     AccountFlags, Active, Address, Counter, Reason, SESSION_ACCOUNTS, SESSION_FOUND, SESSION_JUDGED, SESSION_TOLERATED,
-    Session, Tables, Verdict,
-    ends_by_time, holds, holds_until, seal,
+    Session, Tables, Verdict, ends_by_time, holds, holds_until, seal,
 };
 
 use crate::{

@@ -6,8 +6,8 @@ use std::time::Duration;
 use writ_abi::Protocol;
 
 use crate::config::{
-    Account, Agent, Config, Destination, Fsync, Kernel, LogSettings, Match, Mode, OnRecordLoss, Paths, Sessions, SignalKind,
-    SourceFile,
+    Account, Agent, Config, Destination, Fsync, Kernel, LogSettings, Match, Mode, OnRecordLoss, Paths, Sessions,
+    SignalKind, SourceFile,
 };
 use crate::diagnostic::{Diagnostic, Location};
 use crate::policy::{AccountState, Bundle};

@@ -110,7 +110,10 @@ mod tests {
         let cgroup = |path: &str| vec![(path.to_owned(), View::CGROUP)];
         assert_eq!(of(Views::default()), []);
         assert_eq!(of(Views { uids: uids(10), ..Views::default() }), [(1, View::UID)]);
-        assert_eq!(of(Views { cgroups: cgroup("/system.slice/job.service/x"), ..Views::default() }), [(2, View::CGROUP)]);
+        assert_eq!(
+            of(Views { cgroups: cgroup("/system.slice/job.service/x"), ..Views::default() }),
+            [(2, View::CGROUP)]
+        );
         // Below anything but slices the name is somebody else's to give.
         assert_eq!(of(Views { cgroups: cgroup("/box/job.service"), ..Views::default() }), []);
         assert_eq!(of(Views { lineage: vec![(8, 99)], ..Views::default() }), [(4, View::LINEAGE)]);

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use writ_core::config::{
-    Account, Agent, Config, Destination, Fsync, Kernel, LogSettings, Match, Mode, OnRecordLoss, Paths, Sessions, SignalKind,
+    Account, Agent, Config, Destination, Fsync, Kernel, LogSettings, Match, Mode, OnRecordLoss, Paths, Sessions,
+    SignalKind,
 };
 use writ_core::diagnostic::Location;
 use writ_core::signal::{Caller, Incoming, RiskRule};

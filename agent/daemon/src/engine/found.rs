@@ -8,7 +8,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
 use writ_abi::{
-    Active, Address, Attempt, Decision, DecisionEvent, Endpoint, EVENT_DECISION, Protocol, Reason, SESSION_ACCOUNTS,
+    Active, Address, Attempt, Decision, DecisionEvent, EVENT_DECISION, Endpoint, Protocol, Reason, SESSION_ACCOUNTS,
     SESSION_FOUND, SESSION_FOUND_CPU, SESSION_NOBODY, SESSION_TOLERATED, Session, View, decide, stricter,
 };
 use writ_core::config::AtStart;
@@ -95,7 +95,10 @@ impl Engine {
     fn open_connections(&self) -> std::io::Result<Vec<Found>> {
         let (namespaces, closed) = Diag::everywhere()?;
         if closed > 0 {
-            tracing::warn!(namespaces = closed, "network namespaces that cannot be entered: what is open there is not known");
+            tracing::warn!(
+                namespaces = closed,
+                "network namespaces that cannot be entered: what is open there is not known"
+            );
         }
         let mut sockets: Vec<(u64, Socket)> = Vec::new();
         for diag in &namespaces {

@@ -64,9 +64,9 @@ impl Socket {
     /// did, so a connection whose listener is gone looks like one that was made here.
     pub(crate) fn accepted_at(&self, listening: &[SocketAddr]) -> bool {
         self.protocol == Protocol::Tcp
-            && listening.iter().any(|at| {
-                at.port() == self.local.port() && (at.ip().is_unspecified() || at.ip() == self.local.ip())
-            })
+            && listening
+                .iter()
+                .any(|at| at.port() == self.local.port() && (at.ip().is_unspecified() || at.ip() == self.local.ip()))
     }
 }
 

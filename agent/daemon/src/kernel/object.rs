@@ -164,7 +164,8 @@ impl Kernel {
                 Map::HashMap(data) => data,
                 _ => return Err(OpenError::Load { what: "opening maps".into(), error: "SESSIONS is no hash".into() }),
             },
-            tracked: syscall::open_pin(&pins.maps().join("TRACKED")).map_err(OpenError::io("opening the pin `TRACKED`"))?,
+            tracked: syscall::open_pin(&pins.maps().join("TRACKED"))
+                .map_err(OpenError::io("opening the pin `TRACKED`"))?,
             _programs: programs,
         })
     }

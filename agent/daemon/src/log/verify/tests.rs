@@ -68,6 +68,7 @@ fn decision(cpu: u32, sequence: u64) -> Decision {
         reason_code: "policy".to_owned(),
         errno: Some("EACCES".to_owned()),
         would: None,
+        already_open: None,
         count: 1,
         boot_time_ns: sequence,
     }
