@@ -37,6 +37,8 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+use crate::{configuration, engine};
+
 /// Wrong usage (sysexits.h `EX_USAGE`).
 pub(crate) const USAGE: u8 = 64;
 /// An internal error (sysexits.h `EX_SOFTWARE`).
@@ -111,8 +113,8 @@ enum Command {
     /// Be refused: the self-test's own process
     #[command(hide = true)]
     SelfTestProbe {
-        /// The judged cgroup
-        cgroup: PathBuf,
+        /// The judged cgroup; without it, the configured one
+        cgroup: Option<PathBuf>,
     },
 }
 
@@ -155,9 +157,11 @@ pub(crate) fn main() -> ExitCode {
         Command::Man(args) => packaging::man(args),
         Command::Uninstall(args) => uninstall::run(directory, args),
         Command::SelfTestProbe { cgroup } => {
-            let (refused, detail) = crate::engine::self_test_probe(cgroup);
-            println!("{detail}");
-            Ok(if refused { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+            let configured = || engine::agent_alone(&configuration::read::read(directory).sources).paths.cgroup;
+            let cgroup = cgroup.as_ref().map(|path| path.display().to_string()).or_else(configured);
+            let probed = engine::self_test_probe(cgroup.as_deref());
+            println!("{}", probed.detail);
+            Ok(ExitCode::from(probed.code))
         }
     };
     done.unwrap_or_else(|error| output::failure(&error))

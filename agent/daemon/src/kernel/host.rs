@@ -138,13 +138,21 @@ pub(crate) fn user_namespace_owners(pid: u32) -> Vec<u32> {
     owners
 }
 
+/// Names a copy of the symbol table's one line, for a daemon that may not read the table itself.
+const SYMBOLS: &str = "WRIT_KALLSYMS";
+
 /// Address of the kernel's `init_user_ns`; 0 where the kernel does not tell, which costs a read per judgement.
 pub(super) fn init_user_ns() -> u64 {
-    let Ok(symbols) = fs::File::open("/proc/kallsyms") else { return 0 };
-    for line in io::BufReader::new(symbols).lines().map_while(Result::ok) {
+    let copy = std::env::var_os(SYMBOLS).map_or_else(PathBuf::new, PathBuf::from);
+    [copy.as_path(), Path::new("/proc/kallsyms")].into_iter().find_map(address_in).unwrap_or(0)
+}
+
+fn address_in(symbols: &Path) -> Option<u64> {
+    for line in io::BufReader::new(fs::File::open(symbols).ok()?).lines().map_while(Result::ok) {
         let mut words = line.split_ascii_whitespace();
         let (Some(address), _, Some("init_user_ns")) = (words.next(), words.next(), words.next()) else { continue };
-        return u64::from_str_radix(address, 16).unwrap_or(0);
+        // Zero is what the table says to those who may not know.
+        return u64::from_str_radix(address, 16).ok().filter(|address| *address != 0);
     }
-    0
+    None
 }
