@@ -1,7 +1,7 @@
 //! Live state: what is known changes, and access changes within the call that says so, or when its time comes.
 
 use nix::sys::signal::Signal;
-use serde_json::Value;
+use serde_json::{Value, json};
 use writ_tests::{Config, Host, Record, TcpPeer, config, user, wait};
 
 const TIGHT: &str = "@id(\"quiet-only\")\n@owner(\"security\")\n@reason(\"a risky account reaches nothing\")\nforbid \
@@ -272,6 +272,8 @@ fn broken_glass_observes_and_mends_by_itself() {
 
     done(&host, &["break-glass", "--account", config::ACCOUNT, "--ttl", "6s", "--reason", "outage"]);
     host.attempt("tcp", &[peer.address]).assert_succeeded();
+    let not_enforced = || host.writ_json(&["status", "--json"]).pointer("/not_enforced").cloned();
+    assert_eq!(not_enforced(), Some(json!([config::ACCOUNT])));
     host.signal_daemon(Signal::SIGSTOP);
     fails_soon(&host, &peer);
     host.signal_daemon(Signal::SIGCONT);
@@ -286,6 +288,7 @@ fn broken_glass_observes_and_mends_by_itself() {
     wait::until("its end is recorded", || {
         of_type(&host, "change").iter().any(|change| change.text("/cause") == "break-glass-ended").then_some(())
     });
+    assert_eq!(not_enforced(), Some(json!([])));
 }
 
 #[test]

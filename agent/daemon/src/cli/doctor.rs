@@ -112,9 +112,12 @@ fn of_daemon(status: &Status) -> Vec<Finding> {
         Finding::new("daemon", "ok", format!("version {}, generation {}", status.version, status.generation), false),
         Finding::new(
             "mode",
-            if status.mode == status.effective_mode { "ok" } else { "partial" },
-            format!("configured {}, in force {}", mode(status.mode), mode(status.effective_mode)),
-            status.mode != status.effective_mode,
+            if status.not_enforced.is_empty() { "ok" } else { "partial" },
+            match status.not_enforced.as_slice() {
+                [] => format!("configured {}, in force {}", mode(status.mode), mode(status.effective_mode)),
+                broken => format!("configured {}, not enforced: {}", mode(status.mode), broken.join(", ")),
+            },
+            !status.not_enforced.is_empty(),
         ),
     ];
     for reason in &status.degraded {

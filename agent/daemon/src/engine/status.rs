@@ -25,6 +25,9 @@ pub(crate) struct Status {
     pub mode: Mode,
     /// The mode in force: `enforce` only if every account that asks for it has it.
     pub effective_mode: Mode,
+    /// Accounts that are configured to be enforced and are not: a break-glass is open.
+    #[serde(default)]
+    pub not_enforced: Vec<String>,
     /// Digest of the policy set, grants included.
     pub policy_digest: String,
     /// Digest of the policy set as configured.
@@ -123,6 +126,9 @@ pub(crate) struct Checkpoint {
     pub size: u64,
     /// Lines that the last checkpoint signs.
     pub signed: Option<u64>,
+    /// The tree's root over all lines, in hexadecimal.
+    #[serde(default)]
+    pub root: String,
     /// The log's name.
     pub origin: String,
     /// The public key.
@@ -155,6 +161,10 @@ impl Engine {
             current.config.accounts.keys().filter_map(|name| self.account_status(name)).collect();
         let observed = accounts.iter().any(|account| account.mode == Mode::Observe);
         let mode = current.config.agent.mode;
+        let asked = |name: &str| current.config.accounts.get(name).map(|account| account.effective_mode(mode));
+        let relaxed =
+            |account: &&AccountStatus| account.mode == Mode::Observe && asked(&account.name) == Some(Mode::Enforce);
+        let not_enforced = accounts.iter().filter(relaxed).map(|account| account.name.clone()).collect();
         Some(Status {
             state: "running".into(),
             version: super::evidence::VERSION.into(),
@@ -167,6 +177,7 @@ impl Engine {
             } else {
                 mode
             },
+            not_enforced,
             policy_digest: current.policy_digest.clone(),
             configuration_digest: self.base_digest.clone(),
             bundle: None,
@@ -188,6 +199,7 @@ impl Engine {
             checkpoint: Checkpoint {
                 size: self.log.size(),
                 signed: self.log.signed(),
+                root: self.log.root().iter().map(|byte| format!("{byte:02x}")).collect(),
                 origin: self.log.origin().into(),
                 vkey: self.log.vkey().to_string(),
             },

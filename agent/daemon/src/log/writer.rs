@@ -172,7 +172,6 @@ impl LogWriter {
         self.signed
     }
 
-    #[cfg(test)]
     /// The root of all lines, signed or not.
     pub(crate) fn root(&self) -> writ_core::log::Hash {
         self.edge.root()

@@ -73,8 +73,8 @@ fn in_force(page: &mut Page, status: &Status) {
     page.metric("writ_mode_info", "gauge", "The mode the configuration asks for, and the one in force.");
     let labels = [("configured", mode(status.mode)), ("effective", mode(status.effective_mode))];
     page.sample("writ_mode_info", &labels, 1);
-    let mismatch = u8::from(status.mode != status.effective_mode);
-    page.single("writ_mode_mismatch", "gauge", "1 if the mode in force is not the one configured.", mismatch);
+    let help = "Accounts that are configured to be enforced and are not.";
+    page.single("writ_mode_mismatch", "gauge", help, status.not_enforced.len());
     page.single("writ_partial", "gauge", "1 if only part of the host is judged.", u8::from(status.partial));
     page.single("writ_degraded", "gauge", "In how many ways writ is less than configured.", status.degraded.len());
     page.metric("writ_degraded_info", "gauge", "Each way in which writ is less than configured.");

@@ -25,6 +25,8 @@ pub(super) struct Account {
     pub(super) over_privilege: Option<f64>,
     /// Destinations refused, with the number of attempts.
     pub(super) refused: BTreeMap<String, u64>,
+    /// Destinations that enforcing would have refused, with the number of attempts.
+    pub(super) would_refuse: BTreeMap<String, u64>,
     pub(super) allowed: u64,
     pub(super) denied: u64,
     pub(super) escalated: u64,
@@ -104,6 +106,9 @@ impl Account {
                 groups => groups.join(", "),
             },
         );
+        if !enforced && judged.verdict != Verdict::Allow {
+            *self.would_refuse.entry(place.clone()).or_default() += count;
+        }
         let reached = !enforced || judged.verdict == Verdict::Allow;
         let places = if reached { &mut self.used } else { &mut self.refused };
         *places.entry(place).or_default() += count;
