@@ -6,6 +6,7 @@ mod demo;
 mod lint;
 mod package;
 mod process;
+mod rollout;
 mod run;
 mod setup;
 mod tally;
@@ -41,6 +42,8 @@ enum Command {
     Vm(vm::Options),
     /// A .deb and a .rpm, checked, with their checksums
     Package(package::Options),
+    /// The Ansible role against three hosts of its own: install, change, refuse, upgrade under a prober
+    Rollout(rollout::Options),
     /// Measure what a connect costs (never a test)
     Bench(bench::Options),
     /// See writ work: a service account, its policy, real connects, the records; cleans up after itself
@@ -57,6 +60,7 @@ fn main() -> ExitCode {
         Command::Test(options) => test::test(&options),
         Command::Vm(options) => vm::vm(&options).map(done),
         Command::Package(options) => package::package(&options).map(done),
+        Command::Rollout(options) => rollout::rollout(&options).map(done),
         Command::Bench(options) => bench::bench(&options).map(done),
         Command::Demo(options) => demo::demo(&options).map(done),
     };

@@ -1,5 +1,7 @@
 //! `cargo xtask package`: a .deb and a .rpm of the same staged files, checked, with their checksums.
 
+mod checks;
+
 use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -10,15 +12,14 @@ use anyhow::{Context as _, Result, bail};
 use clap::Args;
 
 use crate::build;
-use crate::process::{self, command, exists, output, read, run, say};
+use crate::process::{self, command, output, read, run, say};
 use crate::setup;
 use crate::workspace;
 
-/// The oldest C library that the binary may need: that of Enterprise Linux 9. Debian 12 has 2.36.
-const GLIBC_FLOOR: (u32, u32) = (2, 34);
 /// Where a file of the repository goes in the package.
 const FILES: &[(&str, &str)] = &[
     ("systemd/writ.service", "usr/lib/systemd/system/writ.service"),
+    ("systemd/writ-self-test.service", "usr/lib/systemd/system/writ-self-test.service"),
     ("systemd/sysusers.d/writ.conf", "usr/lib/sysusers.d/writ.conf"),
     ("systemd/tmpfiles.d/writ.conf", "usr/lib/tmpfiles.d/writ.conf"),
     ("fleet/package/writ.toml", "etc/writ/writ.toml"),
@@ -48,17 +49,11 @@ pub(crate) fn package(options: &Options) -> Result<()> {
     build::build(&build::Options { release: !options.debug })?;
     let made = pack(options)?;
     let directory = directory();
-    if exists("lintian") {
-        say("lintian");
-        let deb = made.first().context("no .deb was made")?;
-        let mut lintian = command("lintian");
-        lintian.args(["--fail-on", "error,warning", "--allow-root"]);
-        if !directory.join("root/usr/share/man").is_dir() {
-            lintian.args(["--suppress-tags", "no-manual-page"]);
-        }
-        run(lintian.arg(deb))?;
-    } else {
-        println!("    lintian is not installed: the package was not checked by it");
+    checks::lintian(made.first().context("no .deb was made")?)?;
+    if let Some(rpm) = made.get(1) {
+        checks::rpm(rpm, &directory.join("root"), &directory.join("rpm"))?;
+        remove(&directory.join("rpm"))?;
+        checks::licences()?;
     }
     let mut sums = command("sha256sum");
     sums.current_dir(&directory).args(made.iter().filter_map(|file| file.file_name()));
@@ -70,17 +65,7 @@ pub(crate) fn package(options: &Options) -> Result<()> {
 /// Packs what has been built. The .deb is the first of the files given back.
 pub(crate) fn pack(options: &Options) -> Result<Vec<PathBuf>> {
     let binary = workspace::writ(!options.debug);
-    let floor = glibc_needed(&binary)?;
-    println!("    needs glibc {}.{}", floor.0, floor.1);
-    if floor > GLIBC_FLOOR && !options.debug {
-        bail!(
-            "the binary needs glibc {}.{}; Enterprise Linux 9 has {}.{}",
-            floor.0,
-            floor.1,
-            GLIBC_FLOOR.0,
-            GLIBC_FLOOR.1
-        );
-    }
+    checks::c_library(&binary, options.debug)?;
     say("staging");
     let directory = directory();
     remove(&directory)?;
@@ -222,30 +207,4 @@ fn copy_tree(from: &Path, to: &Path) -> Result<()> {
         }
     }
     Ok(())
-}
-
-/// The newest version of the C library that a binary asks for.
-fn glibc_needed(binary: &Path) -> Result<(u32, u32)> {
-    let needed = read(command("readelf").args(["--version-info", "--wide"]).arg(binary))?;
-    newest_glibc(&needed).with_context(|| format!("`{}` names no version of the C library", binary.display()))
-}
-
-fn newest_glibc(versions: &str) -> Option<(u32, u32)> {
-    let version = |word: &str| {
-        let mut numbers = word.strip_prefix("GLIBC_")?.split('.').map(|number| number.parse().ok());
-        Some((numbers.next()??, numbers.next()??))
-    };
-    versions.split(|character: char| character.is_whitespace() || "()".contains(character)).filter_map(version).max()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_newest_c_library_is_found_by_number() {
-        let text = "0x0050: Name: GLIBC_2.9  Flags: none\n 0x0060: Name: GLIBC_2.34  Flags\n Name: GLIBC_2.2.5 (3)\n";
-        assert_eq!(newest_glibc(text), Some((2, 34)));
-        assert_eq!(newest_glibc("nothing"), None);
-    }
 }

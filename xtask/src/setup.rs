@@ -17,8 +17,11 @@ const VM_PACKAGES: &[&str] = &["debian-archive-keyring", "debootstrap", "e2fspro
 
 const PACKAGE_PACKAGES: &[&str] = &["binutils", "dpkg-dev", "lintian", "rpm"];
 
-/// What makes packages of what was built, and the version that is known to.
-const PACKERS: &[(&str, &str)] = &[("cargo-deb", "3.8.0"), ("cargo-generate-rpm", "0.21.1")];
+const ROLLOUT_PACKAGES: &[&str] =
+    &["ansible-core", "ansible-lint", "iproute2", "openssh-client", "passwd", "util-linux"];
+
+/// What makes packages of what was built, and the version that is known to. The first makes the .deb.
+const PACKERS: &[(&str, &str)] = &[("cargo-deb", "3.8.0"), ("cargo-generate-rpm", "0.21.1"), ("cargo-deny", "0.20.2")];
 const BPF_LINKER: &str = "0.13.0";
 /// Of the same release as the `cedar-policy` crate.
 const CEDAR_CLI: &str = "4.14.1";
@@ -40,6 +43,12 @@ pub(crate) struct Options {
     /// What `package` needs
     #[arg(long)]
     pub(crate) package: bool,
+    /// What makes a .deb and no more: for the tests of the package
+    #[arg(long)]
+    pub(crate) deb: bool,
+    /// What `rollout` needs
+    #[arg(long)]
+    pub(crate) rollout: bool,
     /// The stock `cedar` command, for the extended tests; built from source in some minutes, and only when asked for
     #[arg(long)]
     pub(crate) cedar_cli: bool,
@@ -47,13 +56,20 @@ pub(crate) struct Options {
 
 /// Gets everything the chosen scopes need.
 pub(crate) fn setup(options: &Options) -> Result<()> {
-    let all = !(options.build || options.test || options.vm || options.package || options.cedar_cli);
+    let all = !(options.build
+        || options.test
+        || options.vm
+        || options.package
+        || options.deb
+        || options.rollout
+        || options.cedar_cli);
     let mut packages: Vec<&str> = Vec::new();
     let scopes = [
         (options.build, BUILD_PACKAGES),
         (options.test, TEST_PACKAGES),
         (options.vm, VM_PACKAGES),
         (options.package, PACKAGE_PACKAGES),
+        (options.rollout, ROLLOUT_PACKAGES),
     ];
     for (wanted, list) in scopes {
         if wanted || all {
@@ -66,12 +82,30 @@ pub(crate) fn setup(options: &Options) -> Result<()> {
         bpf_linker()?;
     }
     if options.package || all {
-        packers()?;
+        packers(PACKERS)?;
+    } else if options.deb {
+        packers(PACKERS.split_at(1).0)?;
+    }
+    if options.rollout || all {
+        promtool()?;
     }
     if options.cedar_cli {
         cedar_cli()?;
     }
     Ok(())
+}
+
+/// Prometheus' checker of rules, out of Debian's package, which itself would start a server.
+fn promtool() -> Result<()> {
+    let tool = workspace::promtool();
+    if tool.is_file() || !exists("apt-get") {
+        return Ok(());
+    }
+    say("unpacking promtool");
+    let tools = workspace::target().join("tools/prometheus");
+    std::fs::create_dir_all(&tools).with_context(|| format!("cannot create `{}`", tools.display()))?;
+    run(command("apt-get").args(["download", "-qq", "prometheus"]).current_dir(&tools))?;
+    run(command("sh").args(["-c", "dpkg-deb --extract prometheus_*.deb . && rm prometheus_*.deb"]).current_dir(&tools))
 }
 
 /// The `cedar` command at the version of the library, below `target/tools`: what `replay --with-cedar-cli` is tested with.
@@ -159,8 +193,8 @@ fn toolchain() -> Result<()> {
 }
 
 /// What makes the packages.
-fn packers() -> Result<()> {
-    for (name, version) in PACKERS {
+fn packers(wanted: &[(&str, &str)]) -> Result<()> {
+    for (name, version) in wanted {
         if exists(name) {
             continue;
         }

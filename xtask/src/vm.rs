@@ -20,6 +20,8 @@ use crate::setup;
 use crate::tally::Tally;
 use crate::workspace;
 
+pub(crate) use root::remove;
+
 /// Which kernels, which tests.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct Options {
@@ -35,11 +37,14 @@ pub(crate) struct Options {
     /// The package on a host with systemd, instead of the suite
     #[arg(long, conflicts_with = "filter")]
     package: bool,
+    /// With `--package`: without what takes minutes where the machine is emulated
+    #[arg(long, requires = "package")]
+    brief: bool,
     /// With `--package`: the optimised build
     #[arg(long, requires = "package")]
     release: bool,
     /// Seconds after which a machine is given up
-    #[arg(long, default_value_t = 900)]
+    #[arg(long, default_value_t = 1800)]
     timeout: u64,
     /// Processors of a machine
     #[arg(long, default_value_t = 2)]
@@ -53,13 +58,21 @@ const SUBJECTS: [&str; 7] =
 
 impl Options {
     /// As CI runs it.
-    pub(crate) const CI: Self =
-        Self { kernel: Vec::new(), all: true, filter: None, package: false, release: false, timeout: 900, cpus: 2 };
+    pub(crate) const CI: Self = Self {
+        kernel: Vec::new(),
+        all: true,
+        filter: None,
+        package: false,
+        brief: false,
+        release: false,
+        timeout: 900,
+        cpus: 2,
+    };
 }
 
 /// Runs the suite and fails if any test failed.
 pub(crate) fn vm(options: &Options) -> Result<()> {
-    setup::setup(&setup::Options { build: true, vm: true, ..Default::default() })?;
+    setup::setup(&setup::Options { build: true, vm: true, deb: options.package, ..Default::default() })?;
     build::build(&build::Options { release: options.release })?;
     let tally = suite(options)?;
     println!("\n{}", tally.summary());
@@ -71,8 +84,7 @@ pub(crate) fn vm(options: &Options) -> Result<()> {
 
 /// Runs the suite on every chosen kernel: all are run, whatever one of them does.
 pub(crate) fn suite(options: &Options) -> Result<Tally> {
-    let cache = workspace::target().join("vm");
-    fs::create_dir_all(&cache).with_context(|| format!("cannot create `{}`", cache.display()))?;
+    let cache = cache()?;
     let versions: Vec<&str> = if options.kernel.is_empty() {
         kernel::MATRIX.iter().map(|(version, _)| *version).collect()
     } else {
@@ -90,6 +102,17 @@ pub(crate) fn suite(options: &Options) -> Result<Tally> {
     Ok(tally)
 }
 
+/// The package, as CI tries it: every claim on the newest kernel, and the brief ones on the others.
+pub(crate) fn packages() -> Result<Tally> {
+    let mut tally = Tally::default();
+    for (version, _) in kernel::MATRIX {
+        let brief = kernel::MATRIX.last().is_some_and(|(newest, _)| newest != version);
+        let kernel = vec![(*version).to_owned()];
+        tally += suite(&Options { kernel, all: false, package: true, brief, timeout: 1200, ..Options::CI })?;
+    }
+    Ok(tally)
+}
+
 fn one(cache: &Path, version: &str, options: &Options) -> Result<Tally> {
     let kernel = kernel::fetch(cache, version)?;
     let image = root::image(cache, &kernel)?;
@@ -97,7 +120,7 @@ fn one(cache: &Path, version: &str, options: &Options) -> Result<Tally> {
     let results = cache.join("results").join(format!("{suite}{version}"));
     let input = cache.join(format!("input-{suite}{version}"));
     if options.package {
-        install::collect(&input, options.release)?;
+        install::collect(&input, options.release, !options.brief)?;
     } else {
         collect(&input, options.filter.as_deref())?;
     }
@@ -109,9 +132,11 @@ fn one(cache: &Path, version: &str, options: &Options) -> Result<Tally> {
         results: &results,
         timeout: Duration::from_secs(options.timeout),
         cpus: options.cpus,
+        // One of the machines that get the package goes without: writ must work there, and say what is missing.
+        bpf_lsm: !options.package || version != kernel::WITHOUT_BPF_LSM,
         reboots: options.package,
     })?;
-    root::remove(&input)?;
+    remove(&input)?;
     let mut tally = Tally::read(&outcome.printed);
     if outcome.exit_code != 0 && tally.failed == 0 {
         println!("    the suite ended with {} and counted no failed test", outcome.exit_code);
@@ -125,7 +150,7 @@ fn one(cache: &Path, version: &str, options: &Options) -> Result<Tally> {
 
 /// Puts what the guest runs into one directory: `writ`, the test binaries and their prober, and the script.
 fn collect(input: &Path, filter: Option<&str>) -> Result<()> {
-    root::remove(input)?;
+    remove(input)?;
     fs::create_dir_all(input).with_context(|| format!("cannot create `{}`", input.display()))?;
     let built = test_executables()?;
     let mut script = String::from(
@@ -154,6 +179,24 @@ fn collect(input: &Path, filter: Option<&str>) -> Result<()> {
 /// Debug information is most of a debug binary, and the guest's disk is slow.
 fn stripped(from: &Path, to: &Path) -> Result<()> {
     run(command("strip").arg("--strip-debug").arg("-o").args([to, from]))
+}
+
+/// Puts the prober somewhere.
+pub(crate) fn prober(to: &Path) -> Result<()> {
+    let executables = test_executables()?;
+    let probe = executables.iter().find(|executable| executable.name == "writ-probe");
+    stripped(&probe.context("the tests crate built no prober")?.path, to)
+}
+
+/// The root directory of a Debian guest, for hosts that are not booted.
+pub(crate) fn guest_root() -> Result<PathBuf> {
+    root::root(&cache()?)
+}
+
+fn cache() -> Result<PathBuf> {
+    let cache = workspace::target().join("vm");
+    fs::create_dir_all(&cache).with_context(|| format!("cannot create `{}`", cache.display()))?;
+    Ok(cache)
 }
 
 /// An executable of the tests crate.

@@ -30,6 +30,11 @@ pub(crate) fn writ(release: bool) -> PathBuf {
     target().join(if release { "release" } else { "debug" }).join("writ")
 }
 
+/// Prometheus' checker of rules, as `cargo xtask setup --rollout` unpacks it.
+pub(crate) fn promtool() -> PathBuf {
+    target().join("tools/prometheus/usr/bin/promtool")
+}
+
 /// The compiler release that `rust-toolchain.toml` pins.
 pub(crate) fn pinned_toolchain() -> Result<String> {
     let path = root().join("rust-toolchain.toml");

@@ -21,9 +21,8 @@ const VERDICT: &str = "writ-vm: verdict ";
 /// What a kernel says when its other words cannot be trusted any more.
 const TROUBLE: &[&str] =
     &["Kernel panic", "BUG:", "Oops:", "general protection fault", "KASAN:", "UBSAN:", "WARNING: CPU"];
-/// The BPF LSM is appended to Debian's default list, which may lack it (5.10).
 const KERNEL_ARGUMENTS: &str = "root=/dev/nvme0n1 rootfstype=ext4 rootwait rw console=ttyS0 panic=-1 quiet \
-     lsm=lockdown,yama,integrity,apparmor,bpf systemd.show_status=false";
+     systemd.show_status=false lsm=lockdown,yama,integrity,apparmor";
 
 /// What to run, and where to keep what came of it.
 pub(crate) struct Job<'a> {
@@ -35,6 +34,8 @@ pub(crate) struct Job<'a> {
     pub(crate) results: &'a Path,
     pub(crate) timeout: Duration,
     pub(crate) cpus: u32,
+    /// Whether the kernel has the BPF LSM, which is appended to Debian's default list: that may lack it (5.10).
+    pub(crate) bpf_lsm: bool,
     /// Whether the guest may reboot; where it may not, a reboot ends the machine.
     pub(crate) reboots: bool,
 }
@@ -105,7 +106,8 @@ fn qemu(job: &Job<'_>, input: &Path, left: &Path, console: &Path, accelerated: b
     disk("root", job.image, ",snapshot=on", "nvme,serial=root");
     disk("in", input, ",readonly=on", "virtio-blk-pci");
     disk("out", left, "", "virtio-blk-pci");
-    qemu.arg("-kernel").arg(&job.kernel.image).args(["-append", KERNEL_ARGUMENTS]);
+    qemu.arg("-kernel").arg(&job.kernel.image).arg("-append");
+    qemu.arg(format!("{KERNEL_ARGUMENTS}{}", if job.bpf_lsm { ",bpf" } else { "" }));
     qemu
 }
 

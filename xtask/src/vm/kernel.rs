@@ -13,6 +13,9 @@ use crate::process::{command, read, run, say};
 pub(crate) const MATRIX: &[(&str, &[&str])] =
     &[("6.1", &["bookworm", "bookworm-security"]), ("6.12", &["bookworm-security"])];
 
+/// The kernel that the package is tried on without the BPF LSM, as Debian 11 and many hosts are configured.
+pub(crate) const WITHOUT_BPF_LSM: &str = "6.1";
+
 /// A kernel, unpacked.
 pub(crate) struct Kernel {
     /// As in `uname -r`.

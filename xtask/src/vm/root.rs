@@ -27,6 +27,9 @@ const PACKAGES: &[&str] = &[
     "iproute2",
     "python3",
     "redis-server",
+    // What a host that is managed by Ansible has.
+    "openssh-server",
+    "python3-apt",
 ];
 /// Units that would wait, compete or write while the tests run.
 const MASKED: &[&str] = &[
@@ -39,6 +42,8 @@ const MASKED: &[&str] = &[
     "getty@tty1.service",
     "redis-server.service",
     "serial-getty@ttyS0.service",
+    "ssh.service",
+    "ssh.socket",
     "systemd-pstore.service",
     "systemd-rfkill.socket",
 ];
@@ -85,7 +90,7 @@ pub(crate) fn image(cache: &Path, kernel: &Kernel) -> Result<PathBuf> {
 }
 
 /// The root directory of this recipe, made if there is none.
-fn root(cache: &Path) -> Result<PathBuf> {
+pub(crate) fn root(cache: &Path) -> Result<PathBuf> {
     let root = cache.join(format!("root-{}", recipe()));
     if root.is_dir() {
         return Ok(root);
