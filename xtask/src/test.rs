@@ -9,7 +9,7 @@ use clap::Args;
 use crate::build::{self, cargo_with_object};
 use crate::process::say;
 use crate::tally::{Tally, counted};
-use crate::{demo, lint, rollout, setup, vm, workspace};
+use crate::{demo, lint, setup, vm, workspace};
 
 /// What to leave out.
 #[derive(Args, Clone, Copy, Debug)]
@@ -26,14 +26,7 @@ pub(crate) fn test(options: &Options) -> Result<ExitCode> {
     }
     let mut report = Report::default();
     let prepared = report.step("setup", || {
-        setup::setup(&setup::Options {
-            build: true,
-            test: true,
-            vm: !options.no_vm,
-            deb: !options.no_vm,
-            rollout: !options.no_vm,
-            ..Default::default()
-        })?;
+        setup::setup(&setup::Options { build: true, test: true, vm: !options.no_vm, ..Default::default() })?;
         Ok(Tally::default())
     }) && report.step("build", || build::build(&build::Options::default()).map(|()| Tally::default()));
     if prepared {
@@ -42,12 +35,9 @@ pub(crate) fn test(options: &Options) -> Result<ExitCode> {
         report.step("whole-system tests, on this kernel", whole_system);
         report.step("demo", || demo::demo(&demo::Options::default()).map(|()| Tally::ONE_SUCCESS));
         if options.no_vm {
-            println!("==> virtual machines, the package and the rollout: left out (--no-vm)");
+            println!("==> whole-system tests, in virtual machines: left out (--no-vm)");
         } else {
             report.step("whole-system tests, in virtual machines", || vm::suite(&vm::Options::CI));
-            report.step("the package, in virtual machines", vm::packages);
-            report.step("what fleets are given", rollout::fleet);
-            report.step("rollout to three hosts", || rollout::claims(&rollout::Options::default()));
         }
     }
     Ok(report.close())

@@ -102,11 +102,6 @@ pub(crate) fn suite(options: &Options) -> Result<Tally> {
     Ok(tally)
 }
 
-/// The package, as CI tries it.
-pub(crate) fn packages() -> Result<Tally> {
-    suite(&Options { package: true, brief: true, timeout: 1200, ..Options::CI })
-}
-
 fn one(cache: &Path, version: &str, options: &Options) -> Result<Tally> {
     let kernel = kernel::fetch(cache, version)?;
     let image = root::image(cache, &kernel)?;
