@@ -120,7 +120,7 @@ probers() { # for every host, what must never succeed and what must never fail
     exec 9<>"$work/hold"
     for host in $hosts; do
         for to in $forbidden $allowed; do
-            as_user "$host" loop 5000 tcp $to <"$work/hold" >"$work/$host/probed-${to#*:}" 9>&- &
+            as_user "$host" loop 20000 tcp $to <"$work/hold" >"$work/$host/probed-${to#*:}" 9>&- &
             probing="${probing:-} $!"
         done
     done
@@ -140,7 +140,8 @@ forbidden, allowed = counts[0::2], counts[1::2]
 leaks = sum(c["succeeded"] for c in forbidden)
 refused = sum(c["failed"].get("EACCES", 0) for c in forbidden)
 false = sum(c["failed"].get("EACCES", 0) + c["failed"].get("EPERM", 0) for c in allowed)
-print(f"{refused} forbidden connects refused, {leaks} leaks; {sum(c[\"succeeded\"] for c in allowed)} permitted, {false} false denies")
+permitted = sum(c["succeeded"] for c in allowed)
+print(f"{refused} forbidden connects refused, {leaks} leaks; {permitted} permitted, {false} false denies")
 sys.exit(len(forbidden) != 3 or leaks or false or min(c["failed"].get("EACCES", 0) for c in forbidden) < 100 or min(c["succeeded"] for c in allowed) < 100)'
 }
 
