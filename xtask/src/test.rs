@@ -9,7 +9,7 @@ use clap::Args;
 use crate::build::{self, cargo_with_object};
 use crate::process::say;
 use crate::tally::{Tally, counted};
-use crate::{demo, lint, setup, vm, workspace};
+use crate::{demo, lint, rollout, setup, vm, workspace};
 
 /// What to leave out.
 #[derive(Args, Clone, Copy, Debug)]
@@ -26,7 +26,13 @@ pub(crate) fn test(options: &Options) -> Result<ExitCode> {
     }
     let mut report = Report::default();
     let prepared = report.step("setup", || {
-        setup::setup(&setup::Options { build: true, test: true, vm: !options.no_vm, ..Default::default() })?;
+        setup::setup(&setup::Options {
+            build: true,
+            test: true,
+            vm: !options.no_vm,
+            rollout: !options.no_vm,
+            ..Default::default()
+        })?;
         Ok(Tally::default())
     }) && report.step("build", || build::build(&build::Options::default()).map(|()| Tally::default()));
     if prepared {
@@ -38,6 +44,7 @@ pub(crate) fn test(options: &Options) -> Result<ExitCode> {
             println!("==> whole-system tests, in virtual machines: left out (--no-vm)");
         } else {
             report.step("whole-system tests, in virtual machines", || vm::suite(&vm::Options::CI));
+            report.step("what fleets are given", rollout::fleet);
         }
     }
     Ok(report.close())
