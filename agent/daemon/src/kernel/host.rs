@@ -156,3 +156,19 @@ fn address_in(symbols: &Path) -> Option<u64> {
     }
     None
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_is_told_only_to_those_who_may_know_it() {
+        let symbols = tempfile::NamedTempFile::new().unwrap();
+        let write = |text: &str| fs::write(symbols.path(), text).unwrap();
+        write("ffffffff81000000 T _text\nffffffff829531a0 D init_user_ns\n");
+        assert_eq!(address_in(symbols.path()), Some(0xffff_ffff_8295_31a0));
+        write("0000000000000000 T _text\n0000000000000000 D init_user_ns\n");
+        assert_eq!(address_in(symbols.path()), None);
+        assert_eq!(address_in(Path::new("/nonexistent")), None);
+    }
+}
