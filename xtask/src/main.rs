@@ -3,6 +3,7 @@
 mod bench;
 mod build;
 mod demo;
+mod fuzz;
 mod lint;
 mod package;
 mod process;
@@ -46,6 +47,8 @@ enum Command {
     Rollout(rollout::Options),
     /// Measure what a connect costs (never a test)
     Bench(bench::Options),
+    /// Drive every parser with mutations of real inputs
+    Fuzz(fuzz::Options),
     /// See writ work: a service account, its policy, real connects, the records; cleans up after itself
     Demo(demo::Options),
 }
@@ -62,6 +65,7 @@ fn main() -> ExitCode {
         Command::Package(options) => package::package(&options).map(done),
         Command::Rollout(options) => rollout::rollout(&options).map(done),
         Command::Bench(options) => bench::bench(&options).map(done),
+        Command::Fuzz(options) => fuzz::fuzz(&options).map(done),
         Command::Demo(options) => demo::demo(&options).map(done),
     };
     match result {

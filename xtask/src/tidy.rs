@@ -16,11 +16,12 @@ const LONG_FILES: &[(&str, &str)] = &[];
 
 /// The only place in the agent that names aya.
 const KERNEL: &str = "agent/daemon/src/kernel/";
-/// Where unsafe code may be: the kernel programs, the one module that talks to the kernel, and the test harness.
-const UNSAFE: &[&str] = &["ebpf/programs/", KERNEL, "tests/"];
+/// Where unsafe code may be: the kernel programs, the one module that talks to the kernel, the techniques (which are system
+/// calls that no safe interface offers, and do not run in the daemon), and the test harness.
+const UNSAFE: &[&str] = &["ebpf/programs/", KERNEL, "agent/techniques/", "tests/"];
 
 /// Crates that are the product, which xtask must build without knowing.
-const PRODUCT: &[&str] = &["writ", "writ-abi", "writ-core", "writ-programs"];
+const PRODUCT: &[&str] = &["writ", "writ-abi", "writ-core", "writ-programs", "writ-techniques"];
 
 /// Text files that people write.
 const TEXT: &[&str] =
@@ -97,7 +98,10 @@ fn source(file: &str, text: &str, findings: &mut Vec<Finding>) {
             add(number, "only agent/daemon/src/kernel/ may name aya");
         }
         if words(&code).any(|word| word == "unsafe") && !UNSAFE.iter().any(|place| file.starts_with(place)) {
-            add(number, "unsafe code belongs in ebpf/programs, agent/daemon/src/kernel or the test harness");
+            add(
+                number,
+                "unsafe code belongs in ebpf/programs, agent/daemon/src/kernel, agent/techniques or the test harness",
+            );
         }
     }
 }

@@ -4,11 +4,13 @@ mod api;
 mod cli;
 mod client;
 mod configuration;
+mod coverage;
 mod engine;
 mod kernel;
 mod log;
 mod process;
 mod serve;
+mod surroundings;
 
 fn main() -> std::process::ExitCode {
     cli::main()

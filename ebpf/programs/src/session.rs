@@ -127,6 +127,11 @@ pub(crate) fn egress(context: SkBuffContext) -> i32 {
     if session.is_null() {
         return PASS;
     }
+    if has_options(&context) {
+        // Source routing sends a packet elsewhere than the address that was judged; no other option is worth the difference.
+        count(Counter::EgressStopped);
+        return REFUSE;
+    }
     let Some(tables) = KernelTables::current() else { return PASS };
     // SAFETY: the pointer is what the storage lookup returned; `held` is stored whole.
     let (sealed, accounts, epochs) =
@@ -224,6 +229,17 @@ pub(crate) extern "C" fn judge_session(active: u64, session: *mut Session, now: 
     // SAFETY: a whole, aligned word of the session.
     unsafe { core::ptr::write_volatile(&raw mut session.held, if until == 0 { 0 } else { seal(until, &epochs) }) };
     0
+}
+
+/// Whether an IPv4 packet has options.
+#[inline(always)]
+fn has_options(context: &SkBuffContext) -> bool {
+    const WITHOUT: u8 = 5;
+    match context.load::<u8>(0) {
+        Ok(first) => first >> 4 == 4 && first & 15 > WITHOUT,
+        // A packet without a first byte goes nowhere.
+        Err(_) => false,
+    }
 }
 
 /// Whether a packet is a TCP reset or end without a payload: the peer is to learn that the session is over.

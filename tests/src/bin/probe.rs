@@ -4,7 +4,7 @@
 //! Plain system calls, no resolver, no retries: a test must know what the kernel answered, and to what.
 
 use std::collections::BTreeMap;
-use std::io::{IoSlice, Read as _};
+use std::io::Read as _;
 use std::net::{IpAddr, SocketAddr, SocketAddrV6};
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::process::ExitCode;
@@ -15,11 +15,12 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail};
 use nix::errno::Errno;
 use nix::sys::socket::{
-    AddressFamily, MsgFlags, MultiHeaders, SockFlag, SockType, SockaddrStorage, connect, getsockopt, send, sendmmsg,
-    sendto, setsockopt, socket, sockopt,
+    AddressFamily, MsgFlags, SockFlag, SockType, SockaddrStorage, connect, getsockopt, send, setsockopt, socket,
+    sockopt,
 };
 use nix::sys::time::TimeVal;
 use serde_json::{Value, json};
+use writ_techniques::inet;
 
 const USAGE: &str = "writ-probe OPERATION ADDRESS:PORT…, where OPERATION is
   tcp          connect a TCP socket
@@ -104,17 +105,25 @@ fn name(errno: Errno) -> String {
 fn attempt(operation: &str, addresses: &[SocketAddr]) -> Result<nix::Result<Option<usize>>> {
     let Some(first) = addresses.first().copied() else { bail!("an address is needed") };
     Ok(match operation {
-        "tcp" => tcp(first).map(|()| None),
-        "tcp-start" => tcp_start(first).map(|()| None),
-        "udp-judge" => open(first, SockType::Datagram).and_then(|socket| join(&socket, first)).map(|()| None),
-        "tfo" => fast_open(first).map(|()| None),
-        "udp-connect" => udp_connect(first).map(|()| None),
-        "udp-send" => udp_send(first).map(|()| None),
-        "sendmmsg" => send_many(addresses).map(Some),
-        "mapped" => tcp(mapped(first)?).map(|()| None),
-        "mapped-udp" => udp_send(mapped(first)?).map(|()| None),
+        "tcp" => told(inet::tcp(first)),
+        "tcp-start" => told(inet::tcp_start(first)),
+        "udp-judge" => told(inet::udp_judge(first)),
+        "tfo" => told(inet::fast_open(first, MESSAGE)),
+        "udp-connect" => told(inet::udp_connect(first, MESSAGE)),
+        "udp-send" => told(inet::udp_send(first, MESSAGE)),
+        "sendmmsg" => inet::send_many(addresses, MESSAGE).map(Some).map_err(errno),
+        "mapped" => told(inet::tcp(mapped(first)?)),
+        "mapped-udp" => told(inet::udp_send(mapped(first)?, MESSAGE)),
         other => bail!("there is no operation `{other}`"),
     })
+}
+
+fn told(result: std::io::Result<()>) -> nix::Result<Option<usize>> {
+    result.map(|()| None).map_err(errno)
+}
+
+fn errno(error: std::io::Error) -> Errno {
+    Errno::from_raw(error.raw_os_error().unwrap_or_default())
 }
 
 fn mapped(address: SocketAddr) -> Result<SocketAddr> {
@@ -127,54 +136,6 @@ fn open(address: SocketAddr, kind: SockType) -> nix::Result<OwnedFd> {
     let socket = socket(family, kind, SockFlag::SOCK_CLOEXEC, None)?;
     setsockopt(&socket, sockopt::SendTimeout, &TimeVal::new(TIMEOUT_SECONDS, 0))?;
     Ok(socket)
-}
-
-fn tcp(address: SocketAddr) -> nix::Result<()> {
-    let socket = open(address, SockType::Stream)?;
-    // Closed at once and without TIME_WAIT, or a loop would run out of ports.
-    setsockopt(&socket, sockopt::Linger, &libc::linger { l_onoff: 1, l_linger: 0 })?;
-    connect(socket.as_raw_fd(), &SockaddrStorage::from(address))
-}
-
-fn join(socket: &OwnedFd, address: SocketAddr) -> nix::Result<()> {
-    connect(socket.as_raw_fd(), &SockaddrStorage::from(address))
-}
-
-fn tcp_start(address: SocketAddr) -> nix::Result<()> {
-    let socket = open(address, SockType::Stream)?;
-    setsockopt(&socket, sockopt::Linger, &libc::linger { l_onoff: 1, l_linger: 0 })?;
-    nix::fcntl::fcntl(&socket, nix::fcntl::FcntlArg::F_SETFL(nix::fcntl::OFlag::O_NONBLOCK))?;
-    match join(&socket, address) {
-        Err(Errno::EINPROGRESS) => Ok(()),
-        answered => answered,
-    }
-}
-
-fn fast_open(address: SocketAddr) -> nix::Result<()> {
-    let socket = open(address, SockType::Stream)?;
-    let flags = MsgFlags::from_bits_retain(libc::MSG_FASTOPEN);
-    sendto(socket.as_raw_fd(), MESSAGE, &SockaddrStorage::from(address), flags).map(drop)
-}
-
-fn udp_connect(address: SocketAddr) -> nix::Result<()> {
-    let socket = open(address, SockType::Datagram)?;
-    connect(socket.as_raw_fd(), &SockaddrStorage::from(address))?;
-    send(socket.as_raw_fd(), MESSAGE, MsgFlags::empty()).map(drop)
-}
-
-fn udp_send(address: SocketAddr) -> nix::Result<()> {
-    let socket = open(address, SockType::Datagram)?;
-    sendto(socket.as_raw_fd(), MESSAGE, &SockaddrStorage::from(address), MsgFlags::empty()).map(drop)
-}
-
-fn send_many(addresses: &[SocketAddr]) -> nix::Result<usize> {
-    let Some(first) = addresses.first() else { return Err(Errno::EINVAL) };
-    let socket = open(*first, SockType::Datagram)?;
-    let to: Vec<Option<SockaddrStorage>> = addresses.iter().map(|address| Some((*address).into())).collect();
-    let messages = vec![[IoSlice::new(MESSAGE)]; addresses.len()];
-    let mut headers = MultiHeaders::preallocate(addresses.len(), None);
-    let sent = sendmmsg(socket.as_raw_fd(), &mut headers, &messages, &to, [], MsgFlags::empty())?;
-    Ok(sent.count())
 }
 
 /// Answers line by line, in the order of the lines.

@@ -11,7 +11,8 @@ use super::output;
 use crate::client::ClientError;
 use crate::configuration;
 use crate::engine::{SelfTest, Status, agent_alone};
-use crate::kernel::{CgroupMount, features};
+use crate::kernel::{CgroupMount, ForeignProgram, features};
+use crate::surroundings::{Surroundings, Vantage};
 
 /// What `doctor` takes.
 #[derive(Debug, clap::Args)]
@@ -19,6 +20,12 @@ pub(super) struct Args {
     /// Print JSON
     #[arg(long)]
     json: bool,
+    /// Try every known way out against a throw-away account, and say which are covered (root; leaves nothing behind)
+    #[arg(long)]
+    coverage: bool,
+    /// With --coverage: only these techniques
+    #[arg(long, value_name = "ID", requires = "coverage")]
+    technique: Vec<String>,
 }
 
 /// One finding.
@@ -40,6 +47,9 @@ impl Finding {
 
 /// Examines; exit code 1 if the host is weaker than configured.
 pub(super) fn run(config_dir: &Path, args: &Args) -> anyhow::Result<ExitCode> {
+    if args.coverage {
+        return super::coverage::run(args.json, &args.technique);
+    }
     let sources = configuration::read::read(config_dir).sources;
     let agent = agent_alone(&sources);
     let mut findings = Vec::new();
@@ -68,8 +78,14 @@ pub(super) fn run(config_dir: &Path, args: &Args) -> anyhow::Result<ExitCode> {
         client.get::<Status>("/v1/status").await
     });
     match asked {
-        Ok(status) => findings.extend(of_daemon(&status)),
+        Ok(status) => {
+            findings.extend(of_daemon(&status));
+            findings.extend(of_surroundings(&status.surroundings));
+        }
         Err(error) => {
+            if let Some(vantage) = vantage(config_dir, &agent) {
+                findings.extend(of_surroundings(&vantage.look()));
+            }
             let detail = match error.downcast_ref::<ClientError>() {
                 Some(ClientError::Unreachable { .. }) => "not running; enforcement that is pinned holds".to_owned(),
                 Some(ClientError::Silent { .. }) => "running and silent; enforcement that is pinned holds".to_owned(),
@@ -101,6 +117,51 @@ pub(super) fn run(config_dir: &Path, args: &Args) -> anyhow::Result<ExitCode> {
         );
     }
     Ok(if weaker { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+/// Where a host without a daemon is looked at from: its configuration, if that is whole.
+fn vantage(config_dir: &Path, agent: &writ_core::config::Agent) -> Option<Vantage> {
+    Some(Vantage {
+        accounts: configuration::load(config_dir).config?.accounts,
+        mount: CgroupMount::find(agent.paths.cgroup.as_deref()).ok()?,
+        pins: agent.paths.pins.clone().into(),
+    })
+}
+
+fn of_surroundings(seen: &Surroundings) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    match &seen.foreign_programs {
+        None => findings.push(Finding::new(
+            "foreign-programs",
+            "unknown",
+            "who else is on the hooks could not be asked (as root it can)",
+            false,
+        )),
+        Some(programs) if programs.is_empty() => {
+            findings.push(Finding::new("foreign-programs", "ok", "nobody else is on the hooks", false));
+        }
+        Some(programs) => {
+            let told = |program: &ForeignProgram| {
+                let ForeignProgram { hook, cgroup, id, name } = program;
+                let detail =
+                    format!("program {id} `{name}` is on {hook} of cgroup `{cgroup}`: it may rewrite what writ judged");
+                Finding::new("foreign-programs", "partial", detail, false)
+            };
+            findings.extend(programs.iter().map(told));
+        }
+    }
+    for holder in &seen.not_containable {
+        let pid = holder.pid.map_or_else(String::new, |pid| format!(" {pid}"));
+        let detail = format!(
+            "service account `{}`: {}{pid} `{}` holds {}, by which enforcement can be removed or altered",
+            holder.account,
+            holder.holder,
+            holder.name,
+            holder.capabilities.join(", ")
+        );
+        findings.push(Finding::new("not-containable", "partial", detail, false));
+    }
+    findings
 }
 
 fn of_daemon(status: &Status) -> Vec<Finding> {

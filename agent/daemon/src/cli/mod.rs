@@ -4,6 +4,7 @@ mod account;
 mod break_glass;
 mod cedar;
 mod check;
+mod coverage;
 mod doctor;
 mod draft;
 mod escalation;
@@ -110,6 +111,15 @@ enum Command {
     /// Write the manual pages
     #[command(hide = true)]
     Man(packaging::ManArgs),
+    /// Try a technique: a process of `doctor --coverage`
+    #[command(hide = true)]
+    Attempt {
+        /// What, where, as whom (JSON)
+        order: String,
+    },
+    /// Run as `run` does, and end with the process that asked for it: the confined writ of `doctor --coverage`
+    #[command(hide = true)]
+    CoverageInstance,
     /// Be refused: the self-test's own process
     #[command(hide = true)]
     SelfTestProbe {
@@ -156,6 +166,8 @@ pub(crate) fn main() -> ExitCode {
         Command::Completions(args) => packaging::completions(args),
         Command::Man(args) => packaging::man(args),
         Command::Uninstall(args) => uninstall::run(directory, args),
+        Command::Attempt { order } => coverage::attempt(order),
+        Command::CoverageInstance => coverage::instance(directory),
         Command::SelfTestProbe { cgroup } => {
             let configured = || engine::agent_alone(&configuration::read::read(directory).sources).paths.cgroup;
             let cgroup = cgroup.as_ref().map(|path| path.display().to_string()).or_else(configured);

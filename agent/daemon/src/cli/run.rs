@@ -14,7 +14,7 @@ use crate::engine::{self, Handle, OpenedEngine, StartError};
 use crate::serve;
 
 /// What `run` takes.
-#[derive(Debug, clap::Args)]
+#[derive(Debug, Default, clap::Args)]
 pub(super) struct Args {}
 
 /// Runs the daemon.

@@ -225,7 +225,7 @@ fn ingest(config_dir: &Path, json: bool) -> anyhow::Result<ExitCode> {
 
 /// One line as a signal: the API's own form, or a CloudEvents 1.0 envelope whose `type` is the kind, `subject` the
 /// account, `id` the event and `time` the observation, with risk, ttl and evidence in `data`.
-fn statement(line: &str) -> Result<SignalBody, String> {
+pub(super) fn statement(line: &str) -> Result<SignalBody, String> {
     let value: Value = serde_json::from_str(line).map_err(|error| format!("not JSON: {error}"))?;
     if value.get("specversion").is_none() {
         return serde_json::from_value(value).map_err(|error| format!("not a signal: {error}"));

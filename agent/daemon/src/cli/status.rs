@@ -72,6 +72,16 @@ fn show(status: &Status) {
         records.seen, records.recorded, records.lost, records.in_flight
     );
     println!("log       {} records, {} signed", status.checkpoint.size, status.checkpoint.signed.unwrap_or(0));
+    for program in status.surroundings.foreign_programs.iter().flatten() {
+        let word = output::painted("foreign program:", AnsiColor::Yellow);
+        println!("{word} {} `{}` on {} of cgroup `{}`", program.id, program.name, program.hook, program.cgroup);
+    }
+    for holder in &status.surroundings.not_containable {
+        let word = output::painted("not containable:", AnsiColor::Red);
+        let pid = holder.pid.map_or_else(String::new, |pid| format!(" {pid}"));
+        let held = holder.capabilities.join(", ");
+        println!("{word} account {}: {}{pid} `{}` holds {held}", holder.account, holder.holder, holder.name);
+    }
     for sink in status.sinks.iter().filter(|sink| !sink.ok) {
         println!(
             "{} {}: {}",

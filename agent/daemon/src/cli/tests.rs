@@ -164,3 +164,15 @@ fn since_takes_times_dates_and_durations() {
     }
     assert!(since("yesterday").is_err());
 }
+
+#[test]
+fn fuzz_signal_lines() {
+    let seeds: [&[u8]; 2] = [
+        br#"{"account":"a","kind":"k","risk":3,"ttl":"1h","evidence":"e","at":"2026-11-23T00:00:00Z"}"#,
+        br#"{"specversion":"1.0","type":"k","subject":"a","id":"1","time":"2026-11-23T00:00:00Z","data":{"risk":3,"ttl":"1h"}}"#,
+    ];
+    let driven = writ_fuzz::drive("signal lines", &seeds, |input| {
+        super::signal::statement(&String::from_utf8_lossy(input)).is_ok()
+    });
+    assert!(driven.accepted > 0, "the real ones are refused");
+}

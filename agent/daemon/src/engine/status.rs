@@ -10,6 +10,7 @@ use writ_core::table::Unresolved;
 
 use super::Engine;
 use crate::kernel::boot_ns;
+use crate::surroundings::Surroundings;
 
 /// What this writ provides on every kernel it loads on; the names that `[kernel] require` can use.
 pub(super) const COVERAGE: [&str; 5] = ["cgroup", "tracing", "egress", "sock-destroy", "set-retval"];
@@ -66,6 +67,9 @@ pub(crate) struct Status {
     pub self_test: Option<super::SelfTest>,
     /// Warnings of the configuration in force.
     pub warnings: usize,
+    /// What around writ could undo it; looked for outside the engine's turn.
+    #[serde(flatten)]
+    pub surroundings: Surroundings,
 }
 
 /// How a reload went.
@@ -216,6 +220,7 @@ impl Engine {
             sessions: self.session_count(),
             self_test: self.self_test.clone(),
             warnings: current.warnings.len(),
+            surroundings: Surroundings::default(),
         })
     }
 

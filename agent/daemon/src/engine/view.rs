@@ -10,8 +10,19 @@ use writ_core::signal::RiskRule;
 
 use super::{Engine, Refusal};
 use crate::api::{SimulateBody, Simulated};
+use crate::surroundings::Vantage;
 
 impl Engine {
+    /// Where writ's surroundings are to be looked at from.
+    pub(crate) fn vantage(&self) -> Option<Vantage> {
+        let config = &self.current()?.config;
+        Some(Vantage {
+            accounts: config.accounts.clone(),
+            mount: self.kernel.cgroup().clone(),
+            pins: config.agent.paths.pins.clone().into(),
+        })
+    }
+
     /// One account in full: stance, risk and why, grants, baseline, what comes next.
     pub(crate) fn account_view(&self, name: &str) -> Option<Value> {
         let current = self.current()?;

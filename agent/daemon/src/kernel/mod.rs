@@ -7,6 +7,9 @@ mod btf;
 mod bytes;
 mod diag;
 mod features;
+mod foreign;
+#[cfg(test)]
+mod fuzz;
 mod generation;
 mod hold;
 mod host;
@@ -18,6 +21,7 @@ mod syscall;
 
 pub(crate) use diag::{Diag, Socket};
 pub(crate) use features::features;
+pub(crate) use foreign::{ForeignProgram, foreign_programs};
 pub(crate) use generation::{Extent, InstallError};
 pub(crate) use host::{CgroupMount, boot_ns, cgroup_paths, user_namespace_owners};
 pub(crate) use object::{Kernel, Options};

@@ -89,6 +89,52 @@ pub(super) fn link_cgroup(link: BorrowedFd<'_>) -> io::Result<u64> {
     Ok(unsafe { info.as_ptr().add(2).read_volatile() })
 }
 
+/// Number of the program that a pinned link runs (`BPF_OBJ_GET_INFO_BY_FD`).
+///
+/// # Errors
+/// The kernel's errno.
+pub(super) fn link_program(link: BorrowedFd<'_>) -> io::Result<u32> {
+    const BPF_OBJ_GET_INFO_BY_FD: i64 = 15;
+    // As in `link_cgroup`: type, id, prog_id.
+    let info = [0u32; 64];
+    let length = size_of_val(&info) as u64;
+    let fd = u64::from(link.as_raw_fd().cast_unsigned());
+    let attribute = Attribute { words: [fd | length << 32, info.as_ptr() as u64, 0, 0, 0, 0, 0, 0] };
+    bpf(BPF_OBJ_GET_INFO_BY_FD, &attribute, 16)?;
+    // SAFETY: the kernel filled in the array; it is read through a pointer because it was written behind Rust's back.
+    Ok(unsafe { info.as_ptr().add(2).read_volatile() })
+}
+
+/// Numbers of the programs attached to a cgroup itself at a hook (`BPF_PROG_QUERY`, Linux 4.15).
+///
+/// # Errors
+/// The kernel's errno: EPERM without privilege, EINVAL for a hook it does not know.
+pub(super) fn attached_programs(cgroup: BorrowedFd<'_>, hook: u32) -> io::Result<Vec<u32>> {
+    const BPF_PROG_QUERY: i64 = 16;
+    /// The kernel attaches at most 64 programs to one cgroup and hook.
+    const MOST: usize = 64;
+    let ids = [0u32; MOST];
+    // target_fd, attach_type | query_flags, attach_flags | prog_ids | prog_cnt
+    let attribute = Attribute {
+        words: [
+            u64::from(cgroup.as_raw_fd().cast_unsigned()) | u64::from(hook) << 32,
+            0,
+            ids.as_ptr() as u64,
+            MOST as u64,
+            0,
+            0,
+            0,
+            0,
+        ],
+    };
+    bpf(BPF_PROG_QUERY, &attribute, 32)?;
+    // SAFETY: the kernel wrote the number of programs over the one offered; read past the compiler's view of it.
+    let count = unsafe { (&raw const attribute.words).cast::<u64>().add(3).read_volatile() } as u32 as usize;
+    // SAFETY: as above, for the numbers themselves: plain integers in an array of this length.
+    let ids: [u32; MOST] = unsafe { (&raw const ids).read_volatile() };
+    Ok(ids.into_iter().take(count).collect())
+}
+
 /// Reads a whole hash map with 64-bit keys in as few calls as can be (`BPF_MAP_LOOKUP_BATCH`, Linux 5.6). `nothing` is any
 /// value of the map's type.
 ///

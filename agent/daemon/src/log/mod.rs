@@ -9,6 +9,8 @@ mod error;
 mod fault_tests;
 mod file;
 mod follow;
+#[cfg(test)]
+mod fuzz;
 mod key;
 mod layout;
 mod lines;

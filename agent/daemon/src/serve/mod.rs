@@ -3,6 +3,8 @@
 mod authzen;
 mod caller;
 mod changes;
+#[cfg(test)]
+mod fuzz;
 mod metrics;
 #[cfg(test)]
 mod openapi;

@@ -161,9 +161,14 @@ fn readable(engine: &Engine, actor: &Actor) -> Result<(), Fault> {
 async fn status(State(engine): State<Handle>, ConnectInfo(peer): ConnectInfo<Peer>) -> Answer {
     let status = ask(&engine, peer, |engine, actor| {
         readable(engine, actor)?;
-        engine.status().ok_or_else(|| Refusal::NotReady.into())
+        let status = engine.status().ok_or(Refusal::NotReady)?;
+        Ok((status, engine.vantage().ok_or(Refusal::NotReady)?))
     });
-    ok(&status.await?)
+    let (mut status, vantage) = status.await?;
+    // Every process and cgroup is looked at: the engine's turn is too short for that.
+    let looked = tokio::task::spawn_blocking(move || vantage.look()).await;
+    status.surroundings = looked.unwrap_or_default();
+    ok(&status)
 }
 
 async fn metrics(State(engine): State<Handle>, ConnectInfo(peer): ConnectInfo<Peer>) -> Answer {

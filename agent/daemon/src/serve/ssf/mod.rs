@@ -1,5 +1,7 @@
 //! `POST /v1/ssf/events`: security event tokens pushed (RFC 8935) become signals of the account they are about.
 
+#[cfg(test)]
+mod fuzz;
 mod meaning;
 mod token;
 

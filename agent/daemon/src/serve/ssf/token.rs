@@ -118,7 +118,7 @@ fn decoding_key(key: &Jwk) -> Result<DecodingKey, Refused> {
 }
 
 /// What the claims say.
-fn read(claims: &Map<String, Value>, now: Timestamp) -> Result<Event, Refused> {
+pub(super) fn read(claims: &Map<String, Value>, now: Timestamp) -> Result<Event, Refused> {
     for forbidden in ["sub", "exp"] {
         if claims.contains_key(forbidden) {
             return Err(invalid(format!("a security event token has no `{forbidden}`")));
