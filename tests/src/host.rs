@@ -186,6 +186,11 @@ impl Host {
         kill(pid, signal).expect("cannot signal the daemon");
     }
 
+    /// Process id of the daemon.
+    pub fn daemon_pid(&self) -> u32 {
+        self.daemon.as_ref().expect("the daemon is not running").id()
+    }
+
     /// Ends the daemon without warning.
     pub fn kill_daemon(&mut self) {
         if let Some(mut child) = self.daemon.take() {

@@ -10,6 +10,7 @@ mod process;
 mod rollout;
 mod run;
 mod setup;
+mod soak;
 mod tally;
 mod test;
 mod tidy;
@@ -49,6 +50,8 @@ enum Command {
     Bench(bench::Options),
     /// Drive every parser with mutations of real inputs
     Fuzz(fuzz::Options),
+    /// Kill the daemon under load, again and again: more than every run of the tests has time for
+    Soak(soak::Options),
     /// See writ work: a service account, its policy, real connects, the records; cleans up after itself
     Demo(demo::Options),
 }
@@ -66,6 +69,7 @@ fn main() -> ExitCode {
         Command::Rollout(options) => rollout::rollout(&options).map(done),
         Command::Bench(options) => bench::bench(&options).map(done),
         Command::Fuzz(options) => fuzz::fuzz(&options).map(done),
+        Command::Soak(options) => soak::soak(&options).map(done),
         Command::Demo(options) => demo::demo(&options).map(done),
     };
     match result {

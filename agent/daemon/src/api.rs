@@ -159,6 +159,9 @@ pub(crate) struct Reloaded {
     pub after: String,
     /// The generation in force.
     pub generation: u32,
+    /// Accounts that were declared before and are no more.
+    #[serde(default)]
+    pub undeclared: Vec<String>,
     /// Warnings.
     pub warnings: Vec<serde_json::Value>,
 }

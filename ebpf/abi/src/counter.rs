@@ -1,6 +1,7 @@
 //! What the kernel side counts, so that everything seen is either recorded or counted as lost.
 
-/// One per-CPU counter of the kernel side. `Seen = Recorded + LostRingFull + LostBudget + Folded`, on every CPU, exactly.
+/// One per-CPU counter of the kernel side. `Seen = Recorded + LostRingFull + LostBudget`, on every CPU,
+/// but for attempts that are between two counters.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 #[repr(u32)]
 pub enum Counter {
@@ -40,10 +41,12 @@ pub enum Counter {
     SessionMapFull = 16,
     /// Packets of sessions that are no longer allowed, stopped on their way out.
     EgressStopped = 17,
+    /// Process events lost because the account had used up its share of their ring.
+    ProcessBudget = 18,
 }
 
 /// How many counters there are.
-pub const COUNTERS: u32 = 18;
+pub const COUNTERS: u32 = 19;
 
 impl Counter {
     /// Every counter, in the order of its number.
@@ -66,6 +69,7 @@ impl Counter {
         Self::CgroupMapFull,
         Self::SessionMapFull,
         Self::EgressStopped,
+        Self::ProcessBudget,
     ];
 
     /// The counter's name in `status` and in metrics.
@@ -89,6 +93,7 @@ impl Counter {
             Self::CgroupMapFull => "cgroup-map-full",
             Self::SessionMapFull => "session-map-full",
             Self::EgressStopped => "egress-stopped",
+            Self::ProcessBudget => "process-budget",
         }
     }
 }

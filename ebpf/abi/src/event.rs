@@ -113,7 +113,7 @@ impl View {
 
 /// One judged attempt, with everything the verdict used. All times are boot-time nanoseconds; all ids are those of the
 /// initial namespaces.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[repr(C)]
 pub struct DecisionEvent {
     /// [`EVENT_DECISION`].
@@ -198,8 +198,8 @@ pub struct DecisionEvent {
     pub socket_family: u16,
     /// The socket's type.
     pub socket_type: u16,
-    /// Keeps the size a multiple of eight without hidden bytes.
-    pub reserved: [u16; 4],
+    /// Number of the event among those of its account (see [`crate::Budget::issued`]).
+    pub issued: u64,
     /// The task's name.
     pub comm: [u8; COMM_LEN],
 }
@@ -232,6 +232,12 @@ pub struct ProcessEvent {
     pub path_len: u32,
     /// Audit login uid; `u32::MAX` when unset.
     pub loginuid: u32,
+    /// Number of the event among those of its account (see [`crate::Budget::starts_issued`]).
+    pub issued: u64,
+    /// An account it belongs to, by its index.
+    pub account: u16,
+    /// Keeps the size a multiple of eight without hidden bytes.
+    pub reserved: [u16; 3],
     /// The path given to `execve(2)`.
     pub path: [u8; PATH_LEN],
 }

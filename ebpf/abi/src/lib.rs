@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod address;
+mod budget;
 mod clause;
 mod counter;
 mod decide;
@@ -17,6 +18,7 @@ mod stance;
 mod verdict;
 
 pub use address::{Address, NAT64_PREFIXES, Nat64Prefix};
+pub use budget::{BUDGETS, Budget};
 pub use clause::{Clause, ClauseList, MAX_CLAUSES, MAX_SUBJECTS};
 pub use counter::{COUNTERS, Counter};
 pub use decide::{Attempt, Decision, Endpoint, Tables, decide, stricter};
@@ -38,4 +40,4 @@ pub use verdict::{Cell, PROTOCOLS, Protocol, Reason, Verdict};
 /// Raise it whenever a type, constant or meaning here changes in a way an older program would misread; `tests/layout.rs`
 /// pins the bytes, so that a change cannot go unnoticed. An agent that finds a newer number in the pins leaves
 /// enforcement as it is and refuses to start.
-pub const ABI_VERSION: u32 = 1;
+pub const ABI_VERSION: u32 = 2;

@@ -22,6 +22,8 @@ impl Active {
     pub const CLASSES_EXECUTABLES: u64 = 1 << 34;
     /// The global mode is observe.
     pub const OBSERVE: u64 = 1 << 35;
+    /// The log cannot be written: accounts for which no record means no access are refused.
+    pub const LOG_FAILS: u64 = 1 << 40;
 
     /// The number of the generation; it only ever grows while the maps are pinned.
     #[inline(always)]

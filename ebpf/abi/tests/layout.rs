@@ -4,18 +4,34 @@ use writ_abi::*;
 
 #[test]
 fn events_have_no_hidden_bytes_and_keep_their_layout() {
-    assert_eq!(ABI_VERSION, 1);
+    assert_eq!(ABI_VERSION, 2);
     assert_eq!(size_of::<DecisionEvent>(), 208);
     assert_eq!(offset_of!(DecisionEvent, address), 64);
     assert_eq!(offset_of!(DecisionEvent, cpu), 96);
     assert_eq!(offset_of!(DecisionEvent, account), 160);
     assert_eq!(offset_of!(DecisionEvent, comm), 192);
-    assert_eq!(size_of::<ProcessEvent>(), 320);
+    assert_eq!(offset_of!(DecisionEvent, issued), 184);
+    assert_eq!(size_of::<ProcessEvent>(), 336);
+    assert_eq!(size_of::<Budget>(), 64);
     assert_eq!(size_of::<TaskOffsets>(), 112);
     assert_eq!(size_of::<Session>(), 104);
     assert_eq!(offset_of!(Session, epochs), 56);
     assert_eq!(offset_of!(Session, port), 96);
     assert_eq!(size_of::<KernelConfig>(), 32 + 112 + 96);
+}
+
+#[test]
+fn shares_of_all_accounts_fit_the_half_of_the_ring_that_is_kept_for_them() {
+    let entry = size_of::<DecisionEvent>() as u64;
+    for (ring, accounts, cpus) in [(64 << 10, 1, 2), (64 << 10, 3, 8), (16 << 20, 1001, 64), (16 << 20, 4097, 256)] {
+        let share = Budget::share(ring, entry, accounts, cpus);
+        assert!(share >= 1);
+        assert!((share * accounts + cpus) * (entry + 8) <= ring / 2, "{ring} {accounts} {cpus}: {share}");
+    }
+    assert_eq!(Budget::share(4096, entry, 4097, 256), 1, "never none");
+    assert_eq!((Budget::row(0), Budget::row(4095), Budget::row(4096), Budget::row(u16::MAX)), (0, 4095, 4096, 4096));
+    assert!(!Budget::exceeded(5, 5) && Budget::exceeded(6, 5) && Budget::exceeded(1, 0));
+    assert!(!Budget::exceeded(u64::MAX, 5), "a number taken may be ahead of those issued");
 }
 
 #[test]

@@ -179,6 +179,17 @@ fn judge(mut seen: Seen, context: *mut c_void) -> i32 {
         outcome.decision.enforced = true;
         outcome.decision.learn = false;
     }
+    if tables.active().has(Active::LOG_FAILS)
+        && outcome.decision.enforced
+        && outcome.decision.verdict == Verdict::Allow
+        && outcome.decision.flags.has(AccountFlags::RECORD_LOSS_DENIES)
+    {
+        count(Counter::RecordLossDenied);
+        outcome.decision.verdict = Verdict::Deny;
+        outcome.decision.would = Verdict::Deny;
+        outcome.decision.reason = Reason::RecordLoss;
+        outcome.decision.learn = false;
+    }
     if seen.tracked() && !outcome.decision.refuses() {
         session::track(active, &caller, &seen, &mut outcome, context);
     }

@@ -5,14 +5,17 @@ use core::intrinsics::AtomicOrdering;
 
 use aya_ebpf::helpers::{
     bpf_get_current_cgroup_id, bpf_get_current_comm,
-    generated::{bpf_get_current_pid_tgid, bpf_get_netns_cookie, bpf_get_smp_processor_id, bpf_get_socket_cookie},
+    generated::{
+        bpf_get_current_pid_tgid, bpf_get_netns_cookie, bpf_get_smp_processor_id, bpf_get_socket_cookie,
+        bpf_ringbuf_query,
+    },
 };
-use writ_abi::{ABI_VERSION, Active, Address, Counter, Decision, DecisionEvent, EVENT_DECISION, Hook};
+use writ_abi::{ABI_VERSION, Active, Address, Budget, Counter, Decision, DecisionEvent, EVENT_DECISION, Hook};
 
 use crate::{
     config::config,
     identity::{Caller, NOBODY},
-    map::{COUNTS, DECISIONS},
+    map::{BUDGETS, COUNTS, DECISIONS},
     task,
 };
 
@@ -36,6 +39,41 @@ pub(crate) fn count(counter: Counter) -> u64 {
 pub(crate) unsafe fn increment(word: *mut u64) -> u64 {
     // SAFETY: the caller's promise.
     unsafe { core::intrinsics::atomic_xadd::<u64, u64, { AtomicOrdering::SeqCst }>(word, 1) }
+}
+
+/// Takes one from a word.
+///
+/// # Safety
+/// As for [`increment`].
+#[inline(always)]
+pub(crate) unsafe fn decrement(word: *mut u64) {
+    // SAFETY: the caller's promise.
+    unsafe { core::intrinsics::atomic_xadd::<u64, u64, { AtomicOrdering::SeqCst }>(word, u64::MAX) };
+}
+
+/// Whether a ring is more than half full. Asked only for accounts that have their share already.
+#[inline(always)]
+pub(crate) fn half_full(ring: *mut c_void) -> bool {
+    const WAITING: u64 = 0; // BPF_RB_AVAIL_DATA
+    const SIZE: u64 = 1; // BPF_RB_RING_SIZE
+    // SAFETY: the pointer is that of a ring map, as the verifier sees.
+    unsafe { bpf_ringbuf_query(ring, WAITING) > bpf_ringbuf_query(ring, SIZE) / 2 }
+}
+
+/// Counts an attempt without a record. The loss before the number: who reads the numbers first finds every loss among them.
+///
+/// # Safety
+/// As for [`increment`]; `word` is one of `budget`.
+#[inline(always)]
+unsafe fn lost(budget: *mut Budget, word: *mut u64, counter: Counter) -> bool {
+    // SAFETY: the caller's promise.
+    unsafe {
+        decrement(&raw mut (*budget).issued);
+        increment(word);
+    }
+    count(counter);
+    count(Counter::Seen);
+    false
 }
 
 /// What was attempted, as the hook saw it; in a C layout, because the verifier is shown it.
@@ -76,13 +114,31 @@ pub(crate) struct Outcome {
 }
 
 /// Hands one decision to the ring; false if there was no room, which is counted. `context` is the hook's own, for cookies.
+///
+/// The attempt's number is taken once its place in the ring is: an event is then never further behind a later number than
+/// what the ring held when that number was given out, and whoever has read so far knows that what is missing was lost.
 #[inline(never)]
 pub(crate) fn decision(active: Active, caller: &Caller, seen: &Seen, outcome: &Outcome, context: *mut c_void) -> bool {
-    let sequence = count(Counter::Seen);
-    let Some(mut entry) = DECISIONS.reserve(0) else {
-        count(Counter::LostRingFull);
+    let Some(budget) = BUDGETS.get_ptr_mut(Budget::row(outcome.account)) else {
+        // Every account has a row.
+        count(Counter::LostBudget);
+        count(Counter::Seen);
         return false;
     };
+    // SAFETY: the pointer is what the map lookup returned; the words are aligned.
+    let (issued, taken, share) = unsafe {
+        let words = &raw mut (*budget).issued;
+        (increment(words) + 1, (*budget).taken, (*budget).share)
+    };
+    if Budget::exceeded(issued.wrapping_sub(taken), share) && half_full(&raw const DECISIONS as *mut c_void) {
+        // SAFETY: as above.
+        return unsafe { lost(budget, &raw mut (*budget).lost_budget, Counter::LostBudget) };
+    }
+    let Some(mut entry) = DECISIONS.reserve(0) else {
+        // SAFETY: as above.
+        return unsafe { lost(budget, &raw mut (*budget).lost_ring_full, Counter::LostRingFull) };
+    };
+    let sequence = count(Counter::Seen);
     let event: *mut DecisionEvent = entry.as_mut_ptr();
     let [a, b, c, d] = caller.accounts;
     let named = outcome.account;
@@ -137,7 +193,7 @@ pub(crate) fn decision(active: Active, caller: &Caller, seen: &Seen, outcome: &O
         (*event).errno = outcome.errno;
         (*event).socket_family = seen.socket_family;
         (*event).socket_type = seen.socket_type;
-        (*event).reserved = [0; 4];
+        (*event).issued = issued;
         (*event).comm = bpf_get_current_comm().unwrap_or_default();
     }
     entry.submit(0);

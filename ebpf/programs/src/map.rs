@@ -4,10 +4,12 @@ use aya_ebpf::{
     btf_maps::{Array, ArrayOfMaps, HashMap, LpmTrie, PerCpuArray, RingBuf, SkStorage},
     macros::btf_map,
 };
-use writ_abi::{COUNTERS, DecisionEvent, PathHash, ProcessEvent, Session};
+use writ_abi::{BUDGETS as ROWS, Budget, COUNTERS, DecisionEvent, PathHash, ProcessEvent, Session};
 
 /// `BPF_F_INNER_MAP`: arrays of different length may take each other's place.
 const INNER: usize = 0x1000;
+/// `BPF_F_MMAPABLE`
+const SHARED: usize = 0x400;
 /// `BPF_F_NO_PREALLOC`
 const SPARSE: usize = 1;
 
@@ -108,6 +110,9 @@ pub(crate) static DECISIONS: RingBuf<DecisionEvent, 16777216> = RingBuf::new();
 /// Process starts on their way to the daemon.
 #[btf_map]
 pub(crate) static PROCESSES: RingBuf<ProcessEvent, 1048576> = RingBuf::new();
+/// Each account's share of both rings; the daemon maps it, and says there what it has taken.
+#[btf_map]
+pub(crate) static BUDGETS: Array<Budget, { ROWS as usize }, SHARED> = Array::new();
 /// `writ_abi::Counter`, one set per CPU.
 #[btf_map]
 pub(crate) static COUNTS: PerCpuArray<[u64; COUNTERS as usize], 1> = PerCpuArray::new();

@@ -8,13 +8,13 @@ use aya_ebpf::{
     macros::raw_tracepoint,
     programs::RawTracePointContext,
 };
-use writ_abi::{ABI_VERSION, Active, Counter, EVENT_PROCESS, PATH_LEN, ProcessEvent, Tables};
+use writ_abi::{ABI_VERSION, Active, Budget, Counter, EVENT_PROCESS, PATH_LEN, ProcessEvent, Tables};
 
 use crate::{
     config::config,
-    emit::count,
+    emit::{self, count},
     identity::{self, Caller},
-    map::{EXECUTABLES, LINEAGE, PROCESSES},
+    map::{BUDGETS, EXECUTABLES, LINEAGE, PROCESSES},
     tables::KernelTables,
     task,
 };
@@ -59,8 +59,20 @@ fn exec(bprm: u64) -> Option<()> {
     if caller.unmanaged() {
         return None;
     }
-    let Some(mut entry) = PROCESSES.reserve(0) else {
-        count(Counter::ProcessLost);
+    let [account, ..] = caller.accounts;
+    let budget = BUDGETS.get_ptr_mut(Budget::row(account))?;
+    // SAFETY: the pointer is what the map lookup returned; the words are aligned.
+    let (issued, taken, share) = unsafe {
+        let word = &raw mut (*budget).starts_issued;
+        (emit::increment(word) + 1, (*budget).starts_taken, (*budget).starts_share)
+    };
+    let exceeded = Budget::exceeded(issued.wrapping_sub(taken), share)
+        && emit::half_full(&raw const PROCESSES as *mut core::ffi::c_void);
+    let entry = if exceeded { None } else { PROCESSES.reserve(0) };
+    let Some(mut entry) = entry else {
+        // SAFETY: as above.
+        unsafe { emit::decrement(&raw mut (*budget).starts_issued) };
+        count(if exceeded { Counter::ProcessBudget } else { Counter::ProcessLost });
         return None;
     };
     let event: *mut ProcessEvent = entry.as_mut_ptr();
@@ -77,6 +89,9 @@ fn exec(bprm: u64) -> Option<()> {
         (*event).uid = caller.uid;
         (*event).executable_device = caller.executable.device;
         (*event).loginuid = task::read::<u32>(caller.task, config!(offsets.loginuid)).unwrap_or(u32::MAX);
+        (*event).issued = issued;
+        (*event).account = account;
+        (*event).reserved = [0; 3];
         let path = &raw mut (*event).path;
         core::ptr::write_bytes(path.cast::<u64>(), 0, PATH_LEN / 8);
         let length = match task::follow(bprm, config!(offsets.filename)) {

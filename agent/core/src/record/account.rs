@@ -350,6 +350,10 @@ pub struct Loss {
     /// The account, where only one is concerned.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub account: Option<String>,
+    /// How many of them each account lost to a full ring or its budget, by the kernel's own counts. The sums over all
+    /// records are exact; of two losses close to each other, the first can name what belongs to the second.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub accounts: BTreeMap<String, u64>,
     /// In words.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub detail: Option<String>,

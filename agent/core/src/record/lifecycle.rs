@@ -49,6 +49,9 @@ pub enum Lifecycle {
         by: Option<Caller>,
         /// Generation in force.
         generation: u32,
+        /// Accounts that were declared before and are no more: their processes are not judged any longer.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        undeclared: Vec<String>,
     },
     /// A configuration was refused; the last good one stays.
     ReloadRefused {

@@ -7,6 +7,7 @@ mod account;
 mod decision;
 mod event;
 mod id;
+mod ledger;
 mod lifecycle;
 mod line;
 mod ocsf;
@@ -26,6 +27,7 @@ pub use decision::{
 };
 pub use event::{Context, errno_name, identified_by};
 pub use id::{IdSource, record_id, time_of_id};
+pub use ledger::{Ledger, WrittenOff};
 pub use lifecycle::Lifecycle;
 pub use line::{Checked, Envelope, Head, HeadHost, HeadKernel, MAX_LINE, ParseError};
 

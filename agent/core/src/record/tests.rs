@@ -50,7 +50,7 @@ fn event() -> DecisionEvent {
         errno: 13,
         socket_family: 2,
         socket_type: 1,
-        reserved: [0; 4],
+        issued: 0,
         comm: *b"python3\0\0\0\0\0\0\0\0\0",
     }
 }

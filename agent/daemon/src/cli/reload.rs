@@ -21,15 +21,20 @@ pub(super) struct Args {
 pub(super) fn run(config_dir: &Path, args: &Args) -> anyhow::Result<ExitCode> {
     let done = output::converse(config_dir, async |client| client.post::<Reloaded>("/v1/reload", &json!({})).await);
     match done {
-        Ok(reloaded) if output::is_json(args.json) => output::json(&reloaded)?,
+        Ok(reloaded) if output::is_json(args.json) => {
+            warn(&reloaded);
+            output::json(&reloaded)?;
+        }
         Ok(reloaded) if reloaded.before == reloaded.after => {
             println!("in force: generation {}, policies unchanged ({})", reloaded.generation, reloaded.after);
+            warn(&reloaded);
         }
         Ok(reloaded) => {
             println!(
                 "in force: generation {}\n  before {}\n  after  {}",
                 reloaded.generation, reloaded.before, reloaded.after
             );
+            warn(&reloaded);
         }
         Err(error) => {
             if let Some(ClientError::Refused { status: 422, problem }) = error.downcast_ref::<ClientError>() {
@@ -55,4 +60,18 @@ pub(super) fn run(config_dir: &Path, args: &Args) -> anyhow::Result<ExitCode> {
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Whoever takes an account out of the configuration must not miss what that means.
+fn warn(reloaded: &Reloaded) {
+    for account in &reloaded.undeclared {
+        eprintln!(
+            "warning: service account `{account}` is no longer declared: its processes are not judged any more, and may \
+             reach everything"
+        );
+        eprintln!(
+            "    help: if that is a mistake, declare it again and reload; to end its access, keep it declared and run `writ \
+             account offboard {account} --reason …`"
+        );
+    }
 }

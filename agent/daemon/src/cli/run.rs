@@ -95,6 +95,8 @@ async fn signals(handle: &Handle) {
         tracing::error!("signals cannot be waited for");
         return;
     };
+    // A write beyond a limit on file sizes is an error like any other, not an end: taking the signal makes it one.
+    let _too_large = signal(SignalKind::from_raw(libc::SIGXFSZ));
     loop {
         tokio::select! {
             _ = terminate.recv() => return,
@@ -125,9 +127,11 @@ async fn watchdog(handle: Handle) {
 fn announce_on_stderr() {
     use tracing_subscriber::EnvFilter;
     let filter = EnvFilter::try_from_env("WRIT_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    // Where standard error cannot be written (a full disk, a pipe nobody reads), saying so there would be a panic.
     let _ = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_ansi(output::colours())
         .with_writer(std::io::stderr)
+        .log_internal_errors(false)
         .try_init();
 }

@@ -63,6 +63,9 @@ fn show(status: &Status) {
     for reason in &status.degraded {
         println!("{} {reason}", output::painted("degraded:", AnsiColor::Red));
     }
+    for account in &status.undeclared {
+        println!("{} {account}: its processes are not judged any more", output::painted("undeclared:", AnsiColor::Red));
+    }
     println!("policies  {}", status.policy_digest);
     println!("cgroup    {}{}", status.cgroup, if status.partial { "  (part of the host)" } else { "" });
     println!("coverage  {}", status.coverage.join(" "));

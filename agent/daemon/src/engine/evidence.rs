@@ -19,10 +19,6 @@ use super::persist::Explained as Kept;
 
 /// How many events are taken from the ring in one go.
 const BATCH: usize = 512;
-/// How many lines may wait for a log that cannot be written. Beyond it the ring is left to fill, so that each account's
-/// `on-record-loss` decides, in the kernel.
-const MOST_WAITING: usize = 8_192;
-
 /// An event's attempt as Cedar is asked about it, and what is said of it.
 pub(super) struct Explained {
     pub(super) attempt: Attempt,
@@ -32,9 +28,9 @@ pub(super) struct Explained {
 impl Engine {
     /// Takes what the ring holds and writes it. Returns whether more is waiting.
     pub(crate) fn pump(&mut self) -> bool {
-        if self.waiting.len() >= MOST_WAITING {
+        if self.waiting.full() {
             self.flush();
-            if self.waiting.len() >= MOST_WAITING {
+            if self.waiting.full() {
                 return false;
             }
         }
@@ -44,15 +40,7 @@ impl Engine {
             self.processes.exec(event);
             self.look_at_exec(event);
         }
-        for event in &drained.decisions {
-            let (new, loss) = self.losses.event(event);
-            if let Some(loss) = loss {
-                self.note(Body::Loss(Box::new(loss)));
-            }
-            if new {
-                self.take(event, &clocks);
-            }
-        }
+        self.account_for(&drained.decisions, &clocks);
         for malformed in &drained.malformed {
             // Its number is missing from the sequence, so it is counted as lost there; this says why.
             tracing::error!(%malformed, "a ring entry could not be read");
@@ -62,7 +50,7 @@ impl Engine {
         drained.more
     }
 
-    fn take(&mut self, event: &DecisionEvent, clocks: &Clocks) {
+    pub(super) fn take(&mut self, event: &DecisionEvent, clocks: &Clocks) {
         if self.took_self_test(event) {
             return;
         }
@@ -185,7 +173,7 @@ impl Engine {
 
     pub(super) fn push(&mut self, record: &Record) {
         self.tally.count(&record.body);
-        self.waiting.push_back(record.to_line());
+        self.waiting.push(record);
     }
 
     /// Writes the lines that wait. What cannot be written stays, and is tried again.
@@ -193,23 +181,17 @@ impl Engine {
         if self.waiting.is_empty() {
             return;
         }
-        let lines: Vec<Vec<u8>> = std::mem::take(&mut self.waiting).into();
+        let lines = self.waiting.lines();
         let first = self.log.size();
         match self.log.append(&lines) {
             Ok(first) => {
                 self.changes.wrote(first, &lines);
-                if let Some((error, since)) = self.log_failure.take() {
-                    tracing::warn!(error, "the log can be written again");
-                    self.note_lifecycle(Lifecycle::WriteFailed { error, since: Time(since), lost: 0 });
-                }
+                self.waiting.written(lines.len());
             }
             Err(error) => {
                 self.changes.wrote(first, lines.get(..error.written).unwrap_or(&[]));
-                self.waiting = lines.into_iter().skip(error.written).collect();
-                if self.log_failure.is_none() {
-                    tracing::error!(%error, waiting = self.waiting.len(), "the log cannot be written");
-                    self.log_failure = Some((error.to_string(), Timestamp::now()));
-                }
+                self.waiting.written(error.written);
+                self.log_fails(error.to_string());
             }
         }
     }

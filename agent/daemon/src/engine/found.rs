@@ -344,7 +344,7 @@ fn event_of(found: &Found, session: &Session, clocks: &Clocks) -> DecisionEvent 
         errno: 0,
         socket_family: 0,
         socket_type: 0,
-        reserved: [0; 4],
+        issued: 0,
         comm: [0; writ_abi::COMM_LEN],
     }
 }

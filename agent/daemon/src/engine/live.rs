@@ -260,7 +260,12 @@ impl Engine {
             tracing::warn!(account, "an attempt by an unknown executable cannot be escalated");
             return;
         }
-        if let Attempted::New(escalation) = self.live.attempt(&attempt, now, &config) {
+        let attempted = self.live.attempt(&attempt, now, &config);
+        if attempted == Attempted::Overflow {
+            // It is refused all the same, and its record is written.
+            *self.tally.unasked.entry(account.to_owned()).or_default() += 1;
+        }
+        if let Attempted::New(escalation) = attempted {
             self.save_live();
             let mut record = escalation_record(&escalation, EscalationState::Opened, None);
             if let Body::Escalation(record) = &mut record {

@@ -10,6 +10,7 @@ mod decide;
 mod drift;
 mod evidence;
 mod explain;
+mod failure;
 mod found;
 mod handle;
 mod journal;
@@ -26,7 +27,9 @@ mod sessions;
 mod status;
 mod tally;
 mod turn;
+mod undeclared;
 mod view;
+mod waiting;
 mod why;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
@@ -119,6 +122,8 @@ pub(crate) struct Engine {
     /// What that set is archived as.
     pub(crate) base_digest: String,
     pub(crate) degraded: Vec<String>,
+    /// Accounts that were declared once and are no more.
+    pub(crate) undeclared: BTreeSet<String>,
     pub(crate) started: Timestamp,
     /// Number of the agent's own last record (see [`writ_core::record::IdSource::Agent`]).
     pub(crate) agent_records: u64,
@@ -127,7 +132,11 @@ pub(crate) struct Engine {
     /// The latest changes, for those who wait for one.
     pub(crate) changes: changes::Changes,
     /// Lines that could not be written yet, oldest first.
-    pub(crate) waiting: VecDeque<Vec<u8>>,
+    pub(crate) waiting: waiting::Waiting,
+    /// The position of the log that was kept last.
+    pub(crate) kept_position: u64,
+    /// Whether the kernel was told that the log can, or cannot, be written.
+    pub(crate) told_log_fails: Option<bool>,
     /// Why the log cannot be written, if it cannot.
     pub(crate) log_failure: Option<(String, Timestamp)>,
     pub(crate) last_reload: Option<status::ReloadResult>,

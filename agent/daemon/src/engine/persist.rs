@@ -15,6 +15,7 @@ use writ_core::table::Explanation;
 
 use super::explain::{Legend, Moment};
 use super::journal::Journal;
+use super::losses::Position;
 
 /// The state directory.
 #[derive(Clone, Debug)]
@@ -194,6 +195,17 @@ impl Store {
 
     pub(crate) fn load_numbers(&self) -> Result<Numbers, StoreError> {
         Ok(self.read("accounts.json")?.unwrap_or_default())
+    }
+
+    pub(super) fn save_position(&self, position: &Position) -> Result<(), StoreError> {
+        let text = serde_json::to_vec(position)
+            .map_err(|error| StoreError { path: "position.json".into(), why: error.to_string() })?;
+        self.place("position.json", &text, false)
+    }
+
+    /// What was known of the log when it had fewer lines. What cannot be read is not in the way: the log says it too.
+    pub(super) fn load_position(&self) -> Option<Position> {
+        self.read("position.json").ok().flatten()
     }
 
     /// Keeps the configuration that was just put in force.

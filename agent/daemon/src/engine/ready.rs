@@ -1,6 +1,6 @@
 //! From nothing to a policy in force: state and log opened, kernel side loaded or adopted, configuration activated.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -17,10 +17,10 @@ use super::clock::Clocks;
 use super::explain::Names;
 use super::persist::{Explained, Numbers, Store, StoreError};
 use super::status::COVERAGE;
-use super::{Engine, Losses, Tally};
+use super::{Engine, Tally};
 use crate::configuration::{self, host::host_facts};
 use crate::kernel::{CgroupMount, Kernel, OpenError, Options};
-use crate::log::{LogError, LogWriter};
+use crate::log::{LogError, LogWriter, replay_attempts};
 use crate::process::ProcessTable;
 
 /// Why the daemon cannot start. Enforcement that is pinned stays in force.
@@ -115,10 +115,16 @@ pub(crate) fn open(config_dir: &Path) -> Result<OpenedEngine, StartError> {
         // Nothing in the kernel knows the old numbers.
         numbers = Numbers { boot_id: boot_id.clone(), known_since: numbers.known_since, ..Numbers::default() };
     }
-    let mine = recovery.positions.iter().filter(|((boot, _), _)| *boot == boot_id);
-    let positions: BTreeMap<u32, u64> = mine.map(|((_, cpu), sequence)| (*cpu, *sequence)).collect();
-    if !adopted && !positions.is_empty() {
-        kernel.resume_numbers(&positions).map_err(|error| StartError::Host(format!("kernel counters: {error}")))?;
+    let kept = store.load_position().filter(|kept| kept.boot_id == boot_id && kept.lines <= log.size());
+    let (unknown, kept) = (kept.is_none(), kept.unwrap_or_default());
+    let mut losses = kept.losses;
+    replay_attempts(log.layout(), kept.lines, &boot_id, losses.ledger())?;
+    let positions = losses.ledger().highest();
+    if !adopted {
+        losses.counts_anew();
+        if !positions.is_empty() {
+            kernel.resume_numbers(&positions).map_err(|error| StartError::Host(format!("kernel counters: {error}")))?;
+        }
     }
     let (base, _) = Bundle::compile(&config);
     let Some(base) = base else { return Err(StartError::Refused(loaded.diagnostics, loaded.sources)) };
@@ -131,7 +137,7 @@ pub(crate) fn open(config_dir: &Path) -> Result<OpenedEngine, StartError> {
         log,
         host: Host { id: machine_id, boot_id },
         processes: ProcessTable::new(cgroup),
-        losses: Losses::resumed(positions),
+        losses,
         generations: VecDeque::new(),
         moments: HashMap::new(),
         epochs: numbers.epochs.clone(),
@@ -139,12 +145,15 @@ pub(crate) fn open(config_dir: &Path) -> Result<OpenedEngine, StartError> {
         base: Arc::new(base),
         base_digest: String::new(),
         degraded,
+        undeclared: BTreeSet::new(),
         started: Timestamp::now(),
         // Records of the agent are fewer than all records, so this never goes back.
         agent_records: first_own,
         tally: Tally::default(),
         changes,
-        waiting: VecDeque::new(),
+        waiting: super::waiting::Waiting::default(),
+        kept_position: 0,
+        told_log_fails: None,
         log_failure: None,
         last_reload: None,
         heartbeat_due: Instant::now() + Duration::from_secs(300),
@@ -178,6 +187,15 @@ pub(crate) fn open(config_dir: &Path) -> Result<OpenedEngine, StartError> {
         engine.recall(last_good.as_deref())?;
     }
     engine.activate(Source { config, files, warnings: loaded.diagnostics.clone() })?;
+    if adopted
+        && unknown
+        && let Some(look) = engine.look()
+    {
+        engine.losses.counts_known(&look);
+    }
+    if let Some(earlier) = last_good.as_deref().and_then(|files| parse(files, &host_facts()).config) {
+        engine.note_undeclared(&super::undeclared::declared(&earlier));
+    }
     let began = Instant::now();
     let started = engine.note_started(adopted);
     // What was decided while no daemon ran waits in the ring: the first turns record it, and answer meanwhile.

@@ -12,6 +12,7 @@ use super::activate::{ActivateError, Source};
 use super::refresh::Why;
 use super::sessions::RECONFIGURED;
 use super::status::{COVERAGE, ReloadResult};
+use super::undeclared::declared;
 use super::{Actor, Engine};
 use crate::api::Reloaded;
 use crate::configuration;
@@ -23,7 +24,8 @@ impl Engine {
     /// What is wrong, in a line and as findings; nothing changed.
     pub(crate) fn reload(&mut self, by: Option<&Actor>) -> Result<Reloaded, (String, Vec<Value>)> {
         let before = self.base_digest.clone();
-        let accounts = self.accounts_as_matched();
+        let matched = self.accounts_as_matched();
+        let accounts = self.current().map(|current| declared(&current.config)).unwrap_or_default();
         let (began, moments) = (Instant::now(), self.moments_now());
         let loaded = configuration::load(&self.config_dir);
         let mut findings = loaded.diagnostics.clone();
@@ -55,6 +57,7 @@ impl Engine {
         match outcome {
             Ok(()) => {
                 let after = self.base_digest.clone();
+                let undeclared = self.note_undeclared(&accounts);
                 let generation = self.current().map_or(0, |current| Active(current.generation.active).generation());
                 self.degraded.retain(|reason| reason != "config-rejected");
                 self.last_reload = Some(ReloadResult { at: Timestamp::now(), ok: true, problem: None });
@@ -63,10 +66,11 @@ impl Engine {
                     after: after.clone(),
                     by: caller.clone(),
                     generation,
+                    undeclared: undeclared.clone(),
                 });
                 self.judge_all_sessions(id.clone(), RECONFIGURED, began);
                 // Accounts that were not there before, or that other processes belong to now.
-                if accounts != self.accounts_as_matched() {
+                if matched != self.accounts_as_matched() {
                     self.take_up_open_connections(&id);
                 }
                 let why = Why { cause: "policy".to_owned(), id: Some(after.clone()), reason: None, by: caller };
@@ -78,6 +82,7 @@ impl Engine {
                     before,
                     after,
                     generation,
+                    undeclared,
                     warnings: findings.iter().filter_map(|finding| serde_json::to_value(finding).ok()).collect(),
                 })
             }

@@ -9,7 +9,7 @@ use writ_core::config::Mode;
 use writ_core::table::Unresolved;
 
 use super::Engine;
-use crate::kernel::boot_ns;
+use crate::kernel::{AccountLost, boot_ns};
 use crate::surroundings::Surroundings;
 
 /// What this writ provides on every kernel it loads on; the names that `[kernel] require` can use.
@@ -39,6 +39,9 @@ pub(crate) struct Status {
     pub generation: u32,
     /// Why writ is not what the configuration asks for; empty if it is.
     pub degraded: Vec<String>,
+    /// Accounts that were declared before and are no more: their processes are not judged any longer.
+    #[serde(default)]
+    pub undeclared: Vec<String>,
     /// What is covered.
     pub coverage: Vec<String>,
     /// The cgroup that is judged.
@@ -108,6 +111,12 @@ pub(crate) struct AccountStatus {
     pub valid_until: Option<Timestamp>,
     /// Selectors that nothing on this host matches.
     pub unmatched: Vec<String>,
+    /// How many decisions it may always have in the ring, whatever other accounts do.
+    #[serde(default)]
+    pub ring_share: u64,
+    /// Its attempts without a record since the maps were made, by the kernel's count.
+    #[serde(default)]
+    pub lost: AccountLost,
 }
 
 /// Attempts, by what became of their records: `seen = recorded + lost + in_flight`.
@@ -115,11 +124,12 @@ pub(crate) struct AccountStatus {
 pub(crate) struct Records {
     /// Attempts of managed accounts that were judged.
     pub seen: u64,
-    /// Attempts whose event was taken from the ring or waits in it.
+    /// Attempts whose record is in the log.
     pub recorded: u64,
-    /// Attempts without a record.
+    /// Attempts that the log counts as lost.
     pub lost: u64,
-    /// Attempts between their number and the ring.
+    /// Attempts whose record is on its way: in the ring, or waiting for a log that cannot be written; and losses that are
+    /// not certain yet.
     pub in_flight: u64,
 }
 
@@ -159,8 +169,9 @@ impl Engine {
         let counts = self.kernel.counters().unwrap_or_default();
         let counter = |counter: Counter| counts.iter().filter_map(|counts| counts.get(counter as usize)).sum::<u64>();
         let seen = counter(Counter::Seen);
-        let recorded = counter(Counter::Recorded);
-        let lost = counter(Counter::LostRingFull) + counter(Counter::LostBudget);
+        // As the log has it: what waits for the log is not recorded yet.
+        let ((recorded, lost), (unwritten, untold)) = (self.losses.totals(), self.waiting.totals());
+        let (recorded, lost) = (recorded.saturating_sub(unwritten), lost.saturating_sub(untold));
         let accounts: Vec<AccountStatus> =
             current.config.accounts.keys().filter_map(|name| self.account_status(name)).collect();
         let observed = accounts.iter().any(|account| account.mode == Mode::Observe);
@@ -186,7 +197,15 @@ impl Engine {
             configuration_digest: self.base_digest.clone(),
             bundle: None,
             generation: Active(current.generation.active).generation(),
-            degraded: self.degraded.clone(),
+            degraded: self
+                .degraded
+                .iter()
+                .cloned()
+                .chain(self.log_failure.as_ref().map(|_| super::failure::UNWRITABLE.to_owned()))
+                // Some process may have shed the executable it descends from.
+                .chain((counter(Counter::LineageFull) > 0).then(|| Counter::LineageFull.name().to_owned()))
+                .collect(),
+            undeclared: self.undeclared.iter().cloned().collect(),
             coverage: COVERAGE
                 .iter()
                 .filter(|name| **name != "set-retval" || self.kernel.chooses_errno)
@@ -251,6 +270,8 @@ impl Engine {
             epoch: slot.epoch(),
             valid_until: moment.and_then(|moment| moment.until),
             unmatched: current.unresolved.iter().filter_map(|missing| unmatched(missing, name)).collect(),
+            ring_share: u16::try_from(index).map_or(0, |index| self.kernel.share(index)),
+            lost: u16::try_from(index).map(|index| self.kernel.lost(index)).unwrap_or_default(),
         })
     }
 }

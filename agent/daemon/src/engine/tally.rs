@@ -17,6 +17,8 @@ pub(crate) struct Tally {
     pub cuts: BTreeMap<String, u64>,
     /// Attempts without a record of their own, by reason.
     pub losses: BTreeMap<String, u64>,
+    /// Escalations that nobody was asked about, because too many were open, by account.
+    pub unasked: BTreeMap<String, u64>,
     /// Reloads: applied, refused.
     pub reloads: [u64; 2],
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use jiff::Timestamp;
 use tokio::sync::{mpsc, oneshot};
-use writ_core::record::{Body, Lifecycle};
+use writ_core::record::Lifecycle;
 
 use super::clock::Clocks;
 use super::handle::{Handle, Question};
@@ -98,13 +98,8 @@ impl Engine {
     fn tick(&mut self) -> bool {
         let behind = self.pump();
         self.flush();
-        // Only an empty ring shows which numbers did not come.
-        if !behind && self.waiting.is_empty() {
-            let counters = self.kernel.counters().unwrap_or_default();
-            for loss in self.losses.reconcile(&counters) {
-                self.note(Body::Loss(Box::new(loss)));
-            }
-        }
+        self.look_at_counters(true);
+        self.account_for(&[], &Clocks::read());
         let reading = Clocks::read().reading(&self.host.boot_id.clone());
         if let Some(step) = self.live.read_clock(reading) {
             tracing::warn!(%step, "the wall clock was set; everything that ends by time was moved along");
@@ -132,9 +127,8 @@ impl Engine {
             self.save_live();
         }
         self.flush();
-        if let Err(error) = self.log.checkpoint() {
-            tracing::error!(%error, "the log's head could not be signed");
-        }
+        self.sign();
+        self.keep_position();
         behind
     }
 
@@ -187,12 +181,17 @@ impl Engine {
     fn stop(&mut self) {
         let until = Instant::now() + CATCHING_UP;
         while self.pump() && Instant::now() < until {}
+        // Whatever else there is to know of what was read.
+        self.look_at_counters(true);
+        self.pump();
+        self.account_for_the_rest();
         self.note_counted_refusals(true);
         self.note_lifecycle(Lifecycle::Stop { reason: "asked to".into() });
         self.flush();
         if let Err(error) = self.log.checkpoint() {
             tracing::error!(%error, "the last checkpoint could not be written");
         }
+        self.keep_position();
         if !self.waiting.is_empty() {
             tracing::error!(
                 lines = self.waiting.len(),

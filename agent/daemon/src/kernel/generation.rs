@@ -151,9 +151,14 @@ impl Kernel {
         outer.stances.set(side, &words("STANCES", &stances, SPARE_STANCES * 8)?, 0).map_err(failed("STANCES"))?;
         outer.flags.set(side, &words("FLAGS", &generation.flags, 0)?, 0).map_err(failed("FLAGS"))?;
         outer.slots.set(side, &words("SLOTS", &generation.slots, 0)?, 0).map_err(failed("SLOTS"))?;
+        let declared =
+            (0u16..).zip(&generation.flags).filter(|(_, flags)| AccountFlags(**flags).has(AccountFlags::PRESENT));
+        self.divide(&declared.map(|(account, _)| account).collect::<Vec<_>>());
         // The selectors of this side are in place: from here on `cgroup_mkdir` classifies new cgroups for it too.
         self.classify_cgroups(side, identities)?;
-        self.active.set(0, active.0, 0).map_err(failed("ACTIVE"))?;
+        // Whether the log can be written does not change with policy.
+        let word = active.0 & !Active::LOG_FAILS | before.0 & Active::LOG_FAILS;
+        self.active.set(0, word, 0).map_err(failed("ACTIVE"))?;
         Ok(active)
     }
 
@@ -235,6 +240,16 @@ impl Kernel {
             map.insert(id, list, 0).map_err(failed("CGROUPS"))?;
         }
         Ok(())
+    }
+
+    /// Says whether the log can be written: while it cannot, accounts for which no record means no access are refused.
+    ///
+    /// # Errors
+    /// The table cannot be read or written.
+    pub(crate) fn set_log_fails(&mut self, fails: bool) -> Result<(), InstallError> {
+        let active = self.active().map_err(failed("ACTIVE"))?.0 & !Active::LOG_FAILS;
+        let flag = if fails { Active::LOG_FAILS } else { 0 };
+        self.active.set(0, active | flag, 0).map_err(failed("ACTIVE"))
     }
 
     /// Moves an account to a stance: one aligned word, the way a signal takes effect.

@@ -17,6 +17,7 @@ mod object;
 mod pins;
 mod ring;
 mod session;
+mod shared;
 mod syscall;
 
 pub(crate) use diag::{Diag, Socket};
@@ -27,3 +28,4 @@ pub(crate) use host::{CgroupMount, boot_ns, cgroup_paths, user_namespace_owners}
 pub(crate) use object::{Kernel, Options};
 pub(crate) use pins::{OpenError, uninstall};
 pub(crate) use ring::watch;
+pub(crate) use shared::AccountLost;

@@ -9,7 +9,7 @@ use aya::programs::links::{FdLink, PinnedLink};
 use aya::programs::{CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, CgroupSock, CgroupSockAddr, RawTracePoint};
 use aya::{Ebpf, EbpfLoader};
 use writ_abi::{
-    ABI_VERSION, Active, COUNTERS, Counter, KernelConfig, NAT64_PREFIXES, Nat64Prefix, Session, TaskOffsets,
+    ABI_VERSION, Active, Budget, COUNTERS, Counter, KernelConfig, NAT64_PREFIXES, Nat64Prefix, Session, TaskOffsets,
 };
 
 use super::btf::Btf;
@@ -18,6 +18,7 @@ use super::generation::Outer;
 use super::host::{CgroupMount, init_user_ns};
 use super::pins::{OpenError, Pins, chain};
 use super::ring::{self, Drained};
+use super::shared::{AccountLost, Budgets, Positions};
 use super::syscall;
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/writ.bpf.o"));
@@ -35,7 +36,7 @@ const TRACEPOINTS: [(&str, &str); 5] = [
     ("cgroup_rmdir", "cgroup_rmdir"),
 ];
 /// Maps that outlive the daemon: name, type, key and value size. `None`: the size is not checked.
-const PINNED: [(&str, MapType, u32, u32); 26] = [
+const PINNED: [(&str, MapType, u32, u32); 27] = [
     ("ACTIVE", MapType::Array, 4, 8),
     ("USER_FILTER", MapType::ArrayOfMaps, 4, 4),
     ("USERS", MapType::ArrayOfMaps, 4, 4),
@@ -60,6 +61,7 @@ const PINNED: [(&str, MapType, u32, u32); 26] = [
     ("SESSIONS", MapType::Hash, 8, size_of::<Session>() as u32),
     ("DECISIONS", MapType::RingBuf, 0, 0),
     ("PROCESSES", MapType::RingBuf, 0, 0),
+    ("BUDGETS", MapType::Array, 4, size_of::<Budget>() as u32),
     ("COUNTS", MapType::PerCpuArray, 4, COUNTERS * 8),
     ("PATH", MapType::PerCpuArray, 4, 560),
 ];
@@ -88,6 +90,10 @@ pub(crate) struct Kernel {
     pub(super) mount: CgroupMount,
     decisions: RingBuf<MapData>,
     processes: RingBuf<MapData>,
+    budgets: Budgets,
+    positions: Positions,
+    /// Bytes of the ring of decisions, and of that of process starts.
+    ring_sizes: (u64, u64),
     counts: PerCpuArray<MapData, [u64; COUNTERS as usize]>,
     seen: HashMap<MapData, Plain<SeenKey>, u64>,
     pub(super) sessions: MapData,
@@ -128,7 +134,10 @@ impl Kernel {
         let chooses_errno = chooses_errno();
         let config = Plain(kernel_config(options, chooses_errno)?);
         let mut loader = EbpfLoader::new();
-        loader.override_global("CONFIG", &config, true).map_max_entries("DECISIONS", options.ring_size);
+        loader
+            .override_global("CONFIG", &config, true)
+            .map_max_entries("DECISIONS", options.ring_size)
+            .map_max_entries("LINEAGE", most_processes());
         for (name, ..) in PINNED {
             loader.map_pin_path(name, pins.maps().join(name));
         }
@@ -148,17 +157,37 @@ impl Kernel {
                 .take_map(name)
                 .ok_or_else(|| OpenError::Load { what: "opening maps".into(), error: format!("no map `{name}`") })
         };
-        let map = |error: aya::maps::MapError| OpenError::Load { what: "opening maps".into(), error: chain(&error) };
+        let map_error =
+            |error: aya::maps::MapError| OpenError::Load { what: "opening maps".into(), error: chain(&error) };
+        // Kept by the kernel's own word: an adopted ring keeps its size, whatever the configuration says now.
+        let ring = |map: Map| match map {
+            Map::RingBuf(data) => {
+                let size = data.info().map(|info| u64::from(info.max_entries())).map_err(map_error)?;
+                let positions = Positions::map(data.fd()).map_err(OpenError::io("mapping a ring's positions"))?;
+                let ring = RingBuf::try_from(Map::RingBuf(data)).map_err(map_error)?;
+                Ok::<_, OpenError>((ring, size, positions))
+            }
+            _ => Err(OpenError::Load { what: "opening maps".into(), error: "a ring is no ring".into() }),
+        };
+        let (decisions, decisions_size, positions) = ring(take("DECISIONS")?)?;
+        let (processes, processes_size, _) = ring(take("PROCESSES")?)?;
+        let budgets = match take("BUDGETS")? {
+            Map::Array(data) => Budgets::map(data.fd()).map_err(OpenError::io("mapping the accounts' budgets"))?,
+            _ => return Err(OpenError::Load { what: "opening maps".into(), error: "BUDGETS is no array".into() }),
+        };
         Ok(Self {
             adopted,
             chooses_errno,
-            active: Array::try_from(take("ACTIVE")?).map_err(map)?,
+            active: Array::try_from(take("ACTIVE")?).map_err(map_error)?,
             outer: Outer::open(&mut take)?,
             mount: options.cgroup.clone(),
-            decisions: RingBuf::try_from(take("DECISIONS")?).map_err(map)?,
-            processes: RingBuf::try_from(take("PROCESSES")?).map_err(map)?,
-            counts: PerCpuArray::try_from(take("COUNTS")?).map_err(map)?,
-            seen: HashMap::try_from(take("SEEN")?).map_err(map)?,
+            decisions,
+            processes,
+            budgets,
+            positions,
+            ring_sizes: (decisions_size, processes_size),
+            counts: PerCpuArray::try_from(take("COUNTS")?).map_err(map_error)?,
+            seen: HashMap::try_from(take("SEEN")?).map_err(map_error)?,
             // aya's maps do not lend their descriptor, and read one element at a time.
             sessions: match take("SESSIONS")? {
                 Map::HashMap(data) => data,
@@ -180,7 +209,35 @@ impl Kernel {
 
     /// Reads at most `limit` decisions, and the process starts that explain them.
     pub(crate) fn drain(&mut self, limit: usize) -> Drained {
-        ring::drain(&mut self.decisions, &mut self.processes, limit)
+        let drained = ring::drain(&mut self.decisions, &mut self.processes, limit);
+        // Only now have they left the ring.
+        self.budgets.took(&drained.decisions, &drained.processes);
+        drained
+    }
+
+    /// Divides what each account may always have in the rings among these accounts.
+    pub(super) fn divide(&self, accounts: &[u16]) {
+        self.budgets.divide(accounts, self.ring_sizes.0, self.ring_sizes.1);
+    }
+
+    /// What an account has lost since the maps were made.
+    pub(crate) fn lost(&self, account: u16) -> AccountLost {
+        self.budgets.lost(account)
+    }
+
+    /// How many decisions an account may always have in the ring.
+    pub(crate) fn share(&self, account: u16) -> u64 {
+        self.budgets.share(account)
+    }
+
+    /// Up to where the ring has been written, in bytes since it was made.
+    pub(crate) fn written(&self) -> u64 {
+        self.positions.written()
+    }
+
+    /// Up to where the ring has been read, in bytes since it was made.
+    pub(crate) fn read(&self) -> u64 {
+        self.positions.read()
     }
 
     /// A descriptor that becomes readable when decisions wait.
@@ -257,6 +314,16 @@ fn kernel_config(options: &Options, chooses_errno: bool) -> Result<KernelConfig,
         offsets,
         nat64,
     })
+}
+
+/// How many processes there can be at once, so that each can have its origin remembered whoever makes how many. Bounded,
+/// because a hash map's buckets are there from the start: 16 MiB at most.
+fn most_processes() -> u32 {
+    const LEAST: u32 = 65_536;
+    const MOST: u32 = 1 << 20;
+    let limit = |name: &str| fs::read_to_string(format!("/proc/sys/kernel/{name}")).ok()?.trim().parse::<u32>().ok();
+    let limits = [limit("pid_max"), limit("threads-max")];
+    limits.into_iter().flatten().min().unwrap_or(MOST).clamp(LEAST, MOST)
 }
 
 /// Asks the kernel whether cgroup programs may choose the errno. "Could not tell" counts as no: EPERM refuses as well.

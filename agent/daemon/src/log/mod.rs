@@ -4,6 +4,7 @@
 //! [`LogWriter::open`] does with whatever a crash left. docs/log.md has the layout and what is promised.
 
 mod archive;
+mod attempts;
 mod error;
 #[cfg(test)]
 mod fault_tests;
@@ -24,6 +25,7 @@ pub(crate) mod verify;
 mod writer;
 
 pub(crate) use archive::{archive_get, archive_put};
+pub(crate) use attempts::replay_attempts;
 pub(crate) use error::{AppendError, LogError};
 pub(crate) use follow::Follow;
 pub(crate) use layout::Layout;

@@ -1,6 +1,5 @@
 //! Opening a log after whatever happened: what is whole is kept, what can be made again is, and all of it is said.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 
 use writ_core::log::{Checkpoint, Edge, NoteSigner, TILE_WIDTH};
@@ -27,8 +26,6 @@ pub(crate) struct Recovery {
     pub repairs: Vec<String>,
     /// Where an earlier log was moved to, if it could not be continued.
     pub set_aside: Option<String>,
-    /// The highest kernel sequence in the last segments, by boot id and CPU.
-    pub positions: BTreeMap<(String, u32), u64>,
 }
 
 impl Recovery {
@@ -100,9 +97,6 @@ fn continue_log(layout: &Layout, signer: &NoteSigner, recovery: &mut Recovery) -
     let Some((last_first, (last_len, total))) = last else {
         return Ok(State { edge: Edge::default(), tiles: TileWriter::default(), segment: None, signed: None });
     };
-    if let Some((_, path)) = segments.len().checked_sub(2).and_then(|place| segments.get(place)) {
-        note_positions(path, recovery)?;
-    }
     recovery.unsigned_tail = total - signed.min(total);
     let regrow = Regrow { layout, checkpoint: checkpoint.as_ref(), total };
     // From the last segment's beginning where a checkpoint can confirm it; from the log's beginning otherwise.
@@ -163,10 +157,8 @@ fn mend_last_segment(
         match lines.next_line() {
             Ok(Some(line)) => {
                 // What was signed stays, whatever it is; what was not must at least be a record.
-                match Head::of(line) {
-                    Ok(head) => remember(&head, &mut recovery.positions),
-                    Err(_) if total >= signed => break,
-                    Err(_) => {}
+                if total >= signed && Head::of(line).is_err() {
+                    break;
                 }
                 total += 1;
                 good = lines.offset();
@@ -203,28 +195,6 @@ fn mend_last_segment(
         return Err(LogError::invalid(path, format!("the log has {total} lines, its checkpoint signs {signed}")));
     }
     Ok((good, total))
-}
-
-/// Keeps the highest sequence of each CPU, whether recorded or counted as lost.
-fn remember(head: &Head<'_>, positions: &mut BTreeMap<(String, u32), u64>) {
-    let (cpu, sequence) = match (head.kernel, head.cpu, head.to_sequence) {
-        (Some(kernel), _, _) => (kernel.cpu, kernel.sequence),
-        (None, Some(cpu), Some(to)) => (cpu, to),
-        _ => return,
-    };
-    let highest = positions.entry((head.host.boot_id.clone().into_owned(), cpu)).or_default();
-    *highest = sequence.max(*highest);
-}
-
-/// Looks for positions in an earlier segment too: right after a rotation the last one has hardly any.
-fn note_positions(path: &Path, recovery: &mut Recovery) -> Result<(), LogError> {
-    let mut lines = SegmentLines::open(path)?;
-    while let Ok(Some(line)) = lines.next_line() {
-        if let Ok(head) = Head::of(line) {
-            remember(&head, &mut recovery.positions);
-        }
-    }
-    Ok(())
 }
 
 /// Moves a log out of the way, its key's name last: an interrupted move is found by it and continued.

@@ -5,10 +5,10 @@ use std::fs;
 use axum::extract::connect_info::Connected;
 use axum::serve::IncomingStream;
 use nix::unistd::{Gid, Group, Uid, User};
-use tokio::net::UnixListener;
 use writ_core::signal::Caller;
 use writ_core::table::Identities;
 
+use super::limit::Limited;
 use crate::engine::{Actor, Engine};
 use crate::process;
 
@@ -21,9 +21,9 @@ pub(super) struct Peer {
     started: Option<u64>,
 }
 
-impl Connected<IncomingStream<'_, UnixListener>> for Peer {
-    fn connect_info(stream: IncomingStream<'_, UnixListener>) -> Self {
-        let credentials = stream.io().peer_cred().ok();
+impl Connected<IncomingStream<'_, Limited>> for Peer {
+    fn connect_info(stream: IncomingStream<'_, Limited>) -> Self {
+        let credentials = stream.io().stream().peer_cred().ok();
         let pid = credentials.as_ref().and_then(tokio::net::unix::UCred::pid);
         Self {
             uid: credentials.as_ref().map(tokio::net::unix::UCred::uid),

@@ -52,12 +52,14 @@ fn mode(mode: Mode) -> &'static str {
 }
 
 /// The whole page.
-pub(super) fn render(status: &Status, tally: &Tally) -> String {
+pub(super) fn render(status: &Status, tally: &Tally, refused_connections: u64) -> String {
     let mut page = Page::default();
     in_force(&mut page, status);
     attempts(&mut page, status, tally);
     accounts(&mut page, status, tally);
     evidence(&mut page, status, tally);
+    let help = "Connections to the API refused because their user had as many open as it may.";
+    page.single("writ_api_connections_refused_total", "counter", help, refused_connections);
     page.0
 }
 
@@ -97,7 +99,7 @@ fn in_force(page: &mut Page, status: &Status) {
 fn attempts(page: &mut Page, status: &Status, tally: &Tally) {
     let records = status.records;
     page.single("writ_attempts_seen_total", "counter", "Attempts of managed accounts that were judged.", records.seen);
-    let help = "Attempts whose event reached the ring.";
+    let help = "Attempts whose record is in the log.";
     page.single("writ_attempts_recorded_total", "counter", help, records.recorded);
     page.single("writ_attempts_lost_total", "counter", "Attempts without a record.", records.lost);
     page.metric("writ_kernel_events_total", "counter", "Every counter of the kernel side.");
@@ -136,6 +138,26 @@ fn accounts(page: &mut Page, status: &Status, tally: &Tally) {
     for account in &status.accounts {
         page.sample("writ_account_unmatched", &[("account", &account.name)], account.unmatched.len());
     }
+    page.metric("writ_account_ring_share", "gauge", "Decisions that the account may always have in the ring.");
+    for account in &status.accounts {
+        page.sample("writ_account_ring_share", &[("account", &account.name)], account.ring_share);
+    }
+    page.metric("writ_account_lost_total", "counter", "Attempts without a record, by the kernel's count, by reason.");
+    for account in &status.accounts {
+        let of = |reason| [("account", account.name.as_str()), ("reason", reason)];
+        page.sample("writ_account_lost_total", &of("ring-full"), account.lost.ring_full);
+        page.sample("writ_account_lost_total", &of("budget"), account.lost.budget);
+    }
+    page.metric(
+        "writ_escalations_unasked_total",
+        "counter",
+        "Denied attempts that nobody was asked about: the account had as many requests open as are kept.",
+    );
+    for (account, count) in &tally.unasked {
+        page.sample("writ_escalations_unasked_total", &[("account", account)], count);
+    }
+    let help = "Accounts that a reload took out of the configuration, and that are still not declared.";
+    page.single("writ_accounts_undeclared", "gauge", help, status.undeclared.len());
     page.metric("writ_stance_changes_total", "counter", "Changes of what an account may do, since the start.");
     for ((account, cause), count) in &tally.changes {
         page.sample("writ_stance_changes_total", &[("account", account), ("cause", cause)], count);

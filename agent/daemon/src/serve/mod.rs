@@ -5,6 +5,7 @@ mod caller;
 mod changes;
 #[cfg(test)]
 mod fuzz;
+mod limit;
 mod metrics;
 #[cfg(test)]
 mod openapi;

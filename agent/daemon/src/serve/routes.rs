@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use axum::Router;
 use axum::body::Bytes;
 use axum::extract::{ConnectInfo, DefaultBodyLimit, Path, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
+use axum::{Extension, Router};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::json;
@@ -15,6 +15,7 @@ use writ_core::signal::Incoming;
 use writ_core::stance::{BreakGlassRequest, GrantRequest};
 
 use super::caller::Peer;
+use super::limit::Limits;
 use super::{authzen, changes, ssf};
 use crate::api::{
     self, ApproveBody, BreakGlassBody, Failure, GrantBody, Problem, ReasonBody, SignalBody, SimulateBody,
@@ -114,7 +115,7 @@ async fn ask<R: Send + 'static>(
 }
 
 /// Every route.
-pub(super) fn router(engine: Handle) -> Router {
+pub(super) fn router(engine: Handle, limits: Limits) -> Router {
     Router::new()
         .route("/v1/status", get(status))
         .route("/v1/metrics", get(metrics))
@@ -144,6 +145,7 @@ pub(super) fn router(engine: Handle) -> Router {
         .fallback(|| async { Fault::new(StatusCode::NOT_FOUND, "not-found", "there is nothing at this path") })
         .layer(DefaultBodyLimit::max(MOST_BYTES))
         .layer(axum::middleware::from_fn(authzen::echo_request_id))
+        .layer(Extension(limits))
         .with_state(engine)
 }
 
@@ -171,11 +173,16 @@ async fn status(State(engine): State<Handle>, ConnectInfo(peer): ConnectInfo<Pee
     ok(&status)
 }
 
-async fn metrics(State(engine): State<Handle>, ConnectInfo(peer): ConnectInfo<Peer>) -> Answer {
-    let page = ask(&engine, peer, |engine, actor| {
+async fn metrics(
+    State(engine): State<Handle>,
+    ConnectInfo(peer): ConnectInfo<Peer>,
+    Extension(limits): Extension<Limits>,
+) -> Answer {
+    let refused = limits.refused();
+    let page = ask(&engine, peer, move |engine, actor| {
         readable(engine, actor)?;
         let status = engine.status().ok_or(Refusal::NotReady)?;
-        Ok(super::metrics::render(&status, &engine.tally))
+        Ok(super::metrics::render(&status, &engine.tally, refused))
     });
     Ok((StatusCode::OK, [(header::CONTENT_TYPE, super::metrics::CONTENT_TYPE)], page.await?).into_response())
 }

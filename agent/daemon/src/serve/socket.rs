@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use tokio::net::{UnixListener, UnixStream};
 
 use super::caller::Peer;
+use super::limit::{Limited, Limits};
 use super::routes;
 use crate::engine::Handle;
 
@@ -59,8 +60,9 @@ impl Server {
     /// # Errors
     /// The socket failed.
     pub(crate) async fn serve(self, engine: Handle, stop: impl Future<Output = ()> + Send + 'static) -> io::Result<()> {
-        let service = routes::router(engine).into_make_service_with_connect_info::<Peer>();
-        let served = axum::serve(self.listener, service).with_graceful_shutdown(stop).await;
+        let limits = Limits::default();
+        let service = routes::router(engine, limits.clone()).into_make_service_with_connect_info::<Peer>();
+        let served = axum::serve(Limited::new(self.listener, limits), service).with_graceful_shutdown(stop).await;
         let _ = fs::remove_file(&self.path);
         served
     }

@@ -41,6 +41,9 @@ impl Place {
                 Lifecycle::Heartbeat { seen, recorded, lost, in_flight } => {
                     Self::Heartbeat { seen, recorded, lost, in_flight }
                 }
+                Lifecycle::SelfTest { kernel: Some(kernel), .. } => {
+                    Self::Attempt { boot, cpu: kernel.cpu, sequence: kernel.sequence, count: 1 }
+                }
                 _ => Self::Other,
             },
             _ => Self::Other,
