@@ -41,6 +41,7 @@ impl Place {
                 Lifecycle::Heartbeat { seen, recorded, lost, in_flight } => {
                     Self::Heartbeat { seen, recorded, lost, in_flight }
                 }
+                // The self-test's attempt is judged and numbered like any other.
                 Lifecycle::SelfTest { kernel: Some(kernel), .. } => {
                     Self::Attempt { boot, cpu: kernel.cpu, sequence: kernel.sequence, count: 1 }
                 }
@@ -241,6 +242,19 @@ mod tests {
     fn a_number_twice_and_a_loss_of_nothing_are_named() {
         let (found, _) = findings(vec![attempt(0, 1), attempt(0, 2), attempt(0, 2), loss(1, 2, 2)]);
         assert_eq!(found.len(), 2, "{found:?}");
+    }
+
+    #[test]
+    fn a_self_test_between_two_attempts_is_no_gap() {
+        let line =
+            br#"{"id":"01M8ABYDRDV9ZFZZR000000003","type":"lifecycle","time":"2026-11-25T22:06:45.5Z","schema":1,
+            "host":{"id":"h","boot_id":"b"},"agent_version":"0.1.0","event":"self-test","passed":true,"results":[],
+            "kernel":{"generation":2,"cpu":0,"sequence":2,"hook":"cgroup/connect4","stance":0,"epoch":0,
+            "socket_cookie":1,"netns_cookie":1}}"#;
+        let line: Vec<u8> = line.iter().copied().filter(|byte| *byte != b'\n').collect();
+        let tested = Place::of(writ_core::record::Record::check(&line).unwrap());
+        let (found, report) = findings(vec![attempt(0, 1), tested, attempt(0, 3)]);
+        assert_eq!((found, report.recorded, report.missing), (Vec::new(), 3, 0));
     }
 
     #[test]
