@@ -30,6 +30,7 @@ pub(crate) fn test(options: &Options) -> Result<ExitCode> {
             build: true,
             test: true,
             vm: !options.no_vm,
+            deb: !options.no_vm,
             rollout: !options.no_vm,
             ..Default::default()
         })?;
@@ -45,6 +46,7 @@ pub(crate) fn test(options: &Options) -> Result<ExitCode> {
         } else {
             report.step("whole-system tests, in virtual machines", || vm::suite(&vm::Options::CI));
             report.step("what fleets are given", rollout::fleet);
+            report.step("rollout to three hosts", || rollout::claims(&rollout::Options::default()));
         }
     }
     Ok(report.close())

@@ -156,7 +156,7 @@ versions() {
 anchored() { # each host's log agrees with what left the host
     local host
     for host in $hosts; do
-        on "$host" writ verify >/dev/null || return 1
+        on "$host" writ verify || return 1
         "$work/next/usr/bin/writ" verify "$work/$host/root/var/log/writ" --key "$(cat "$work/anchors/$host/writ.vkey")" \
             --against "$work/anchors/$host/checkpoint" || return 1
     done
