@@ -173,3 +173,89 @@ fn of_several_accounts_the_strictest_decides() {
     assert_eq!(judgements[1].text("/account"), "second", "the one that refused is named");
     assert_eq!(judgements[1].0["also_matched"].to_string(), "[\"tested\"]");
 }
+
+/// Has one uid open a socket (in this cgroup, if one is named) and another use it; the answer.
+fn handed(host: &Host, from: &str, to: u32, operation: &str, at: SocketAddr) -> String {
+    let mut command = host.command_as(&root(), host.probe());
+    let output = command.args(["handed", from, &to.to_string(), operation, &at.to_string()]).output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+fn a_socket_leads_to_the_account_that_made_it_whoever_uses_it() {
+    let peer = UdpPeer::new();
+    let mut host = Host::prepare(&Config::new());
+    let jobs = host.cgroup().path().join("jobs");
+    let below = jobs.strip_prefix(cgroup::mount()).unwrap().display().to_string();
+    let by_cgroup = account("jobs", &format!("{{ cgroup = \"/{below}\" }}"));
+    host.configure(&Config::new().file("service-accounts.d/jobs.toml", &by_cgroup));
+    host.run_daemon();
+    let (service, stranger) = (host.service_user().uid.as_raw(), user::ensure(user::STRANGER).uid.as_raw());
+
+    for operation in ["udp-judge", "udp-send", "tcp"] {
+        let answer = handed(&host, &service.to_string(), stranger, operation, peer.address);
+        assert!(answer.contains("EACCES"), "{operation}: {answer}");
+    }
+    fs::create_dir(&jobs).unwrap();
+    let answer = handed(&host, &format!("0@{}", jobs.display()), stranger, "udp-judge", peer.address);
+    fs::remove_dir(&jobs).unwrap();
+    assert!(answer.contains("EACCES"), "{answer}");
+    // And one that nobody has a claim on.
+    assert!(handed(&host, "0", stranger, "udp-judge", peer.address).contains("null"));
+
+    let (udp, tcp) = (format!("deny udp {} EACCES", peer.address), format!("deny tcp {} EACCES", peer.address));
+    let records = host.expect_judgements(&[&udp, &udp, &tcp, &udp]);
+    let by = |record: &writ_tests::Record| (record.text("/account").to_owned(), record.0["identified_by"].to_string());
+    assert_eq!(by(&records[0]), ("tested".to_owned(), "[\"socket-uid\"]".to_owned()));
+    assert_eq!(by(&records[3]), ("jobs".to_owned(), "[\"socket-cgroup\"]".to_owned()));
+    assert_eq!(records[0].number("/process/uid"), Some(u64::from(stranger)));
+}
+
+#[test]
+fn a_unit_restarted_a_thousand_times_has_no_open_moment_and_no_closed_one() {
+    const RESTARTS: u32 = 1_000;
+    let (closed, open) = (UdpPeer::new(), UdpPeer::new());
+    let mut host = Host::prepare(&Config::new());
+    let unit = account("unit", "{ unit = \"writ-restarted.service\" }");
+    host.configure(
+        &Config::new()
+            .destination("open", open.address)
+            .file("service-accounts.d/unit.toml", &unit)
+            .file("policies.d/unit.cedar", &permit("unit", "open")),
+    );
+    host.run_daemon();
+    // As DynamicUser= has it: a uid that no user has.
+    let mut command = host.command_as(&root(), host.probe());
+    let cgroup = host.cgroup().path().join("writ-restarted.service");
+    command.args(["restarts", &RESTARTS.to_string(), "61184"]).arg(&cgroup);
+    let output = command.args([closed.address.to_string(), open.address.to_string()]).output().unwrap();
+
+    assert!(output.status.success(), "{output:?}");
+    assert_eq!(String::from_utf8_lossy(&output.stdout).trim(), "{\"reached\":0,\"refused\":0}");
+    let settled = host.settled();
+    assert_eq!(settled.seen, u64::from(RESTARTS) * 2);
+}
+
+#[test]
+fn a_link_to_an_executable_and_one_that_was_deleted_are_the_executable() {
+    let peer = UdpPeer::new();
+    let mut host = Host::prepare(&Config::new());
+    let (agent, link) = (host.directory().join("agent"), host.directory().join("link"));
+    fs::copy(host.probe(), &agent).unwrap();
+    std::os::unix::fs::symlink(&agent, &link).unwrap();
+    let by_executable = account("agent", &format!("{{ executable = \"{}\" }}", agent.display()));
+    host.configure(&Config::new().file("service-accounts.d/agent.toml", &by_executable));
+    host.run_daemon();
+    let stranger = user::ensure(user::STRANGER);
+
+    let mut command = host.command_as(&stranger, &link);
+    let output = command.args(["udp-judge", &peer.address.to_string()]).output().unwrap();
+    assert!(String::from_utf8(output.stdout).unwrap().contains("EACCES"));
+    let mut running = host.batch_as(&stranger, &agent);
+    running.attempt("udp-judge", peer.address).assert_failed("EACCES");
+    fs::remove_file(&agent).unwrap();
+    running.attempt("udp-judge", peer.address).assert_failed("EACCES");
+
+    host.expect_judgements(&[format!("deny udp {} EACCES", peer.address).as_str(); 3]);
+}

@@ -123,3 +123,27 @@ fn garbage_in_the_configuration_leaves_the_last_good_one_in_force() {
     let said = refused_start(&fresh);
     assert!(said.contains("to-open.cedar") && said.contains("no earlier one to fall back to"), "{said}");
 }
+
+#[test]
+fn what_an_older_version_pinned_enforces_until_the_new_policy_does_and_is_then_taken_away() {
+    let (open, closed, config) = open_and_closed();
+    let mut host = Host::start(&config);
+    host.attempt("udp-judge", &[closed.address]).assert_failed("EACCES");
+    host.settled();
+    host.kill_daemon();
+    let older = host.pins().join(format!("v{}", ABI_VERSION - 1));
+    fs::rename(host.pins().join(format!("v{ABI_VERSION}")), &older).unwrap();
+    // Judged by the older programs, whose ring nobody reads any more.
+    host.attempt("udp-judge", &[closed.address]).assert_failed("EACCES");
+
+    host.run_daemon();
+    assert!(!older.exists(), "the older version's pins are gone");
+    assert_enforced(&host, &open, &closed);
+    // What the older programs judged last is known to be missing as soon as its CPU gives the next number.
+    let lost = wait::until("the loss is on record", || {
+        host.attempt("udp-judge", &[closed.address]).assert_failed("EACCES");
+        let lost: u64 = host.records_of("loss").iter().filter_map(|loss| loss.number("/count")).sum();
+        (lost > 0).then_some(lost)
+    });
+    assert_eq!(lost, 1);
+}

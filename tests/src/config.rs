@@ -17,6 +17,8 @@ pub struct Config {
     pub agent: String,
     /// Further lines of the account under test.
     pub account: String,
+    /// Judge the test's own cgroup only, even where the machine is made to be judged as a whole.
+    pub confined: bool,
     files: Vec<(String, String)>,
 }
 

@@ -86,7 +86,7 @@ impl Host {
             self.pins.display()
         );
         // A test must not judge the machine it runs on; a virtual machine is made to be judged as a whole.
-        if !judged_as_a_whole() {
+        if config.confined || !judged_as_a_whole() {
             paths.push_str(&format!("cgroup = \"{}\"\n", self.cgroup.path().display()));
         }
         config.write(&self.config_directory(), &paths);

@@ -34,7 +34,7 @@ pub struct Attempt {
 impl Attempt {
     /// Reads the probe's answer.
     #[track_caller]
-    pub(crate) fn parse(line: &str) -> Self {
+    pub fn parse(line: &str) -> Self {
         let Ok(answer) = serde_json::from_str::<Value>(line) else { panic!("the probe answered `{line}`") };
         Self {
             errno: answer.get("errno").and_then(Value::as_str).map(str::to_owned),

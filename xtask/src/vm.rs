@@ -4,6 +4,7 @@ mod boot;
 mod install;
 mod kernel;
 mod mirror;
+mod report;
 mod root;
 
 use std::fs;
@@ -28,7 +29,7 @@ pub(crate) struct Options {
     /// A kernel of the matrix, such as 6.1; may be given more than once
     #[arg(long, value_name = "VERSION")]
     kernel: Vec<String>,
-    /// Every kernel of the matrix (the default)
+    /// Every kernel of the matrix; the default is those that CI asks for
     #[arg(long, conflicts_with = "kernel")]
     all: bool,
     /// Only tests whose name contains this; an empty one runs all, those that are left out of an emulated machine too
@@ -53,14 +54,18 @@ pub(crate) struct Options {
 
 /// The subjects that an emulated machine runs: every hook, form and identity at the root cgroup, and how enforcement
 /// outlives the daemon. The others ask nothing more of the kernel, and are too heavy for emulation: load, floods, servers.
-const SUBJECTS: [&str; 7] =
-    ["connect::", "forms::", "harness::", "identity::", "reload::", "survive::enforcement", "unmanaged::"];
+const SUBJECTS: [&str; 8] =
+    ["connect::", "forms::", "harness::", "identity::", "kernels::", "reload::", "survive::enforcement", "unmanaged::"];
+/// The subjects of kernels that only `--all` asks for.
+const CORE: [&str; 4] = ["connect::", "families::", "forms::", "kernels::"];
+/// The subject of kernels that writ refuses to run on.
+const REFUSED: [&str; 1] = ["kernels::"];
 
 impl Options {
     /// As CI runs it.
     pub(crate) const CI: Self = Self {
         kernel: Vec::new(),
-        all: true,
+        all: false,
         filter: None,
         package: false,
         brief: false,
@@ -86,7 +91,7 @@ pub(crate) fn vm(options: &Options) -> Result<()> {
 pub(crate) fn suite(options: &Options) -> Result<Tally> {
     let cache = cache()?;
     let versions: Vec<&str> = if options.kernel.is_empty() {
-        kernel::MATRIX.iter().map(|(version, _)| *version).collect()
+        kernel::MATRIX.iter().filter(|entry| options.all || entry.always).map(|entry| entry.version).collect()
     } else {
         options.kernel.iter().map(String::as_str).collect()
     };
@@ -111,7 +116,13 @@ fn one(cache: &Path, version: &str, options: &Options) -> Result<Tally> {
     if options.package {
         install::collect(&input, options.release, !options.brief)?;
     } else {
-        collect(&input, options.filter.as_deref())?;
+        let subjects = match (&options.filter, version) {
+            (Some(filter), _) => vec![filter.as_str()],
+            (None, "5.10") => REFUSED.to_vec(),
+            (None, _) if kernel::MATRIX.iter().any(|entry| entry.version == version && !entry.always) => CORE.to_vec(),
+            (None, _) => SUBJECTS.to_vec(),
+        };
+        collect(&input, &subjects)?;
     }
     say(&format!("booting Linux {}", kernel.release));
     let outcome = boot::boot(&boot::Job {
@@ -134,11 +145,12 @@ fn one(cache: &Path, version: &str, options: &Options) -> Result<Tally> {
         println!("    the suite ran no test");
         tally += Tally::ONE_FAILURE;
     }
+    report::note(workspace::root(), version, &kernel.release, &outcome.printed, &tally)?;
     Ok(tally)
 }
 
 /// Puts what the guest runs into one directory: `writ`, the test binaries and their prober, and the script.
-fn collect(input: &Path, filter: Option<&str>) -> Result<()> {
+fn collect(input: &Path, subjects: &[&str]) -> Result<()> {
     remove(input)?;
     fs::create_dir_all(input).with_context(|| format!("cannot create `{}`", input.display()))?;
     let built = test_executables()?;
@@ -153,8 +165,7 @@ fn collect(input: &Path, filter: Option<&str>) -> Result<()> {
         stripped(&executable.path, &input.join(&executable.name))?;
         if executable.test {
             tests += 1;
-            let chosen = filter.map_or_else(|| SUBJECTS.to_vec(), |filter| vec![filter]);
-            let filters: String = chosen.iter().map(|filter| format!(" '{}'", filter.replace('\'', ""))).collect();
+            let filters: String = subjects.iter().map(|filter| format!(" '{}'", filter.replace('\'', ""))).collect();
             script.push_str(&format!("./{} --test-threads=1{filters} || result=$?\n", executable.name));
         }
     }

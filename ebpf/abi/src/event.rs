@@ -305,6 +305,42 @@ pub struct TaskOffsets {
     pub reserved: u32,
 }
 
+/// Where the running kernel keeps what the programs read of sockets; as [`TaskOffsets`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[repr(C)]
+pub struct SocketOffsets {
+    /// `bpf_sock_addr_kern.sk`: what the context of the address hooks really is.
+    pub sock_addr_sk: u32,
+    /// `socket.sk`
+    pub socket_sk: u32,
+    /// `sock.__sk_common.skc_family`
+    pub family: u32,
+    /// `sock.sk_type`
+    pub kind: u32,
+    /// `sock.sk_protocol`
+    pub protocol: u32,
+    /// `sock.sk_uid`
+    pub uid: u32,
+    /// `sock.sk_cgrp_data`: a pointer to the cgroup; before Linux 5.16 its lowest bits are flags.
+    pub cgroup: u32,
+    /// `msghdr.msg_name`
+    pub msg_name: u32,
+    /// `task_struct.nsproxy`
+    pub nsproxy: u32,
+    /// `nsproxy.net_ns`
+    pub net_ns: u32,
+    /// `net.net_cookie`; 0 where there is none (before Linux 5.12).
+    pub net_cookie: u32,
+    /// Keeps the layout free of hidden bytes.
+    pub reserved: u32,
+}
+
+/// `socket(AF_UNSPEC, SOCK_RAW, LSM_PULSE)` answers [`LSM_PULSE_ERRNO`] where the LSM programs are called: programs can be
+/// attached to the BPF LSM of a kernel that never calls it. No such socket exists, so nobody misses it.
+pub const LSM_PULSE: u32 = u32::from_be_bytes(*b"writ");
+/// ENOANO, which no socket call returns by itself.
+pub const LSM_PULSE_ERRNO: i32 = 55;
+
 /// What the loader tells the programs, frozen before they are verified.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(C)]
@@ -323,6 +359,8 @@ pub struct KernelConfig {
     pub reserved: u32,
     /// Where the kernel keeps what is read.
     pub offsets: TaskOffsets,
+    /// The same for sockets.
+    pub sockets: SocketOffsets,
     /// NAT64 prefixes.
     pub nat64: [Nat64Prefix; NAT64_PREFIXES],
 }

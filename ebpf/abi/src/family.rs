@@ -3,6 +3,15 @@
 /// How many families a stance distinguishes.
 pub const FAMILIES: u32 = 16;
 
+/// `AF_UNIX`
+pub const AF_UNIX: u32 = 1;
+/// `AF_INET`
+pub const AF_INET: u32 = 2;
+/// `AF_INET6`
+pub const AF_INET6: u32 = 10;
+/// `AF_NETLINK`
+pub const AF_NETLINK: u32 = 16;
+
 /// What kind of socket is being opened, as `context.family` names it.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 #[repr(u8)]
@@ -126,5 +135,30 @@ impl Family {
             (_, 33) => Some(Self::Dccp),
             _ => Some(Self::OtherIp),
         }
+    }
+
+    /// What opening a socket of an address family (`AF_…`) means: `None` for IPv4 and IPv6, where type and protocol say it
+    /// (see [`Self::of_inet`]).
+    #[inline(always)]
+    pub const fn of_address_family(family: u32) -> Option<Self> {
+        Some(match family {
+            AF_INET | AF_INET6 => return None,
+            AF_UNIX => Self::Unix,
+            AF_NETLINK => Self::Netlink,
+            17 => Self::Packet,
+            21 => Self::Rds,
+            30 => Self::Tipc,
+            31 => Self::Bluetooth,
+            38 => Self::Alg,
+            40 => Self::Vsock,
+            44 => Self::Xdp,
+            _ => Self::Other,
+        })
+    }
+
+    /// Whether it is judged only for accounts of which a policy names it: every process opens these all the time.
+    #[inline(always)]
+    pub const fn only_where_named(self) -> bool {
+        matches!(self, Self::Unix | Self::Netlink)
     }
 }

@@ -23,10 +23,10 @@ pub use clause::{Clause, ClauseList, MAX_CLAUSES, MAX_SUBJECTS};
 pub use counter::{COUNTERS, Counter};
 pub use decide::{Attempt, Decision, Endpoint, Tables, decide, stricter};
 pub use event::{
-    COMM_LEN, DecisionEvent, EVENT_DECISION, EVENT_PROCESS, Hook, KernelConfig, PATH_LEN, ProcessEvent, TaskOffsets,
-    View,
+    COMM_LEN, DecisionEvent, EVENT_DECISION, EVENT_PROCESS, Hook, KernelConfig, LSM_PULSE, LSM_PULSE_ERRNO, PATH_LEN,
+    ProcessEvent, SocketOffsets, TaskOffsets, View,
 };
-pub use family::{FAMILIES, Family};
+pub use family::{AF_INET, AF_INET6, AF_NETLINK, AF_UNIX, FAMILIES, Family};
 pub use path::{CGROUP_PATH_LEN, PathHash, PathWalk};
 pub use session::{
     SESSION_ACCOUNTS, SESSION_FOUND, SESSION_FOUND_CPU, SESSION_JUDGED, SESSION_NOBODY, SESSION_STOPPED,

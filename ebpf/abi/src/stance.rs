@@ -22,6 +22,8 @@ impl Active {
     pub const CLASSES_EXECUTABLES: u64 = 1 << 34;
     /// The global mode is observe.
     pub const OBSERVE: u64 = 1 << 35;
+    /// Some account's policies name AF_UNIX or AF_NETLINK sockets.
+    pub const JUDGES_LOCAL: u64 = 1 << 36;
     /// The log cannot be written: accounts for which no record means no access are refused.
     pub const LOG_FAILS: u64 = 1 << 40;
 
@@ -58,6 +60,10 @@ impl AccountFlags {
     pub const RECORD_LOSS_DENIES: u64 = 1 << 2;
     /// Everything is refused until the account is reinstated.
     pub const OFFBOARDED: u64 = 1 << 3;
+    /// A policy of the account names AF_UNIX sockets, so they are judged.
+    pub const JUDGES_UNIX: u64 = 1 << 4;
+    /// A policy of the account names AF_NETLINK sockets, so they are judged.
+    pub const JUDGES_NETLINK: u64 = 1 << 5;
     const ERRNO_SHIFT: u32 = 16;
 
     /// The errno a refused call returns sits in bits 16–31.

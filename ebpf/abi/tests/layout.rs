@@ -17,7 +17,8 @@ fn events_have_no_hidden_bytes_and_keep_their_layout() {
     assert_eq!(size_of::<Session>(), 104);
     assert_eq!(offset_of!(Session, epochs), 56);
     assert_eq!(offset_of!(Session, port), 96);
-    assert_eq!(size_of::<KernelConfig>(), 32 + 112 + 96);
+    assert_eq!(size_of::<SocketOffsets>(), 48);
+    assert_eq!(size_of::<KernelConfig>(), 32 + 112 + 48 + 96);
 }
 
 #[test]

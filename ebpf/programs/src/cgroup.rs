@@ -110,6 +110,47 @@ fn own(side: u32, walk: &PathWalk) -> Option<u32> {
     unsafe { UNITS.get(side)?.get(walk.unit) }.copied()
 }
 
+/// Id and list of the cgroup at this address, or of the nearest ancestor that has a list. What it finds is not remembered:
+/// a socket can outlive its cgroup, whose entry would then stay for good.
+///
+/// Global, so that the verifier checks it once. 0 is no list, [`UNREADABLE`] a cgroup that could not be read.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn list_of_cgroup(side: u32, cgroup: u64, own: u64) -> u64 {
+    let Some(id) = id(cgroup) else { return UNREADABLE };
+    if id == own {
+        return 0; // The caller's own, which was asked for already.
+    }
+    let Some(cgroups) = CGROUPS.get(side) else { return UNREADABLE };
+    // SAFETY: values are only ever written whole.
+    match unsafe { cgroups.get(id) } {
+        Some(list) => u64::from(*list),
+        None => u64::from(nearest(side, cgroup)),
+    }
+}
+
+/// What [`list_of_cgroup`] says of a cgroup that could not be read.
+pub(crate) const UNREADABLE: u64 = u64::MAX;
+
+/// Whether the cgroup at this address is the one that writ is confined to, or lies below it.
+#[inline(always)]
+pub(crate) fn is_confined(cgroup: u64) -> Option<bool> {
+    let mut current = cgroup;
+    let mut depth = 0;
+    while depth < DEPTH {
+        if id(current)? == config!(root_cgroup) {
+            return Some(true);
+        }
+        let css = task::read::<u64>(current, config!(offsets.cgroup_self) + config!(offsets.css_parent))?;
+        if css == 0 {
+            return Some(false);
+        }
+        current = css - u64::from(config!(offsets.cgroup_self));
+        depth += 1;
+    }
+    None
+}
+
 /// The list of the nearest ancestor that has one.
 #[inline(always)]
 fn nearest(side: u32, cgroup: u64) -> u32 {

@@ -1,6 +1,6 @@
 //! What the loader tells the programs before they are verified; frozen, so that the verifier prunes what is switched off.
 
-use writ_abi::{Address, KernelConfig, NAT64_PREFIXES, Nat64Prefix, TaskOffsets};
+use writ_abi::{Address, KernelConfig, NAT64_PREFIXES, Nat64Prefix, SocketOffsets, TaskOffsets};
 
 /// Set by the loader (`EbpfLoader::override_global`).
 #[unsafe(no_mangle)]
@@ -39,6 +39,20 @@ static CONFIG: KernelConfig = KernelConfig {
         kn_id: 0,
         cgroup_root: 0,
         hierarchy_id: 0,
+        reserved: 0,
+    },
+    sockets: SocketOffsets {
+        sock_addr_sk: 0,
+        socket_sk: 0,
+        family: 0,
+        kind: 0,
+        protocol: 0,
+        uid: 0,
+        cgroup: 0,
+        msg_name: 0,
+        nsproxy: 0,
+        net_ns: 0,
+        net_cookie: 0,
         reserved: 0,
     },
     nat64: [Nat64Prefix { prefix: Address::NONE, used: 0 }; NAT64_PREFIXES],

@@ -4,7 +4,7 @@ use core::ffi::c_void;
 
 use aya_ebpf::{
     EbpfContext,
-    helpers::generated::{bpf_ktime_get_boot_ns, bpf_set_retval},
+    helpers::generated::{bpf_get_netns_cookie, bpf_get_socket_cookie, bpf_ktime_get_boot_ns, bpf_set_retval},
     macros::{cgroup_sock, cgroup_sock_addr},
     programs::{SockAddrContext, SockContext},
 };
@@ -18,7 +18,7 @@ use crate::{
     emit::{self, Outcome, Seen, count},
     identity::{self, Caller, NOBODY},
     map::{SEEN, SEEN_COUNT, SeenKey},
-    session,
+    session, socket,
     tables::KernelTables,
 };
 
@@ -61,22 +61,79 @@ pub(crate) fn sock_create(context: SockContext) -> i32 {
     // SAFETY: the kernel hands the program a valid `bpf_sock`; each member is read once.
     let (family, kind, protocol) = unsafe { ((*context.sock).family, (*context.sock).type_, (*context.sock).protocol) };
     let Some(opened) = Family::of_inet(kind, protocol) else { return PASS };
-    judge(
-        Seen {
-            hook: Hook::SockCreate as u8,
-            given: Address::NONE,
-            address: Address::NONE,
-            port: 0,
-            protocol: Protocol::Tcp as u8,
-            family: opened as u8,
-            open_socket: 1,
-            executable: 0,
-            socket_family: family as u16,
-            socket_type: kind as u16,
-            socket_protocol: protocol as u16,
-        },
-        context.as_ptr(),
-    )
+    let seen = Seen::opening(Hook::SockCreate, opened, [family, kind, protocol]);
+    answer(judge(seen, &Opening(context.as_ptr())))
+}
+
+/// What judging an attempt needs of the hook that saw it.
+pub(crate) trait Origin {
+    /// The socket that is used, if it was made before this call: the kernel's `struct sock`; 0 for none.
+    fn socket(&self) -> u64;
+
+    /// Whether nothing is to be judged: this caller's use of this socket was, or its family is not for this caller.
+    #[inline(always)]
+    fn settled(&self, _tables: &KernelTables, _caller: &Caller) -> bool {
+        false
+    }
+
+    /// Cookies of the socket and of its network namespace; 0 where there is none.
+    fn cookies(&self, caller: &Caller) -> [u64; 2];
+
+    /// Remembers what is let through. It may change its mind.
+    #[inline(always)]
+    fn remember(&self, _active: u64, _caller: &Caller, _seen: &Seen, _outcome: &mut Outcome) {}
+}
+
+/// cgroup/sock_create: the context is the new socket.
+struct Opening(*mut c_void);
+
+impl Origin for Opening {
+    #[inline(always)]
+    fn socket(&self) -> u64 {
+        0
+    }
+
+    #[inline(always)]
+    fn cookies(&self, _caller: &Caller) -> [u64; 2] {
+        // SAFETY: the context of the hook, which is what the helper takes.
+        [0, unsafe { bpf_get_netns_cookie(self.0) }]
+    }
+}
+
+/// The address hooks.
+struct Addressing(*mut c_void);
+
+impl Origin for Addressing {
+    #[inline(always)]
+    fn socket(&self) -> u64 {
+        socket::of_sock_addr(self.0)
+    }
+
+    #[inline(always)]
+    fn cookies(&self, _caller: &Caller) -> [u64; 2] {
+        // SAFETY: the context of the hook, which is what the helpers take.
+        unsafe { [bpf_get_socket_cookie(self.0), bpf_get_netns_cookie(self.0)] }
+    }
+
+    #[inline(always)]
+    fn remember(&self, active: u64, caller: &Caller, seen: &Seen, outcome: &mut Outcome) {
+        if seen.tracked() {
+            session::track(active, caller, seen, outcome, self.0);
+        }
+    }
+}
+
+/// What a cgroup program returns for an errno; 0 lets the call go on.
+#[inline(always)]
+fn answer(errno: u16) -> i32 {
+    if errno == 0 {
+        return PASS;
+    }
+    if config!(set_retval) == 1 {
+        // SAFETY: the helper takes any negative errno.
+        unsafe { bpf_set_retval(-i32::from(errno)) };
+    }
+    REFUSE
 }
 
 #[inline(always)]
@@ -104,56 +161,91 @@ fn judge_address(context: &SockAddrContext, hook: Hook, given: Address) -> i32 {
         let address = context.sock_addr;
         ((*address).user_port, (*address).family, (*address).type_, (*address).protocol)
     };
-    let port = u16::from_be(port as u16);
-    let address = given
-        .translated(&config!(nat64[0]))
-        .translated(&config!(nat64[1]))
-        .translated(&config!(nat64[2]))
-        .translated(&config!(nat64[3]))
-        .reached();
-    const { assert!(NAT64_PREFIXES == 4) };
-    let protocol = match number {
-        // IPPROTO_TCP, IPPROTO_MPTCP
-        6 | 262 => Some(Protocol::Tcp),
-        // IPPROTO_UDP
-        17 => Some(Protocol::Udp),
-        _ => None,
-    };
-    let family = match Family::of_inet(kind, number) {
-        Some(family) => family,
-        None => Family::OtherIp,
-    };
-    let seen = Seen {
-        hook: hook as u8,
-        given,
-        address,
-        port,
-        protocol: match protocol {
-            Some(protocol) => protocol as u8,
-            None => Protocol::Tcp as u8,
-        },
-        family: family as u8,
-        open_socket: u8::from(protocol.is_none()),
-        executable: 0,
-        socket_family: socket_family as u16,
-        socket_type: kind as u16,
-        socket_protocol: number as u16,
-    };
-    judge(seen, context.as_ptr())
+    let seen = Seen::addressed(hook, given, u16::from_be(port as u16), [socket_family, kind, number]);
+    answer(judge(seen, &Addressing(context.as_ptr())))
 }
 
-/// Judges one attempt for every account the caller belongs to; the strictest outcome is the answer.
+impl Seen {
+    /// A socket without a destination. `socket` is its address family, type and protocol.
+    #[inline(always)]
+    pub(crate) fn opening(hook: Hook, family: Family, socket: [u32; 3]) -> Self {
+        let [socket_family, kind, protocol] = socket;
+        Self {
+            hook: hook as u8,
+            given: Address::NONE,
+            address: Address::NONE,
+            port: 0,
+            protocol: Protocol::Tcp as u8,
+            family: family as u8,
+            open_socket: 1,
+            executable: 0,
+            socket_family: socket_family as u16,
+            socket_type: kind as u16,
+            socket_protocol: protocol as u16,
+        }
+    }
+
+    /// A destination, as the caller gave it. `socket` is the socket's address family, type and protocol.
+    #[inline(always)]
+    pub(crate) fn addressed(hook: Hook, given: Address, port: u16, socket: [u32; 3]) -> Self {
+        let [socket_family, kind, number] = socket;
+        let address = given
+            .translated(&config!(nat64[0]))
+            .translated(&config!(nat64[1]))
+            .translated(&config!(nat64[2]))
+            .translated(&config!(nat64[3]))
+            .reached();
+        const { assert!(NAT64_PREFIXES == 4) };
+        let protocol = match number {
+            // IPPROTO_TCP, IPPROTO_MPTCP
+            6 | 262 => Some(Protocol::Tcp),
+            // IPPROTO_UDP
+            17 => Some(Protocol::Udp),
+            _ => None,
+        };
+        let family = match Family::of_inet(kind, number) {
+            Some(family) => family,
+            None => Family::OtherIp,
+        };
+        Self {
+            hook: hook as u8,
+            given,
+            address,
+            port,
+            protocol: match protocol {
+                Some(protocol) => protocol as u8,
+                None => Protocol::Tcp as u8,
+            },
+            family: family as u8,
+            open_socket: u8::from(protocol.is_none()),
+            executable: 0,
+            socket_family: socket_family as u16,
+            socket_type: kind as u16,
+            socket_protocol: number as u16,
+        }
+    }
+}
+
+/// Judges one attempt for every account the caller belongs to; the strictest outcome is the answer: an errno, or 0 to let
+/// it go on.
 #[inline(always)]
-fn judge(mut seen: Seen, context: *mut c_void) -> i32 {
-    let Some(tables) = KernelTables::current() else { return PASS };
+pub(crate) fn judge(mut seen: Seen, origin: &impl Origin) -> u16 {
+    let Some(tables) = KernelTables::current() else { return 0 };
     let mut caller = Caller::NONE;
-    identity::find(&tables, &mut caller);
-    if caller.unmanaged() {
-        return PASS;
+    identity::find(&tables, &mut caller, origin.socket());
+    if caller.unmanaged() || origin.settled(&tables, &caller) {
+        return 0;
     }
     seen.executable = caller.executable_class;
     let active = tables.active().0;
-    let mut outcome = Outcome { decision: nobody(), at: now(), views: 0, account: NOBODY, errno: 0 };
+    let mut outcome = Outcome {
+        decision: nobody(),
+        at: now(),
+        views: 0,
+        account: NOBODY,
+        errno: 0,
+        cookies: origin.cookies(&caller),
+    };
     let [a, b, c, d] = caller.accounts;
     judge_account(active, a, &seen, &mut outcome);
     if b != NOBODY {
@@ -190,29 +282,22 @@ fn judge(mut seen: Seen, context: *mut c_void) -> i32 {
         outcome.decision.reason = Reason::RecordLoss;
         outcome.decision.learn = false;
     }
-    if seen.tracked() && !outcome.decision.refuses() {
-        session::track(active, &caller, &seen, &mut outcome, context);
+    if !outcome.decision.refuses() {
+        origin.remember(active, &caller, &seen, &mut outcome);
     }
     tally(&outcome.decision);
-    let mut answer = PASS;
     if outcome.decision.refuses() {
         outcome.errno = refusal(&outcome.decision);
-        answer = REFUSE;
     }
-    let recorded = emit::decision(tables.active(), &caller, &seen, &outcome, context);
+    let recorded = emit::decision(tables.active(), &caller, &seen, &outcome);
     if !recorded && outcome.decision.enforced && outcome.decision.flags.has(AccountFlags::RECORD_LOSS_DENIES) {
         count(Counter::RecordLossDenied);
         outcome.errno = refusal(&outcome.decision);
-        answer = REFUSE;
     }
-    if answer == PASS && outcome.decision.learn {
+    if outcome.errno == 0 && outcome.decision.learn {
         learn(u32::from(outcome.account), &seen.address, outcome.at);
     }
-    if answer == REFUSE && config!(set_retval) == 1 {
-        // SAFETY: the helper takes any negative errno.
-        unsafe { bpf_set_retval(-i32::from(outcome.errno)) };
-    }
-    answer
+    outcome.errno
 }
 
 /// Judges for one account; the outcome is its own if it is the first or the stricter one.

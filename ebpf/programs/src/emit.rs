@@ -5,10 +5,7 @@ use core::intrinsics::AtomicOrdering;
 
 use aya_ebpf::helpers::{
     bpf_get_current_cgroup_id, bpf_get_current_comm,
-    generated::{
-        bpf_get_current_pid_tgid, bpf_get_netns_cookie, bpf_get_smp_processor_id, bpf_get_socket_cookie,
-        bpf_ringbuf_query,
-    },
+    generated::{bpf_get_current_pid_tgid, bpf_get_smp_processor_id, bpf_ringbuf_query},
 };
 use writ_abi::{ABI_VERSION, Active, Address, Budget, Counter, Decision, DecisionEvent, EVENT_DECISION, Hook};
 
@@ -111,14 +108,16 @@ pub(crate) struct Outcome {
     pub(crate) account: u16,
     pub(crate) views: u16,
     pub(crate) errno: u16,
+    /// Cookie of the socket, and of its network namespace.
+    pub(crate) cookies: [u64; 2],
 }
 
-/// Hands one decision to the ring; false if there was no room, which is counted. `context` is the hook's own, for cookies.
+/// Hands one decision to the ring; false if there was no room, which is counted.
 ///
 /// The attempt's number is taken once its place in the ring is: an event is then never further behind a later number than
 /// what the ring held when that number was given out, and whoever has read so far knows that what is missing was lost.
 #[inline(never)]
-pub(crate) fn decision(active: Active, caller: &Caller, seen: &Seen, outcome: &Outcome, context: *mut c_void) -> bool {
+pub(crate) fn decision(active: Active, caller: &Caller, seen: &Seen, outcome: &Outcome) -> bool {
     let Some(budget) = BUDGETS.get_ptr_mut(Budget::row(outcome.account)) else {
         // Every account has a row.
         count(Counter::LostBudget);
@@ -159,8 +158,8 @@ pub(crate) fn decision(active: Active, caller: &Caller, seen: &Seen, outcome: &O
         (*event).executable_inode = caller.executable.inode;
         (*event).start_time = task::start_time(caller.task).unwrap_or_default();
         (*event).cgroup = bpf_get_current_cgroup_id();
-        (*event).socket_cookie = if seen.open_socket == 1 { 0 } else { bpf_get_socket_cookie(context) };
-        (*event).netns_cookie = bpf_get_netns_cookie(context);
+        (*event).socket_cookie = outcome.cookies[0];
+        (*event).netns_cookie = outcome.cookies[1];
         (*event).address = seen.address;
         (*event).given = seen.given;
         (*event).cpu = bpf_get_smp_processor_id();

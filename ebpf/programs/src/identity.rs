@@ -7,9 +7,11 @@ use aya_ebpf::helpers::{
 use writ_abi::{Active, Clause, ClauseList, Counter, MAX_CLAUSES, Tables, View};
 
 use crate::{
+    cgroup::{UNREADABLE, list_of_cgroup},
     config::config,
     emit::count,
     map::{CGROUPS, CLAUSES, EXECUTABLES, ExecutableKey, LINEAGE, USER_FILTER, USERS},
+    socket,
     tables::{KernelTables, word},
     task,
 };
@@ -287,15 +289,49 @@ pub(crate) extern "C" fn follow_user(caller: *mut Caller, side: u32, uid: u32, v
     0
 }
 
-/// Finds out who is calling. `Caller::unmanaged` callers leave here. A function of its own in the object too, so that its
-/// stack is given back.
+/// Adds the accounts that a socket leads to, whoever uses it now: by who made it, and in which cgroup. Global for the same
+/// reason as [`follow_list`].
+#[unsafe(no_mangle)]
 #[inline(never)]
-pub(crate) fn find(tables: &KernelTables, caller: &mut Caller) {
+pub(crate) extern "C" fn follow_socket(caller: *mut Caller, side: u32, socket: u64, by_cgroup: u32) -> u32 {
+    // SAFETY: the verifier holds every caller to passing null or a whole `Caller`.
+    let Some(caller) = (unsafe { caller.as_mut() }) else { return 0 };
+    match task::read::<u32>(socket, config!(sockets.uid)) {
+        Some(owner) if owner == caller.uid || owner == caller.euid => {}
+        Some(owner) => caller.user(side, owner, View::SOCKET_UID),
+        None => caller.unknown = 1,
+    }
+    if by_cgroup == 0 {
+        return 0;
+    }
+    let Some(cgroup) = socket::cgroup(socket) else {
+        caller.unknown = 1;
+        return 0;
+    };
+    if cgroup == 0 {
+        return 0; // A socket of the kernel, or of the version 1 hierarchy: of the root cgroup.
+    }
+    // SAFETY: the helper has no preconditions.
+    match list_of_cgroup(side, cgroup, unsafe { bpf_get_current_cgroup_id() }) {
+        UNREADABLE => caller.unknown = 1,
+        list => caller.follow(side, list as u32, View::SOCKET_CGROUP),
+    }
+    0
+}
+
+/// Finds out who is calling: the task, and the socket it uses, if it uses one that was made before (`socket` is the kernel's
+/// `struct sock`, 0 for none). `Caller::unmanaged` callers leave here. A function of its own in the object too, so that
+/// its stack is given back.
+#[inline(never)]
+pub(crate) fn find(tables: &KernelTables, caller: &mut Caller, socket: u64) {
     let side = tables.side();
     let active = tables.active();
     caller.task = task::current();
     caller.unknown = u8::from(!task::resolved());
     caller.users(side);
+    if socket != 0 {
+        follow_socket(caller, side, socket, u32::from(active.has(Active::MATCHES_CGROUPS)));
+    }
     let by_executable = active.has(Active::MATCHES_EXECUTABLES | Active::CLASSES_EXECUTABLES);
     let mut entry = 0;
     if by_executable {

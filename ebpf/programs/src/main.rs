@@ -5,6 +5,8 @@
 //! | cgroup/connect4, connect6 | TCP and UDP connects, TCP Fast Open, MPTCP; `::ffff:a.b.c.d` as IPv4 |
 //! | cgroup/sendmsg4, sendmsg6 | each datagram sent to an address |
 //! | cgroup/sock_create | IP sockets that are neither TCP nor UDP: `Action::"open-socket"` |
+//! | lsm/socket_create | the same for address families that cgroup hooks cannot see, where the kernel has the BPF LSM |
+//! | lsm/socket_connect, socket_sendmsg | the first use of such a socket by an account that was handed it |
 //! | cgroup/sock_release | a session's end |
 //! | cgroup_skb/egress | packets of sessions whose account's stance has changed since, or run out |
 //! | raw_tp sched_process_exec, fork, exit | who runs what, and what a process descends from |
@@ -22,9 +24,11 @@ mod config;
 mod connect;
 mod emit;
 mod identity;
+mod lsm;
 mod map;
 mod process;
 mod session;
+mod socket;
 mod tables;
 mod task;
 

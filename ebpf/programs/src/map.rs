@@ -100,7 +100,10 @@ pub(crate) static LINEAGE: HashMap<u32, ExecutableKey, 65536, SPARSE> = HashMap:
 /// Session by socket; goes with the socket.
 #[btf_map]
 pub(crate) static TRACKED: SkStorage<Session> = SkStorage::new();
-/// The same by cookie, for the daemon, which cannot walk [`TRACKED`].
+/// The accounts for which a socket without a destination was let through (`Caller::accounts` as one word).
+#[btf_map]
+pub(crate) static OPENED: SkStorage<u64> = SkStorage::new();
+/// [`TRACKED`] by cookie, for the daemon, which cannot walk [`TRACKED`].
 #[btf_map]
 pub(crate) static SESSIONS: HashMap<u64, Session, 262144, SPARSE> = HashMap::new();
 

@@ -36,7 +36,7 @@ fn exec(bprm: u64) -> Option<()> {
     }
     let tables = KernelTables::current()?;
     let mut caller = Caller::NONE;
-    identity::find(&tables, &mut caller);
+    identity::find(&tables, &mut caller, 0);
     if caller.executable.inode == 0
         && let Some(key) = task::executable(caller.task)
     {

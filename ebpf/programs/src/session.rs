@@ -187,7 +187,8 @@ pub(crate) extern "C" fn judge_session(active: u64, session: *mut Session, now: 
         family: 0,
         open_socket: 0,
     };
-    let mut outcome = Outcome { decision: connect::nobody(), at: now, account: NOBODY, views: 0, errno: 0 };
+    let mut outcome =
+        Outcome { decision: connect::nobody(), at: now, account: NOBODY, views: 0, errno: 0, cookies: [0; 2] };
     let mut until = writ_abi::NEVER;
     let mut place = 0;
     while place < SESSION_ACCOUNTS {

@@ -32,17 +32,29 @@ const USAGE: &str = "writ-probe OPERATION ADDRESS:PORT…, where OPERATION is
   mapped-udp   send a datagram to the IPv4 address in its IPv6-mapped form
   tcp-start    begin to connect a TCP socket; that it is under way is success
   udp-judge    connect a UDP socket, which sends nothing
+  open FAMILY TYPE PROTOCOL
+               open a socket, given by numbers
   batch        read lines of OPERATION ADDRESS:PORT, answer each
   via WHAT OPERATION ADDRESS:PORT
                as root: take on an identity (euid:UID, thread:UID, namespace:UID), then do it
+  handed FROM TO OPERATION ADDRESS:PORT
+               as root: a process of one uid opens a socket (udp-judge, tcp, raw) and hands it to a process of another uid
+               (SCM_RIGHTS), which uses it; FROM may be UID@CGROUP-DIRECTORY, to open it there
+  restarts COUNT UID CGROUP FORBIDDEN PERMITTED
+               as root: so many times make the cgroup and a process in it that at once connects a UDP socket to both
+               addresses, and remove it; prints counts
   hold COUNT OPERATION ADDRESS:PORT
                open so many connections (tcp, udp-connect) and keep them; with each line of standard input send a message
                over each, printing counts
   loop PAUSE OPERATION ADDRESS:PORT
                repeat with a pause of so many microseconds until standard input closes, printing counts";
 
+#[path = "probe/handed.rs"]
+mod handed;
 #[path = "probe/identity.rs"]
 mod identity;
+#[path = "probe/restart.rs"]
+mod restart;
 
 const MESSAGE: &[u8] = b"writ-probe";
 /// A lost packet must not hang a test.
@@ -65,6 +77,24 @@ fn run(arguments: &[String]) -> Result<()> {
         [word, pause, operation, address] if word == "loop" => {
             let pause = pause.parse().with_context(|| format!("`{pause}` is no number of microseconds"))?;
             repeat(operation, parse(address)?, Duration::from_micros(pause))
+        }
+        [word, numbers @ ..] if word == "open" => {
+            let number = |text: &String| text.parse::<i32>().with_context(|| format!("`{text}` is no number"));
+            let numbers = numbers.iter().map(number).collect::<Result<Vec<_>>>()?;
+            let [family, kind, protocol] = numbers[..] else { bail!("`open` takes three numbers") };
+            println!("{}", answer(handed::open(family, kind, protocol).map(|_| None)));
+            Ok(())
+        }
+        [word, from, to, operation, address] if word == "handed" => {
+            println!("{}", answer(handed::over(from, to, operation, parse(address)?)?.map(|()| None)));
+            Ok(())
+        }
+        [word, count, uid, cgroup, forbidden, permitted] if word == "restarts" => {
+            let count = count.parse().with_context(|| format!("`{count}` is no number"))?;
+            let uid = uid.parse().with_context(|| format!("`{uid}` is no uid"))?;
+            let found = restart::restarts(count, uid, cgroup, [parse(forbidden)?, parse(permitted)?])?;
+            println!("{found}");
+            Ok(())
         }
         [word] if word == "batch" => batch(),
         [word, what, rest @ ..] if word == "via" => {

@@ -9,9 +9,23 @@ use super::mirror::PrivateApt;
 use super::root::remove;
 use crate::process::{command, read, run, say};
 
-/// Every kernel of the matrix, with the Debian suites that carry it. All of them must pass.
-pub(crate) const MATRIX: &[(&str, &[&str])] =
-    &[("6.1", &["bookworm", "bookworm-security"]), ("6.12", &["bookworm-security"])];
+/// One kernel of the matrix.
+pub(crate) struct Entry {
+    /// Major and minor number.
+    pub(crate) version: &'static str,
+    /// The Debian suites that carry it.
+    suites: &'static [&'static str],
+    /// Whether every run asks for it, or only `--all`.
+    pub(crate) always: bool,
+}
+
+/// Every kernel that is tried: those of the supported Debian release, the oldest that Debian still offers, the newest.
+pub(crate) const MATRIX: [Entry; 4] = [
+    Entry { version: "5.10", suites: &["bullseye-security"], always: false },
+    Entry { version: "6.1", suites: &["bookworm", "bookworm-security"], always: true },
+    Entry { version: "6.12", suites: &["bookworm-security"], always: true },
+    Entry { version: "7.3", suites: &["trixie-backports"], always: false },
+];
 
 /// The kernel that the package is tried on without the BPF LSM, as Debian 11 and many hosts are configured.
 pub(crate) const WITHOUT_BPF_LSM: &str = "6.1";
@@ -26,8 +40,8 @@ pub(crate) struct Kernel {
 
 /// Gets a kernel of the matrix, unless it is there already.
 pub(crate) fn fetch(cache: &Path, version: &str) -> Result<Kernel> {
-    let Some((_, suites)) = MATRIX.iter().find(|(known, _)| *known == version) else {
-        let known: Vec<&str> = MATRIX.iter().map(|(known, _)| *known).collect();
+    let Some(Entry { suites, .. }) = MATRIX.iter().find(|entry| entry.version == version) else {
+        let known: Vec<&str> = MATRIX.iter().map(|entry| entry.version).collect();
         bail!("there is no kernel `{version}` in the matrix; there are {}", known.join(", "));
     };
     let directory = cache.join("kernels").join(version);
@@ -39,15 +53,28 @@ pub(crate) fn fetch(cache: &Path, version: &str) -> Result<Kernel> {
         let apt = PrivateApt::open(cache.join("apt").join(version), suites)?;
         let package = newest(&read(apt.call("apt-cache").args(["pkgnames", &format!("linux-image-{version}.")]))?)
             .with_context(|| format!("no suite of {} carries a Linux {version} cloud image", suites.join(", ")))?;
-        run(apt.call("apt-get").args(["download", "-qq", &package]).current_dir(&unfinished))?;
-        let archive = entry(&unfinished, |name| name.ends_with(".deb"))?;
-        run(command("dpkg-deb").arg("-x").args([&archive, &unfinished]))?;
-        remove(&archive)?;
+        // From 7.2 on the image package is empty, and names the ones that hold the kernel and its modules.
+        let rest = package.trim_start_matches("linux-image-");
+        let apart = read(apt.call("apt-cache").args(["pkgnames", &format!("linux-binary-{rest}")]))?;
+        let packages = if apart.lines().any(|name| name.trim() == format!("linux-binary-{rest}")) {
+            vec![format!("linux-binary-{rest}"), format!("linux-modules-{rest}")]
+        } else {
+            vec![package]
+        };
+        for package in packages {
+            run(apt.call("apt-get").args(["download", "-qq", &package]).current_dir(&unfinished))?;
+            let archive = entry(&unfinished, |name| name.ends_with(".deb"))?;
+            run(command("dpkg-deb").arg("-x").args([&archive, &unfinished]))?;
+            remove(&archive)?;
+        }
         fs::rename(&unfinished, &directory).with_context(|| format!("cannot name `{}`", directory.display()))?;
     }
-    let image = entry(&directory.join("boot"), |name| name.starts_with("vmlinuz-"))?;
     let modules = ["usr/lib/modules", "lib/modules"].into_iter().map(|at| directory.join(at)).find(|at| at.is_dir());
     let modules = entry(&modules.context("the kernel package holds no modules")?, |_| true)?;
+    let image = match entry(&directory.join("boot"), |name| name.starts_with("vmlinuz-")) {
+        Ok(image) => image,
+        Err(_) => entry(&modules, |name| name == "vmlinuz")?,
+    };
     let release = modules.file_name().unwrap_or_default().to_string_lossy().into_owned();
     Ok(Kernel { release, image, modules })
 }

@@ -135,6 +135,11 @@ impl Bundle {
         self.inputs.classes_executables()
     }
 
+    /// Whether a policy of the account names this socket family.
+    pub fn names_family(&self, account: &str, family: Family) -> bool {
+        self.accounts.get(account).is_some_and(|account| account.shared.inputs.families.contains(&family))
+    }
+
     /// The classes without any approval.
     pub fn classes(&self) -> &Arc<Classes> {
         &self.classes

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashSet};
 
 use jiff::Timestamp;
-use writ_abi::{AccountFlags, Active, Slot};
+use writ_abi::{AccountFlags, Active, Family, Slot};
 
 use super::layout::{StanceError, approvals};
 use super::{Generation, Outlook};
@@ -68,6 +68,12 @@ pub fn build(
                 if account.on_record_loss == OnRecordLoss::Deny {
                     flags |= AccountFlags::RECORD_LOSS_DENIES;
                 }
+                if bundle.names_family(&name, Family::Unix) {
+                    flags |= AccountFlags::JUDGES_UNIX;
+                }
+                if bundle.names_family(&name, Family::Netlink) {
+                    flags |= AccountFlags::JUDGES_NETLINK;
+                }
                 if outlook.is_some_and(|outlook| outlook.offboarded) {
                     flags |= AccountFlags::OFFBOARDED;
                 }
@@ -104,6 +110,10 @@ fn lookups(bundle: &Bundle, config: &Config, classes: &Classes) -> u64 {
     }
     if bundle.classes_executables() || classes.approves_executables() {
         flags |= Active::CLASSES_EXECUTABLES;
+    }
+    let local = |name: &String| [Family::Unix, Family::Netlink].iter().any(|family| bundle.names_family(name, *family));
+    if config.accounts.keys().any(local) {
+        flags |= Active::JUDGES_LOCAL;
     }
     if config.agent.mode == Mode::Observe {
         flags |= Active::OBSERVE;

@@ -14,6 +14,9 @@ use crate::engine::{SelfTest, Status, agent_alone};
 use crate::kernel::{CgroupMount, ForeignProgram, features};
 use crate::surroundings::{Surroundings, Vantage};
 
+/// The second line's name, as `[kernel] require` and coverage have it.
+const LSM: &str = "lsm";
+
 /// What `doctor` takes.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -79,6 +82,18 @@ pub(super) fn run(config_dir: &Path, args: &Args) -> anyhow::Result<ExitCode> {
     });
     match asked {
         Ok(status) => {
+            // What the daemon found by trying is worth more than what the kernel says of itself.
+            findings.retain(|finding| finding.name != LSM);
+            let why = status.missing.get(LSM);
+            let required = agent.kernel.require.iter().any(|wanted| wanted == LSM);
+            findings.push(match why {
+                None => {
+                    Finding::new(LSM, "ok", "families that are not IP are judged; attached, and seen to act", false)
+                }
+                Some(why) => {
+                    Finding::new(LSM, "missing", format!("families that are not IP are not judged: {why}"), required)
+                }
+            });
             findings.extend(of_daemon(&status));
             findings.extend(of_surroundings(&status.surroundings));
         }

@@ -16,7 +16,6 @@ use super::activate::{ActivateError, Source};
 use super::clock::Clocks;
 use super::explain::Names;
 use super::persist::{Explained, Numbers, Store, StoreError};
-use super::status::COVERAGE;
 use super::{Engine, Tally};
 use crate::configuration::{self, host::host_facts};
 use crate::kernel::{CgroupMount, Kernel, OpenError, Options};
@@ -30,8 +29,8 @@ pub(crate) enum StartError {
     #[error("the configuration is refused, and there is no earlier one to fall back to")]
     Refused(Vec<Diagnostic>, Vec<SourceFile>),
     /// The kernel gives less than the configuration requires.
-    #[error("`[kernel] require` asks for `{0}`, which this writ does not provide on this kernel")]
-    Required(String),
+    #[error("`[kernel] require` asks for `{0}`, which this kernel does not give: {1}")]
+    Required(String, String),
     /// The kernel side.
     #[error(transparent)]
     Kernel(#[from] OpenError),
@@ -83,11 +82,6 @@ pub(crate) fn open(config_dir: &Path) -> Result<OpenedEngine, StartError> {
             (config, files, vec!["config-rejected".to_owned()])
         }
     };
-    for wanted in &config.agent.kernel.require {
-        if !COVERAGE.contains(&wanted.as_str()) {
-            return Err(StartError::Required(wanted.clone()));
-        }
-    }
     let read = |path: &str| fs::read_to_string(path).map(|text| text.trim().to_owned());
     let boot_id =
         read("/proc/sys/kernel/random/boot_id").map_err(|error| StartError::Host(format!("boot id: {error}")))?;
@@ -103,8 +97,21 @@ pub(crate) fn open(config_dir: &Path) -> Result<OpenedEngine, StartError> {
         cgroup: cgroup.clone(),
         ring_size: config.agent.kernel.ring_size,
         nat64: nat64(&config).to_vec(),
+        require_lsm: config.agent.kernel.require.iter().any(|wanted| wanted == "lsm"),
     })?;
     let adopted = kernel.adopted;
+    for wanted in &config.agent.kernel.require {
+        if let Some(why) = kernel.missing(wanted) {
+            drop(kernel);
+            if !adopted {
+                let _ = crate::kernel::uninstall(Path::new(&agent.paths.pins));
+            }
+            return Err(StartError::Required(wanted.clone(), why));
+        }
+    }
+    if let Err(why) = &kernel.lsm {
+        tracing::warn!(%why, "no BPF LSM: sockets of families that are not IP are not judged");
+    }
     let live_journal = store.journal("live");
     let mut live = store.load_live(&live_journal)?;
     if let Some(step) = live.read_clock(Clocks::read().reading(&boot_id)) {
@@ -120,10 +127,17 @@ pub(crate) fn open(config_dir: &Path) -> Result<OpenedEngine, StartError> {
     let mut losses = kept.losses;
     replay_attempts(log.layout(), kept.lines, &boot_id, losses.ledger())?;
     let positions = losses.ledger().highest();
+    // An older writ's programs judge until this one's policy is in force. What they gave numbers to since the last record
+    // cannot be read any more, and is counted as lost: the numbers go on behind it.
+    let mut given = positions.clone();
+    for (cpu, number) in kernel.older_numbers()? {
+        let known = given.entry(cpu).or_default();
+        *known = number.max(*known);
+    }
     if !adopted {
         losses.counts_anew();
-        if !positions.is_empty() {
-            kernel.resume_numbers(&positions).map_err(|error| StartError::Host(format!("kernel counters: {error}")))?;
+        if !given.is_empty() {
+            kernel.resume_numbers(&given).map_err(|error| StartError::Host(format!("kernel counters: {error}")))?;
         }
     }
     let (base, _) = Bundle::compile(&config);
@@ -187,6 +201,7 @@ pub(crate) fn open(config_dir: &Path) -> Result<OpenedEngine, StartError> {
         engine.recall(last_good.as_deref())?;
     }
     engine.activate(Source { config, files, warnings: loaded.diagnostics.clone() })?;
+    engine.kernel.retire_older()?;
     if adopted
         && unknown
         && let Some(look) = engine.look()
@@ -235,7 +250,7 @@ impl Engine {
         let id = self.note_lifecycle(if adopted {
             Lifecycle::Adopt { policy_digest, generation, degraded, kernel_release }
         } else {
-            let coverage = COVERAGE.iter().map(|name| (*name).to_owned()).collect();
+            let coverage = self.kernel.coverage();
             Lifecycle::Start { policy_digest, mode, coverage, degraded, kernel_release }
         });
         self.flush();

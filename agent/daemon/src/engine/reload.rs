@@ -11,7 +11,7 @@ use writ_core::record::Lifecycle;
 use super::activate::{ActivateError, Source};
 use super::refresh::Why;
 use super::sessions::RECONFIGURED;
-use super::status::{COVERAGE, ReloadResult};
+use super::status::ReloadResult;
 use super::undeclared::declared;
 use super::{Actor, Engine};
 use crate::api::Reloaded;
@@ -32,10 +32,12 @@ impl Engine {
         let outcome = match loaded.config {
             None => Err(findings.clone()),
             Some(config) => {
-                let required = config.agent.kernel.require.iter().find(|wanted| !COVERAGE.contains(&wanted.as_str()));
+                let required = config.agent.kernel.require.iter();
+                let required = required.filter_map(|wanted| Some((wanted, self.kernel.missing(wanted)?))).next();
                 let moved = self.current().is_some_and(|current| current.config.agent.paths != config.agent.paths);
-                if let Some(wanted) = required {
-                    let message = format!("`[kernel] require` asks for `{wanted}`, which this writ does not provide");
+                if let Some((wanted, why)) = required {
+                    let message =
+                        format!("`[kernel] require` asks for `{wanted}`, which this kernel does not give: {why}");
                     Err(vec![Diagnostic::error("not-covered", message)])
                 } else if moved {
                     let message = "`[paths]` cannot change while writ runs";

@@ -9,11 +9,28 @@ use writ_core::config::Mode;
 use writ_core::table::Unresolved;
 
 use super::Engine;
-use crate::kernel::{AccountLost, boot_ns};
+use crate::kernel::{AccountLost, Kernel, boot_ns};
 use crate::surroundings::Surroundings;
 
-/// What this writ provides on every kernel it loads on; the names that `[kernel] require` can use.
-pub(super) const COVERAGE: [&str; 5] = ["cgroup", "tracing", "egress", "sock-destroy", "set-retval"];
+/// What is covered where nothing is missing; the names that `[kernel] require` can use.
+pub(super) const COVERAGE: [&str; 6] = ["cgroup", "tracing", "egress", "sock-destroy", "set-retval", "lsm"];
+
+impl Kernel {
+    /// Why this is not covered; `None` if it is.
+    pub(super) fn missing(&self, coverage: &str) -> Option<String> {
+        match coverage {
+            "lsm" => self.lsm.clone().err(),
+            "set-retval" if !self.chooses_errno => Some("needs Linux 5.18; refusals return EPERM".into()),
+            known if COVERAGE.contains(&known) => None,
+            _ => Some(format!("writ knows no such coverage; it knows {}", COVERAGE.join(", "))),
+        }
+    }
+
+    /// What is covered.
+    pub(super) fn coverage(&self) -> Vec<String> {
+        COVERAGE.iter().filter(|name| self.missing(name).is_none()).map(|name| (*name).to_owned()).collect()
+    }
+}
 
 /// The whole status.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -44,6 +61,9 @@ pub(crate) struct Status {
     pub undeclared: Vec<String>,
     /// What is covered.
     pub coverage: Vec<String>,
+    /// What is not covered, and why.
+    #[serde(default)]
+    pub missing: BTreeMap<String, String>,
     /// The cgroup that is judged.
     pub cgroup: String,
     /// Whether that is only part of the host.
@@ -206,10 +226,10 @@ impl Engine {
                 .chain((counter(Counter::LineageFull) > 0).then(|| Counter::LineageFull.name().to_owned()))
                 .collect(),
             undeclared: self.undeclared.iter().cloned().collect(),
-            coverage: COVERAGE
+            coverage: self.kernel.coverage(),
+            missing: COVERAGE
                 .iter()
-                .filter(|name| **name != "set-retval" || self.kernel.chooses_errno)
-                .map(|name| (*name).to_owned())
+                .filter_map(|name| Some(((*name).to_owned(), self.kernel.missing(name)?)))
                 .collect(),
             cgroup: self.kernel.cgroup().attached.display().to_string(),
             partial: self.kernel.cgroup().partial(),

@@ -4,7 +4,7 @@
 
 use std::collections::HashMap;
 
-use writ_abi::TaskOffsets;
+use writ_abi::{SocketOffsets, TaskOffsets};
 
 /// The kernel's type information.
 pub(super) struct Btf<'a> {
@@ -143,6 +143,24 @@ impl<'a> Btf<'a> {
             reserved: 0,
         })
     }
+
+    /// Everything the programs read of sockets.
+    pub(super) fn socket_offsets(&self) -> Result<SocketOffsets, BtfError> {
+        Ok(SocketOffsets {
+            sock_addr_sk: self.offset("bpf_sock_addr_kern", "sk")?,
+            socket_sk: self.offset("socket", "sk")?,
+            family: self.offset("sock", "__sk_common")? + self.offset("sock_common", "skc_family")?,
+            kind: self.offset("sock", "sk_type")?,
+            protocol: self.offset("sock", "sk_protocol")?,
+            uid: self.offset("sock", "sk_uid")?,
+            cgroup: self.offset("sock", "sk_cgrp_data")?,
+            msg_name: self.offset("msghdr", "msg_name")?,
+            nsproxy: self.offset("task_struct", "nsproxy")?,
+            net_ns: self.offset("nsproxy", "net_ns")?,
+            net_cookie: self.offset("net", "net_cookie").unwrap_or(0),
+            reserved: 0,
+        })
+    }
 }
 
 fn word(data: &[u8], at: usize) -> Result<u32, BtfError> {
@@ -160,6 +178,8 @@ mod tests {
         let offsets = Btf::parse(&data).unwrap().task_offsets().unwrap();
         assert_eq!(offsets.resolved, 1);
         assert!(offsets.cred > offsets.tgid);
+        let sockets = Btf::parse(&data).unwrap().socket_offsets().unwrap();
+        assert!(sockets.uid > sockets.family);
     }
 
     #[test]

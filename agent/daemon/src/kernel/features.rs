@@ -6,6 +6,8 @@ use aya::programs::ProgramType;
 use aya::sys::{is_helper_supported, is_program_supported};
 use aya_obj::generated::bpf_func_id;
 
+use super::syscall::has_fetching_atomics;
+
 /// One feature.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Feature {
@@ -40,6 +42,11 @@ pub(crate) fn features() -> Vec<Feature> {
             detail: "refusals return the configured errno (Linux 5.18); without it EPERM".into(),
         },
         Feature {
+            name: "atomics",
+            present: has_fetching_atomics(),
+            detail: "attempts are numbered by fetching atomics (Linux 5.12); without them writ cannot start".into(),
+        },
+        Feature {
             name: "btf",
             present: Some(btf),
             detail: "the kernel tells where its fields are; without it writ cannot start".into(),
@@ -48,8 +55,8 @@ pub(crate) fn features() -> Vec<Feature> {
             name: "lsm",
             present: lsm.as_deref().map(|list| list.trim().split(',').any(|name| name == "bpf")),
             detail: match lsm {
-                Some(list) => format!("active: {}; not used by this version", list.trim()),
-                None => "the list of active security modules cannot be read; not used by this version".into(),
+                Some(list) => format!("families that are not IP are judged by the BPF LSM; active: {}", list.trim()),
+                None => "the list of active security modules cannot be read; the daemon tries".into(),
             },
         },
     ]

@@ -13,6 +13,7 @@ mod fuzz;
 mod generation;
 mod hold;
 mod host;
+mod lsm;
 mod object;
 mod pins;
 mod ring;

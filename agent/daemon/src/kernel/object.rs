@@ -1,21 +1,24 @@
 //! Loading the BPF object and attaching its programs, or adopting what an earlier daemon left, without a gap.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use aya::maps::{Array, HashMap, Map, MapData, MapType, PerCpuArray, RingBuf};
+use aya::maps::{Array, HashMap, Map, MapData, MapInfo, MapType, PerCpuArray, RingBuf};
 use aya::programs::links::{FdLink, PinnedLink};
 use aya::programs::{CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, CgroupSock, CgroupSockAddr, RawTracePoint};
 use aya::{Ebpf, EbpfLoader};
 use writ_abi::{
-    ABI_VERSION, Active, Budget, COUNTERS, Counter, KernelConfig, NAT64_PREFIXES, Nat64Prefix, Session, TaskOffsets,
+    ABI_VERSION, Active, Budget, COUNTERS, Counter, KernelConfig, NAT64_PREFIXES, Nat64Prefix, Session, SocketOffsets,
+    TaskOffsets,
 };
 
 use super::btf::Btf;
 use super::bytes::{Plain, SeenKey};
 use super::generation::Outer;
 use super::host::{CgroupMount, init_user_ns};
+use super::lsm;
 use super::pins::{OpenError, Pins, chain};
 use super::ring::{self, Drained};
 use super::shared::{AccountLost, Budgets, Positions};
@@ -36,7 +39,7 @@ const TRACEPOINTS: [(&str, &str); 5] = [
     ("cgroup_rmdir", "cgroup_rmdir"),
 ];
 /// Maps that outlive the daemon: name, type, key and value size. `None`: the size is not checked.
-const PINNED: [(&str, MapType, u32, u32); 27] = [
+const PINNED: [(&str, MapType, u32, u32); 28] = [
     ("ACTIVE", MapType::Array, 4, 8),
     ("USER_FILTER", MapType::ArrayOfMaps, 4, 4),
     ("USERS", MapType::ArrayOfMaps, 4, 4),
@@ -58,6 +61,7 @@ const PINNED: [(&str, MapType, u32, u32); 27] = [
     ("SEEN_COUNT", MapType::Array, 4, 8),
     ("LINEAGE", MapType::Hash, 4, 16),
     ("TRACKED", MapType::SkStorage, 4, size_of::<Session>() as u32),
+    ("OPENED", MapType::SkStorage, 4, 8),
     ("SESSIONS", MapType::Hash, 8, size_of::<Session>() as u32),
     ("DECISIONS", MapType::RingBuf, 0, 0),
     ("PROCESSES", MapType::RingBuf, 0, 0),
@@ -77,6 +81,8 @@ pub(crate) struct Options {
     pub ring_size: u32,
     /// NAT64 prefixes; more than the ABI holds are refused by `check`.
     pub nat64: Vec<Nat64Prefix>,
+    /// Whether to refuse to run without the BPF LSM.
+    pub require_lsm: bool,
 }
 
 /// The kernel side: programs attached and pinned, maps open.
@@ -85,6 +91,8 @@ pub(crate) struct Kernel {
     pub adopted: bool,
     /// Whether refusals carry the configured errno (`bpf_set_retval`, Linux 5.18).
     pub chooses_errno: bool,
+    /// Whether the BPF LSM is the second line; if not, why.
+    pub lsm: Result<(), String>,
     pub(super) active: Array<MapData, u64>,
     pub(super) outer: Outer,
     pub(super) mount: CgroupMount,
@@ -98,6 +106,7 @@ pub(crate) struct Kernel {
     seen: HashMap<MapData, Plain<SeenKey>, u64>,
     pub(super) sessions: MapData,
     pub(super) tracked: OwnedFd,
+    pins: Pins,
     _programs: Ebpf,
 }
 
@@ -110,6 +119,10 @@ impl Kernel {
     pub(crate) fn open(options: &Options) -> Result<Self, OpenError> {
         if OBJECT.is_empty() {
             return Err(OpenError::NoObject);
+        }
+        // The verifier's own words for it name no feature. Where the kernel would not say, they have to do.
+        if syscall::has_fetching_atomics() == Some(false) {
+            return Err(OpenError::NoAtomics);
         }
         let pins = Pins::open(&options.pins)?;
         let mut present = 0;
@@ -133,8 +146,11 @@ impl Kernel {
         let adopted = present != 0;
         let chooses_errno = chooses_errno();
         let config = Plain(kernel_config(options, chooses_errno)?);
+        // Read once: it takes as long as all else together.
+        let types = aya::Btf::from_sys_fs().ok();
         let mut loader = EbpfLoader::new();
         loader
+            .btf(types.as_ref())
             .override_global("CONFIG", &config, true)
             .map_max_entries("DECISIONS", options.ring_size)
             .map_max_entries("LINEAGE", most_processes());
@@ -143,15 +159,20 @@ impl Kernel {
         }
         let mut programs = loader.load(OBJECT).map_err(OpenError::load("loading the BPF object"))?;
         let mut made = Vec::new();
-        if let Err(error) = attach(&mut programs, &pins, options, &mut made) {
-            for path in made {
-                let _ = fs::remove_file(path);
+        let attached = attach(&mut programs, &pins, options, &mut made)
+            .and_then(|()| lsm::attach(&mut programs, types.as_ref(), &pins.links(), options.require_lsm, &mut made));
+        let lsm = match attached {
+            Ok(lsm) => lsm,
+            Err(error) => {
+                for path in made {
+                    let _ = fs::remove_file(path);
+                }
+                if !adopted {
+                    let _ = super::uninstall(&options.pins);
+                }
+                return Err(error);
             }
-            if !adopted {
-                let _ = super::uninstall(&options.pins);
-            }
-            return Err(error);
-        }
+        };
         let mut take = |name: &'static str| {
             programs
                 .take_map(name)
@@ -178,6 +199,7 @@ impl Kernel {
         Ok(Self {
             adopted,
             chooses_errno,
+            lsm,
             active: Array::try_from(take("ACTIVE")?).map_err(map_error)?,
             outer: Outer::open(&mut take)?,
             mount: options.cgroup.clone(),
@@ -195,6 +217,7 @@ impl Kernel {
             },
             tracked: syscall::open_pin(&pins.maps().join("TRACKED"))
                 .map_err(OpenError::io("opening the pin `TRACKED`"))?,
+            pins,
             _programs: programs,
         })
     }
@@ -248,16 +271,45 @@ impl Kernel {
         self.decisions.as_fd().try_clone_to_owned()
     }
 
+    /// The last number that each CPU was given by the programs of older versions of writ, which are still in force.
+    ///
+    /// # Errors
+    /// Their counters cannot be read.
+    pub(crate) fn older_numbers(&self) -> Result<BTreeMap<u32, u64>, OpenError> {
+        let mut numbers = BTreeMap::new();
+        for version in self.pins.older()? {
+            let path = version.join("maps/COUNTS");
+            let what = || OpenError::io(format!("reading `{}`", path.display()));
+            let size = MapInfo::from_pin(&path).map_err(|error| what()(std::io::Error::other(error)))?.value_size();
+            let counters = size.div_ceil(8) as usize;
+            let cpus = aya::util::nr_cpus().map_err(|(_, error)| what()(error))?;
+            let mut values = vec![0u64; counters * cpus];
+            let map = syscall::open_pin(&path).map_err(what())?;
+            syscall::read_first(map.as_fd(), &mut values).map_err(what())?;
+            // The first counter is the number, in every version.
+            for (cpu, given) in (0..).zip(values.chunks(counters.max(1)).filter_map(|counters| counters.first())) {
+                let known: &mut u64 = numbers.entry(cpu).or_default();
+                *known = (*known).max(*given);
+            }
+        }
+        Ok(numbers)
+    }
+
+    /// Takes away what older versions of writ pinned; to be called once a generation is in force.
+    ///
+    /// # Errors
+    /// The pin that could not be removed.
+    pub(crate) fn retire_older(&self) -> Result<(), OpenError> {
+        self.pins.retire_older()
+    }
+
     /// Lets each CPU's numbers go on from these, where maps were made anew in a boot that has given numbers out already:
     /// a number means one attempt, however often writ was taken away and put back. To be called before a generation is
     /// in force: nothing is counted until then.
     ///
     /// # Errors
     /// The map cannot be read or written.
-    pub(crate) fn resume_numbers(
-        &mut self,
-        last: &std::collections::BTreeMap<u32, u64>,
-    ) -> Result<(), aya::maps::MapError> {
+    pub(crate) fn resume_numbers(&mut self, last: &BTreeMap<u32, u64>) -> Result<(), aya::maps::MapError> {
         let mut counts: Vec<[u64; COUNTERS as usize]> = self.counts.get(&0, 0)?.iter().copied().collect();
         for (counts, cpu) in counts.iter_mut().zip(0u32..) {
             let given = last.get(&cpu).copied().unwrap_or(0);
@@ -299,7 +351,9 @@ impl Kernel {
 fn kernel_config(options: &Options, chooses_errno: bool) -> Result<KernelConfig, OpenError> {
     let btf = fs::read("/sys/kernel/btf/vmlinux")
         .map_err(OpenError::io("reading the kernel's type information (needs CONFIG_DEBUG_INFO_BTF)"))?;
-    let offsets: TaskOffsets = Btf::parse(&btf)?.task_offsets()?;
+    let btf = Btf::parse(&btf)?;
+    let offsets: TaskOffsets = btf.task_offsets()?;
+    let sockets: SocketOffsets = btf.socket_offsets()?;
     let mut nat64 = [Nat64Prefix::default(); NAT64_PREFIXES];
     for (entry, prefix) in nat64.iter_mut().zip(&options.nat64) {
         *entry = *prefix;
@@ -312,6 +366,7 @@ fn kernel_config(options: &Options, chooses_errno: bool) -> Result<KernelConfig,
         set_retval: u32::from(chooses_errno),
         reserved: 0,
         offsets,
+        sockets,
         nat64,
     })
 }
@@ -419,7 +474,7 @@ fn pin(link: FdLink, path: PathBuf, made: &mut Vec<PathBuf>) -> Result<(), OpenE
 }
 
 /// Pins a link in place of an older one: the new one runs before the old one stops, for a moment both do.
-fn replace_pin(link: FdLink, path: &Path, made: &mut Vec<PathBuf>) -> Result<(), OpenError> {
+pub(super) fn replace_pin(link: FdLink, path: &Path, made: &mut Vec<PathBuf>) -> Result<(), OpenError> {
     if !path.exists() {
         return pin(link, path.to_owned(), made);
     }

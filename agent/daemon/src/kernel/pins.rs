@@ -54,6 +54,15 @@ pub(crate) enum OpenError {
         /// Id of the configured cgroup.
         wanted: u64,
     },
+    /// The configuration requires the BPF LSM.
+    #[error("`[kernel] require` asks for `lsm`, which this kernel does not give: {0}")]
+    NoLsm(String),
+    /// The kernel is too old to number attempts.
+    #[error(
+        "this kernel has no fetching atomics in BPF (Linux 5.12), by which attempts are numbered so that none can be lost \
+         uncounted; writ needs 5.12 or later"
+    )]
+    NoAtomics,
     /// The object is not built in.
     #[error("this binary was built without its BPF object; build it with `cargo xtask build`")]
     NoObject,
@@ -163,6 +172,20 @@ impl Pins {
         Ok(entries.flatten().filter_map(|entry| entry.file_name().to_str()?.strip_prefix('v')?.parse().ok()).collect())
     }
 
+    /// What older versions of writ pinned, and what is still in force because of it.
+    pub(super) fn older(&self) -> Result<Vec<PathBuf>, OpenError> {
+        let versions = self.versions()?.into_iter().filter(|version| *version < ABI_VERSION);
+        Ok(versions.map(|version| self.root.join(format!("v{version}"))).collect())
+    }
+
+    /// Removes what older versions pinned. Until this version's own policy is in force they are what enforces.
+    pub(super) fn retire_older(&self) -> Result<(), OpenError> {
+        for version in self.older()? {
+            remove_version(&version).map_err(OpenError::io(format!("removing `{}`", version.display())))?;
+        }
+        Ok(())
+    }
+
     /// Whether anything is attached.
     pub(super) fn has_links(&self) -> Result<bool, OpenError> {
         let links = self.links();
@@ -222,21 +245,28 @@ pub(crate) fn uninstall(root: &Path) -> io::Result<usize> {
         entries => entries?,
     };
     for version in versions.flatten().map(|entry| entry.path()) {
-        for directory in [version.join("links"), version.join("maps")] {
-            let Ok(pins) = fs::read_dir(&directory) else { continue };
-            for pin in pins.flatten() {
-                fs::remove_file(pin.path())?;
-                removed += 1;
-            }
-            fs::remove_dir(&directory)?;
-        }
-        if version.is_dir() {
-            fs::remove_dir(&version)?;
-        } else {
-            fs::remove_file(&version)?;
-            removed += 1;
-        }
+        removed += remove_version(&version)?;
     }
     fs::remove_dir(root)?;
+    Ok(removed)
+}
+
+/// Removes the pins of one version, links first.
+fn remove_version(version: &Path) -> io::Result<usize> {
+    let mut removed = 0;
+    for directory in [version.join("links"), version.join("maps")] {
+        let Ok(pins) = fs::read_dir(&directory) else { continue };
+        for pin in pins.flatten() {
+            fs::remove_file(pin.path())?;
+            removed += 1;
+        }
+        fs::remove_dir(&directory)?;
+    }
+    if version.is_dir() {
+        fs::remove_dir(version)?;
+    } else {
+        fs::remove_file(version)?;
+        removed += 1;
+    }
     Ok(removed)
 }

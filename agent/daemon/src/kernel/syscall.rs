@@ -36,6 +36,34 @@ pub(super) fn open_pin(path: &Path) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
+/// Whether the kernel knows atomic instructions that return the old value: `None` if it would not say.
+pub(super) fn has_fetching_atomics() -> Option<bool> {
+    const BPF_PROG_LOAD: i64 = 5;
+    const SOCKET_FILTER: u64 = 1;
+    const fn instruction(code: u64, registers: u64, offset: i16, operand: u64) -> u64 {
+        code | registers << 8 | (offset.cast_unsigned() as u64) << 16 | operand << 32
+    }
+    let program = [
+        instruction(0x7a, 0x0a, -8, 0), // *(u64 *)(r10 - 8) = 0
+        instruction(0xb7, 0x01, 0, 1),  // r1 = 1
+        instruction(0xdb, 0x1a, -8, 1), // r1 = atomic_fetch_add((u64 *)(r10 - 8), r1)
+        instruction(0xb7, 0x00, 0, 0),  // r0 = 0
+        instruction(0x95, 0x00, 0, 0),  // exit
+    ];
+    let kind = SOCKET_FILTER | (program.len() as u64) << 32;
+    let licence = c"GPL";
+    let attribute = Attribute { words: [kind, program.as_ptr() as u64, licence.as_ptr() as u64, 0, 0, 0, 0, 0] };
+    match bpf(BPF_PROG_LOAD, &attribute, 48) {
+        Ok(fd) => {
+            // SAFETY: the kernel just gave us this descriptor, and nobody else knows it.
+            drop(unsafe { OwnedFd::from_raw_fd(i32::try_from(fd).ok()?) });
+            Some(true)
+        }
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => Some(false),
+        Err(_) => None,
+    }
+}
+
 /// Makes a link run another program, from one moment to the next (`BPF_LINK_UPDATE`, Linux 5.7).
 ///
 /// # Errors
@@ -179,6 +207,16 @@ pub(super) fn read_hash<V: aya::Pod>(map: BorrowedFd<'_>, nothing: V) -> io::Res
 fn element(command: i64, map: BorrowedFd<'_>, key: u64, value: u64) -> io::Result<()> {
     let fd = u64::from(map.as_raw_fd().cast_unsigned());
     bpf(command, &Attribute { words: [fd, (&raw const key) as u64, value, 0, 0, 0, 0, 0] }, 32).map(drop)
+}
+
+/// Reads the first element of an array into a buffer, which is as long as the kernel makes it: a value, or one for each
+/// possible CPU, each in a multiple of eight bytes.
+///
+/// # Errors
+/// The kernel's errno.
+pub(super) fn read_first(map: BorrowedFd<'_>, value: &mut [u64]) -> io::Result<()> {
+    const BPF_MAP_LOOKUP_ELEM: i64 = 1;
+    element(BPF_MAP_LOOKUP_ELEM, map, 0, value.as_mut_ptr() as u64)
 }
 
 /// Reads one element of a map with 64-bit keys. `nothing` is any value of the map's type.

@@ -37,7 +37,7 @@ pub(crate) fn take(what: &str, uid: u32, act: impl FnOnce() -> Result<()> + Send
 }
 
 /// The raw call: the C library's would change every thread.
-fn resuid(real: u32, effective: u32, saved: u32) -> Result<(), Errno> {
+pub(crate) fn resuid(real: u32, effective: u32, saved: u32) -> Result<(), Errno> {
     // SAFETY: a system call on integers; no memory is touched.
     Errno::result(unsafe { libc::syscall(libc::SYS_setresuid, real, effective, saved) }).map(drop)
 }
