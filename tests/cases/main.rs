@@ -9,6 +9,7 @@
     reason = "a test fails by panicking"
 )]
 
+mod attached;
 mod authzen;
 mod away;
 mod broker;
@@ -18,24 +19,30 @@ mod coverage;
 mod crash;
 mod differential;
 mod draft;
+mod drift;
+mod dropped;
 mod expiry;
 mod families;
 mod forms;
 mod gap;
 mod gateway;
 mod harness;
+mod hook;
 mod hostile;
 mod identity;
 mod kernels;
 mod live;
 mod loss;
+mod model;
 mod neighbours;
 mod open;
 mod pins;
 mod programs;
+mod race;
 mod reload;
 mod replay;
 mod sessions;
+mod situations;
 mod ssf;
 mod surroundings;
 mod survive;

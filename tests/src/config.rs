@@ -15,6 +15,8 @@ pub const ACCOUNT: &str = "tested";
 pub struct Config {
     /// Further lines of `writ.toml`, before its tables.
     pub agent: String,
+    /// Further lines of `[paths]`.
+    pub paths: String,
     /// Further lines of the account under test.
     pub account: String,
     /// Judge the test's own cgroup only, even where the machine is made to be judged as a whole.
@@ -59,7 +61,7 @@ impl Config {
         let mut account = format!("[service-account.{ACCOUNT}]\nowner = \"tests@example.com\"\n");
         writeln!(account, "match = {{ user = \"{}\" }}\n{}", user::SERVICE, self.account).expect("cannot format");
         let own = [
-            ("writ.toml".to_owned(), format!("{}\n{paths}", self.agent)),
+            ("writ.toml".to_owned(), format!("{}\n{paths}{}", self.agent, self.paths)),
             (format!("service-accounts.d/{ACCOUNT}.toml"), account),
         ];
         // What a test took out must be gone, or it would still be in force.

@@ -263,7 +263,7 @@ impl Host {
         let (mut judged, mut lost) = (0, 0);
         let settled = wait::within(wait::PATIENCE, || {
             for record in log.rest() {
-                judged += u64::from(record.is_judgement());
+                judged += u64::from(record.has_number());
                 lost += if record.text("/type") == "loss" { record.number("/count").unwrap_or_default() } else { 0 };
             }
             let status = self.status();
@@ -286,7 +286,7 @@ impl Host {
         let mut settled = Settled { seen, recorded: 0, lost: 0 };
         let all = wait::within(wait::PATIENCE, || {
             for record in log.rest() {
-                settled.recorded += u64::from(record.is_judgement());
+                settled.recorded += u64::from(record.has_number());
                 let lost = record.number("/count").filter(|_| record.text("/type") == "loss");
                 settled.lost += lost.unwrap_or_default();
             }

@@ -34,6 +34,12 @@ impl Record {
         matches!(self.text("/type"), "decision" | "observation")
     }
 
+    /// Whether it is the record of an attempt that the kernel numbered: a judgement by a hook, or the daemon's own test.
+    pub fn has_number(&self) -> bool {
+        let tested = self.text("/type") == "lifecycle" && self.text("/event") == "self-test";
+        (self.is_judgement() || tested) && self.number("/kernel/sequence").is_some()
+    }
+
     /// The ids of the policies that determined the verdict.
     pub fn policies(&self) -> Vec<&str> {
         let policies = self.0.pointer("/policies").and_then(Value::as_array).into_iter().flatten();

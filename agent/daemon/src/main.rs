@@ -10,6 +10,7 @@ mod kernel;
 mod log;
 mod process;
 mod serve;
+mod statement;
 mod surroundings;
 
 fn main() -> std::process::ExitCode {

@@ -9,14 +9,17 @@ use super::model::{Agent, AtStart, Fsync, Kernel, LogSettings, Mode, Paths, Sess
 use super::network::nat64;
 use super::section::{Scalar, Section};
 use super::value::{path, person, size};
+use crate::signal::RiskRule;
 
 /// The keys of `writ.toml`.
-pub(super) const AGENT_KEYS: [&str; 12] = [
+pub(super) const AGENT_KEYS: [&str; 14] = [
     "mode",
     "approvers",
     "operators",
     "escalation-ttl",
     "grant-max-ttl",
+    "on-escalation",
+    "risk",
     "time-zone",
     "nat64",
     "paths",
@@ -39,6 +42,9 @@ pub const COVERAGE: [&str; 6] = [
 /// How `mode` is written, here and in accounts.
 pub(super) const MODES: [(&str, Mode); 2] = [("enforce", Mode::Enforce), ("observe", Mode::Observe)];
 
+/// How `risk` is written.
+const RISKS: [(&str, RiskRule); 2] = [("max", RiskRule::Maximum), ("sum", RiskRule::CappedSum)];
+
 /// The smallest ring: a burst of some two hundred decisions.
 const MIN_RING: u64 = 64 << 10;
 
@@ -59,6 +65,8 @@ impl Default for Agent {
             operators: vec!["root".to_owned()],
             escalation_ttl: Duration::from_secs(3_600),
             grant_max_ttl: Duration::from_secs(8 * 3_600),
+            on_escalation: Vec::new(),
+            risk: RiskRule::default(),
             time_zone: "UTC".to_owned(),
             nat64: Vec::new(),
             paths: Paths::default(),
@@ -76,6 +84,7 @@ impl Default for Paths {
             state: "/var/lib/writ".to_owned(),
             log: "/var/log/writ".to_owned(),
             socket: "/run/writ/writ.sock".to_owned(),
+            drop: None,
             pins: "/sys/fs/bpf/writ".to_owned(),
             cgroup: None,
         }
@@ -103,16 +112,30 @@ pub(super) fn read_agent(mut section: Section<'_, '_>, facts: &HostFacts) -> Age
         operators: people(&mut section, "operators").unwrap_or(default.operators),
         escalation_ttl: section.duration("escalation-ttl").unwrap_or(default.escalation_ttl),
         grant_max_ttl: section.duration("grant-max-ttl").unwrap_or(default.grant_max_ttl),
+        on_escalation: read_command(&mut section),
+        risk: section.choice("risk", &RISKS).unwrap_or(default.risk),
         time_zone: section.parsed("time-zone", |name| time_zone(name, facts)).unwrap_or(default.time_zone),
         nat64: read_nat64(&mut section),
         paths: section
-            .section("paths", &["state", "log", "socket", "pins", "cgroup"])
+            .section("paths", &["state", "log", "socket", "drop", "pins", "cgroup"])
             .map_or(default.paths, read_paths),
         kernel: section.section("kernel", &["require", "ring-size"]).map_or(default.kernel, read_kernel),
         log: section.section("log", &["fsync", "segment-size", "retention"]).map_or(default.log, read_log),
         sessions: section.section("sessions", &["at-start"]).map_or(default.sessions, read_sessions),
         ssf: super::ssf::read_transmitters(&mut section),
     }
+}
+
+/// The command of `on-escalation`: what is run is named, and not looked for.
+fn read_command(section: &mut Section<'_, '_>) -> Vec<String> {
+    let written = section.list("on-escalation", |text| Ok(text.to_owned())).unwrap_or_default();
+    if let Some((program, span)) = written.first()
+        && super::value::file(program).is_err()
+    {
+        let fault = Fault::new("bad-command", format!("`on-escalation` begins with `{program}`"));
+        section.refuse(span.clone(), fault.help("write the program's absolute path first, then its arguments"));
+    }
+    written.into_iter().map(|(word, _)| word).collect()
 }
 
 /// A list of users and groups.
@@ -159,6 +182,7 @@ fn read_paths(mut section: Section<'_, '_>) -> Paths {
         state: section.parsed("state", path).unwrap_or(default.state),
         log: section.parsed("log", path).unwrap_or(default.log),
         socket: section.parsed("socket", socket).unwrap_or(default.socket),
+        drop: section.parsed("drop", path),
         pins: section.parsed("pins", path).unwrap_or(default.pins),
         cgroup: section.parsed("cgroup", path),
     }

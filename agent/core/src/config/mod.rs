@@ -32,6 +32,7 @@ pub use fault::Fault;
 pub use model::*;
 pub use network::judged_as;
 pub use role::{Role, role};
+pub use signal::CREDENTIAL_ROTATED;
 pub use value::{duration, size};
 pub use whole::MAX_ACCOUNTS;
 

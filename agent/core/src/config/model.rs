@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use writ_abi::Protocol;
 
 use crate::diagnostic::Location;
+use crate::signal::RiskRule;
 
 /// One configuration file as read: its name as the operator knows it, and its text.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -59,6 +60,10 @@ pub struct Agent {
     pub escalation_ttl: Duration,
     /// The longest grant that can be made.
     pub grant_max_ttl: Duration,
+    /// What is run for each new escalation, program first; empty: nothing.
+    pub on_escalation: Vec<String>,
+    /// How the risks of live signals add up.
+    pub risk: RiskRule,
     /// IANA zone of `hour`, `minute` and `weekday`; `UTC` unless configured.
     pub time_zone: String,
     /// NAT64 prefixes (/96) whose addresses are judged as IPv4.
@@ -97,6 +102,8 @@ pub struct Paths {
     pub log: String,
     /// The API's socket.
     pub socket: String,
+    /// Where files become signals; `None`: nowhere.
+    pub drop: Option<String>,
     /// Pinned maps and links, on a bpf file system.
     pub pins: String,
     /// The cgroup whose processes are judged; `None`: the root of the cgroup2 mount.
@@ -262,6 +269,8 @@ pub struct SignalKind {
     pub from: Vec<String>,
     /// Whether its presence is what `requires-fresh` asks for.
     pub freshness: bool,
+    /// Whether it ends the account's sessions that were opened before it was observed.
+    pub ends_sessions: bool,
     /// Where it is declared; `None` for built-in kinds.
     pub at: Option<Location>,
 }

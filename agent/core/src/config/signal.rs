@@ -9,7 +9,10 @@ use super::section::{Scalar, Section};
 
 use crate::diagnostic::Location;
 
-const KEYS: [&str; 5] = ["risk", "ttl", "flag", "from", "freshness"];
+const KEYS: [&str; 6] = ["risk", "ttl", "flag", "from", "freshness", "ends-sessions"];
+
+/// The kind that ends earlier sessions unless it is declared not to: whoever had the old credential must show the new one.
+pub const CREDENTIAL_ROTATED: &str = "credential-rotated";
 
 /// Reads one kind of signal.
 pub(super) fn read_signal(mut section: Section<'_, '_>, kind: String, at: Location) -> SignalKind {
@@ -24,6 +27,7 @@ pub(super) fn read_signal(mut section: Section<'_, '_>, kind: String, at: Locati
         flag: section.boolean("flag").unwrap_or(false),
         from: people(&mut section, "from").unwrap_or_default(),
         freshness: section.boolean("freshness").unwrap_or(false),
+        ends_sessions: section.boolean("ends-sessions").unwrap_or(kind == CREDENTIAL_ROTATED),
         kind,
         at: Some(at),
     }

@@ -85,6 +85,16 @@ pub enum Lifecycle {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         kernel: Option<super::Kernel>,
     },
+    /// Programs were found detached: somebody took enforcement away under the daemon.
+    Detached {
+        /// The programs.
+        programs: Vec<String>,
+        /// When all of them were last seen attached: what happened since was not judged.
+        since: Time,
+        /// Those that could not be attached again, and why; empty: all of them judge again.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        failed: Vec<String>,
+    },
     /// The log was repaired when it was opened.
     LogRepair {
         /// What was done, in words.

@@ -281,6 +281,7 @@ fn undeclared_kind(incoming: &Incoming) -> Option<SignalKind> {
         flag: false,
         from: Vec::new(),
         freshness: false,
+        ends_sessions: incoming.kind == crate::config::CREDENTIAL_ROTATED,
         at: None,
     })
 }

@@ -45,6 +45,7 @@ pub(crate) fn config() -> Config {
         flag,
         from: from.iter().map(|&name| name.to_owned()).collect(),
         freshness,
+        ends_sessions: false,
         at: None,
     };
     let kinds = [
@@ -71,12 +72,15 @@ pub(crate) fn config() -> Config {
             operators: vec!["ops".into()],
             escalation_ttl: HOUR,
             grant_max_ttl: 8 * HOUR,
+            on_escalation: Vec::new(),
+            risk: Default::default(),
             time_zone: "UTC".into(),
             nat64: Vec::new(),
             paths: Paths {
                 state: String::new(),
                 log: String::new(),
                 socket: String::new(),
+                drop: None,
                 pins: String::new(),
                 cgroup: None,
             },

@@ -74,12 +74,14 @@ async fn lifecycle(handle: Handle, stopped: tokio::sync::oneshot::Receiver<()>, 
     let _ = sd_notify::notify(&[NotifyState::Ready, NotifyState::Status("policy in force")]);
     tracing::info!("policy in force");
     let watchdog = tokio::spawn(watchdog(handle.clone()));
+    let tested = tokio::spawn(test_each_minute(handle.clone()));
     tokio::select! {
         () = signals(&handle) => {}
         _ = stopped => tracing::error!("the engine stopped by itself"),
     }
     let _ = sd_notify::notify(&[NotifyState::Stopping]);
     watchdog.abort();
+    tested.abort();
     let _ = stop.send(true);
     let _ = tokio::time::timeout(Duration::from_secs(5), handle.ask(engine::Engine::begin_stop)).await;
     let _ = tokio::time::timeout(Duration::from_secs(5), serving).await;
@@ -120,6 +122,21 @@ async fn watchdog(handle: Handle) {
         tick.tick().await;
         if handle.ask(|_| ()).await.is_ok() {
             let _ = sd_notify::notify(&[NotifyState::Watchdog]);
+        }
+    }
+}
+
+/// Tries what must be refused, again and again: a hook that is attached and never fires looks like one that works.
+async fn test_each_minute(handle: Handle) {
+    const EVERY: Duration = Duration::from_secs(60);
+    let mut tick = tokio::time::interval_at(tokio::time::Instant::now() + EVERY, EVERY);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tick.tick().await;
+        let Ok(cgroup) = handle.ask(|engine| engine.kernel.cgroup().attached.clone()).await else { return };
+        let Ok(outcome) = tokio::task::spawn_blocking(move || engine::self_test(&cgroup)).await else { continue };
+        if handle.ask(move |engine| engine.self_tested(outcome)).await.is_err() {
+            return;
         }
     }
 }

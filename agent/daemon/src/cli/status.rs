@@ -66,6 +66,19 @@ fn show(status: &Status) {
     for account in &status.undeclared {
         println!("{} {account}: its processes are not judged any more", output::painted("undeclared:", AnsiColor::Red));
     }
+    if let Some(test) = &status.self_test {
+        let result = if test.passed {
+            output::painted("passed", AnsiColor::Green)
+        } else {
+            output::painted("FAILED", AnsiColor::Red)
+        };
+        println!("self-test {result} {}: {}", output::ago(test.at), test.detail);
+    }
+    if let Some(detached) = &status.detachment {
+        let state = if detached.failed.is_empty() { "attached again" } else { "NOT ATTACHED" };
+        let programs = detached.programs.join(" ");
+        println!("{} {programs} {}: {state}", output::painted("detached: ", AnsiColor::Red), output::ago(detached.at));
+    }
     println!("policies  {}", status.policy_digest);
     println!("cgroup    {}{}", status.cgroup, if status.partial { "  (part of the host)" } else { "" });
     println!("coverage  {}", status.coverage.join(" "));

@@ -172,7 +172,7 @@ fn fuzz_signal_lines() {
         br#"{"specversion":"1.0","type":"k","subject":"a","id":"1","time":"2026-11-23T00:00:00Z","data":{"risk":3,"ttl":"1h"}}"#,
     ];
     let driven = writ_fuzz::drive("signal lines", &seeds, |input| {
-        super::signal::statement(&String::from_utf8_lossy(input)).is_ok()
+        crate::statement::statement(&String::from_utf8_lossy(input)).is_ok()
     });
     assert!(driven.accepted > 0, "the real ones are refused");
 }

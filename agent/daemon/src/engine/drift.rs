@@ -1,25 +1,42 @@
-//! Workload drift seen from here: a process of an account that runs what the account's `executables` do not list.
+//! Workload drift seen from here: what an account's processes run that they should not, raised as signals of writ's own.
+//!
+//! Looked at as a process starts a program, or makes its first judged attempt. The findings themselves are in
+//! [`crate::process`]; here it is said whose they are, how grave, and how often they are raised.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use nix::unistd::{Uid, User};
-use writ_abi::{DecisionEvent, PATH_LEN, ProcessEvent};
-use writ_core::config::Account;
+use jiff::Timestamp;
+use writ_abi::{DecisionEvent, PATH_LEN, ProcessEvent, View};
+use writ_core::config::Config;
 use writ_core::signal::{Caller, Incoming};
+use writ_core::table::Views;
 
 use super::{Actor, Engine};
-use crate::process::{kernel_device, unit_of};
+use crate::process::{Changed, Fingerprints, Sighting, kernel_device};
 
-/// The built-in kind; declaring it in `signals.d` sets its risk, time to live and flag.
-pub(crate) const UNEXPECTED_EXECUTABLE: &str = "workload.unexpected-executable";
-/// What it says where it is not declared.
-const RISK: u8 = 50;
+/// A built-in kind and the risk it has where it is not declared; declaring it in `signals.d` sets risk, time to live, flag.
+type Kind = (&'static str, u8);
+
+/// A process runs what the account's `executables` do not list.
+const UNEXPECTED: Kind = ("workload.unexpected-executable", 50);
+/// A process runs what is in no directory: a memory file, or one that was removed.
+const DELETED: Kind = ("workload.executable-deleted", 70);
+/// A listed executable has other contents than before, and not as a package is upgraded.
+const CHANGED: Kind = ("workload.executable-changed", 80);
+/// A service with connections open started a shell.
+const SHELL: Kind = ("workload.shell", 70);
+/// Somebody logged in as the account.
+const LOGIN: Kind = ("workload.login-session", 40);
+
+/// How long an undeclared kind holds.
 const TTL: Duration = Duration::from_secs(3_600);
 /// How many programs of processes are remembered as looked at.
 const MOST: usize = 16_384;
+/// A service that starts shell after shell is said so once in this time, unless there is a grant to end.
+const PAUSE: Duration = Duration::from_secs(5);
 /// systemd's own step between fork and the service's first program, inside the service's cgroup.
 const STARTERS: [&str; 4] = [
     "/usr/lib/systemd/systemd-executor",
@@ -37,6 +54,8 @@ pub(crate) struct Drift {
     seen: HashSet<(String, Program)>,
     order: VecDeque<(String, Program)>,
     raised: Vec<Incoming>,
+    last: HashMap<(String, &'static str), Instant>,
+    fingerprints: Fingerprints,
 }
 
 impl Drift {
@@ -54,6 +73,19 @@ impl Drift {
         }
         true
     }
+
+    fn raise(&mut self, config: &Config, account: &str, (kind, risk): Kind, evidence: String) {
+        self.last.insert((account.to_owned(), kind), Instant::now());
+        let declared = config.signals.contains_key(kind);
+        self.raised.push(Incoming {
+            account: account.to_owned(),
+            kind: kind.to_owned(),
+            risk: (!declared).then_some(risk),
+            ttl: (!declared).then_some(TTL),
+            evidence: Some(evidence),
+            ..Incoming::default()
+        });
+    }
 }
 
 impl Engine {
@@ -61,67 +93,87 @@ impl Engine {
     pub(crate) fn look_at_attempt(&mut self, account: &str, event: &DecisionEvent, executable: Option<&str>) {
         let Some(path) = executable else { return }; // What could not be named is no finding.
         let file = (event.executable_device, event.executable_inode);
-        self.look_at(account, (event.pid, event.start_time), file, path);
+        self.look_at_program(account, (event.pid, event.start_time), file, path);
     }
 
-    /// Looks at a program that was started, where it is plain whose it is.
+    /// Looks at a program that was started, where user, unit and cgroup say whose it is. A match by executable is left to
+    /// the kernel, which follows lineages.
     pub(crate) fn look_at_exec(&mut self, event: &ProcessEvent) {
-        let Some(current) = &self.current else { return };
-        let restricted = || current.config.accounts.values().filter(|account| !account.executables.is_empty());
-        if restricted().next().is_none() {
-            return;
-        }
         let file = (event.executable_device, event.executable_inode);
         let given = event.path.get(..(event.path_len as usize).min(PATH_LEN)).unwrap_or_default();
         let given = String::from_utf8_lossy(given).into_owned();
         let path = self.processes.path_of(file).or_else(|| given.starts_with('/').then_some(given));
-        let Some(path) = path else { return };
+        let Some(path) = path.filter(|path| !STARTERS.contains(&path.as_str())) else { return };
         let cgroup = self.processes.cgroup_of_exec(event.cgroup, event.pid);
         let Some(current) = &self.current else { return };
-        let user = User::from_uid(Uid::from_raw(event.uid)).ok().flatten().map(|user| user.name);
-        let whose: Vec<String> = current
-            .config
-            .accounts
-            .values()
-            .filter(|account| !account.executables.is_empty())
-            .filter(|account| is_of(account, event.uid, user.as_deref(), cgroup.as_deref()))
-            .map(|account| account.name.clone())
+        let views = Views {
+            uids: vec![(event.uid, View::UID)],
+            cgroups: cgroup.iter().map(|path| (path.clone(), View::CGROUP)).collect(),
+            ..Views::default()
+        };
+        let names = current.identities.accounts(&views).into_keys();
+        let whose: Vec<String> = names
+            .filter_map(|account| current.generation.account_name(u32::from(account)))
+            .map(str::to_owned)
             .collect();
+        if whose.is_empty() {
+            return;
+        }
+        let sighting = Sighting { event, path: &path, cgroup: cgroup.as_deref() };
         for account in whose {
-            self.look_at(&account, (event.pid, event.start_time), file, &path);
+            self.look_at_program(&account, (event.pid, event.start_time), file, &path);
+            self.look_at_start(&account, &sighting);
         }
     }
 
-    fn look_at(&mut self, account: &str, process: (u32, u64), file: (u32, u64), path: &str) {
-        let Some(listed) = self.current.as_ref().and_then(|current| current.config.accounts.get(account)) else {
-            return;
-        };
+    fn look_at_program(&mut self, account: &str, process: (u32, u64), file: (u32, u64), path: &str) {
+        let Some(current) = &self.current else { return };
+        let Some(listed) = current.config.accounts.get(account).map(|account| &account.executables) else { return };
         // A program replaced by an upgrade runs on under its old name.
         let path = path.trim_end_matches(" (deleted)");
-        if listed.executables.is_empty() || STARTERS.contains(&path) {
+        if listed.is_empty() || STARTERS.contains(&path) || !self.drift.first(account, (process.0, process.1, file.1)) {
             return;
         }
-        if !self.drift.first(account, (process.0, process.1, file.1)) {
+        if is_listed(listed, path, file) {
+            // Its contents are read on a thread of their own; what comes of it is looked at with the next tick.
+            self.drift.fingerprints.look(account, path);
             return;
         }
-        let is_listed = |known: &String| {
-            known == path
-                // The same file by another name: a link, or `/bin` for `/usr/bin`.
-                || fs::metadata(known).is_ok_and(|found| (kernel_device(found.dev()), found.ino()) == file)
-        };
-        if listed.executables.iter().any(is_listed) {
-            return;
+        let evidence = format!("process {} runs {path}", process.0);
+        self.drift.raise(&current.config, account, UNEXPECTED, evidence);
+    }
+
+    /// What the start of a program says by itself.
+    fn look_at_start(&mut self, account: &str, sighting: &Sighting<'_>) {
+        let Some(current) = &self.current else { return };
+        let listed = current.config.accounts.get(account).map_or(&[][..], |account| &account.executables);
+        let file = (sighting.event.executable_device, sighting.event.executable_inode);
+        let approved = is_listed(listed, sighting.path, file);
+        let found = [
+            sighting.deleted().map(|evidence| (DELETED, evidence)),
+            sighting.shell_of_a_service().filter(|_| !approved).map(|evidence| (SHELL, evidence)),
+            sighting.login().map(|evidence| (LOGIN, evidence)),
+        ];
+        for (kind, evidence) in found.into_iter().flatten() {
+            let key = (account.to_owned(), kind.0);
+            let lately = self.drift.last.get(&key).is_some_and(|at| at.elapsed() < PAUSE);
+            // Drift ends grants for good: one that was made a moment ago must not outlive it.
+            let now = Timestamp::now();
+            let live = self.live.account(account, now, &current.config, current.config.agent.risk, self.base.digest());
+            if !lately || !live.grants.is_empty() || !live.approved.is_empty() {
+                self.drift.raise(&current.config, account, kind, evidence);
+            }
         }
-        let declared =
-            self.current.as_ref().is_some_and(|current| current.config.signals.contains_key(UNEXPECTED_EXECUTABLE));
-        self.drift.raised.push(Incoming {
-            account: account.to_owned(),
-            kind: UNEXPECTED_EXECUTABLE.to_owned(),
-            risk: (!declared).then_some(RISK),
-            ttl: (!declared).then_some(TTL),
-            evidence: Some(format!("process {} runs {path}", process.0)),
-            ..Incoming::default()
-        });
+    }
+
+    /// Takes what reading executables gave.
+    pub(crate) fn look_at_fingerprints(&mut self) {
+        let Some(current) = &self.current else { return };
+        for Changed { account, path, before, after } in self.drift.fingerprints.changed() {
+            let evidence = format!("{path} was sha256:{before} and is sha256:{after}");
+            self.drift.raise(&current.config, &account, CHANGED, evidence);
+        }
+        self.raise_drift();
     }
 
     /// Raises what was found, once the records that show it are written.
@@ -135,21 +187,9 @@ impl Engine {
     }
 }
 
-/// Whether a process with these views is one of the account's by user, unit or cgroup. A match by executable is left to
-/// the kernel, which follows lineages.
-fn is_of(account: &Account, uid: u32, user: Option<&str>, cgroup: Option<&str>) -> bool {
-    account.matches.iter().any(|way| {
-        if way.executable.is_some() || (way.user.is_none() && way.unit.is_none() && way.cgroup.is_none()) {
-            return false;
-        }
-        let by_user = way.user.as_deref().is_none_or(|wanted| Some(wanted) == user || wanted.parse() == Ok(uid));
-        let by_unit = way.unit.as_deref().is_none_or(|wanted| cgroup.and_then(unit_of).as_deref() == Some(wanted));
-        let by_cgroup = way.cgroup.as_deref().is_none_or(|wanted| {
-            let wanted = wanted.trim_end_matches('/');
-            cgroup.is_some_and(|path| {
-                path.strip_prefix(wanted).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
-            })
-        });
-        by_user && by_unit && by_cgroup
+/// Whether a file is one of those listed, under whatever name: a link, or `/bin` for `/usr/bin`.
+fn is_listed(listed: &[String], path: &str, file: (u32, u64)) -> bool {
+    listed.iter().any(|known| {
+        known == path || fs::metadata(known).is_ok_and(|found| (kernel_device(found.dev()), found.ino()) == file)
     })
 }

@@ -72,6 +72,9 @@ pub(crate) struct Moment {
     pub(crate) break_glass_until: Option<Timestamp>,
     /// Digest of the policy set without grants, under which approvals count.
     pub(crate) base_digest: String,
+    /// How the risks of its signals add up.
+    #[serde(default)]
+    pub(crate) rule: RiskRule,
     /// Digest of the stance that was made for it.
     #[serde(default)]
     pub(crate) stance_digest: String,
@@ -80,7 +83,8 @@ pub(crate) struct Moment {
 impl Moment {
     /// What holds now.
     pub(crate) fn of(live: &LiveState, config: &Config, account: &str, base_digest: &str, now: Timestamp) -> Self {
-        let view = live.account(account, now, config, RiskRule::default(), base_digest);
+        let rule = config.agent.risk;
+        let view = live.account(account, now, config, rule, base_digest);
         Self {
             account: account.to_owned(),
             from: now,
@@ -91,6 +95,7 @@ impl Moment {
             offboarded: view.offboarded,
             break_glass_until: view.break_glass_until,
             base_digest: base_digest.to_owned(),
+            rule,
             stance_digest: String::new(),
         }
     }
@@ -105,7 +110,7 @@ impl Moment {
             offboarded: self.offboarded,
             break_glass_until: self.break_glass_until,
             kinds,
-            rule: RiskRule::default(),
+            rule: self.rule,
             policy_digest: &self.base_digest,
         }
     }

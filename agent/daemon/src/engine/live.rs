@@ -112,7 +112,7 @@ impl Engine {
             };
         };
         self.keep_signal(&received);
-        self.note(signal_record(&signal, SignalState::Received, Some(actor), None));
+        let record = self.note(signal_record(&signal, SignalState::Received, Some(actor), None));
         for grant in &received.grants {
             self.note(grant_record(grant, GrantState::Revoked, None));
         }
@@ -125,7 +125,10 @@ impl Engine {
             reason: signal.evidence.clone(),
             by: Some(actor.recorded()),
         };
-        self.refresh(&signal.account, &why)?;
+        let refreshed = self.refresh(&signal.account, &why);
+        // Whatever became of the stance: a session that began before the rotation is not to go on.
+        self.end_earlier_sessions(&signal, &record);
+        refreshed?;
         self.flush();
         Ok(received)
     }
@@ -272,6 +275,7 @@ impl Engine {
                 record.decision = Some(decision.to_owned());
             }
             self.note(record);
+            self.tell_of(&escalation, decision, &config);
         }
     }
 

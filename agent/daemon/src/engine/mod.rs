@@ -4,15 +4,18 @@
 //! or [`Engine::activate`] → one generation.
 
 mod activate;
+mod attached;
 mod changes;
 mod clock;
 mod decide;
 mod drift;
+mod dropped;
 mod evidence;
 mod explain;
 mod failure;
 mod found;
 mod handle;
+mod hook;
 mod journal;
 mod live;
 mod losses;
@@ -22,6 +25,7 @@ mod ready;
 mod refresh;
 mod refusals;
 mod reload;
+mod rotation;
 mod selftest;
 mod sessions;
 mod status;
@@ -157,6 +161,12 @@ pub(crate) struct Engine {
     pub(crate) opened_most: usize,
     /// Sessions, by cookie, that could not be kept with their sockets: they are looked after from here.
     pub(crate) unheld: BTreeSet<u64>,
+    /// Whom escalations are told.
+    pub(crate) hook: hook::Hook,
+    /// When every program was last seen attached.
+    pub(crate) attached_at: Timestamp,
+    /// The last time that one was not.
+    pub(crate) detachment: Option<attached::Detachment>,
     pub(crate) self_test: Option<selftest::Outcome>,
     pub(crate) stopping: bool,
 }

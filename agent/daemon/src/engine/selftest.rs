@@ -63,6 +63,7 @@ impl Engine {
 
     /// Keeps the outcome for `status`.
     pub(crate) fn self_tested(&mut self, outcome: Outcome) {
+        self.degraded_by("self-test-failed", !outcome.passed);
         if !outcome.passed {
             tracing::error!(detail = outcome.detail, "the self-test FAILED: the kernel does not refuse what it must");
             self.note_lifecycle(Lifecycle::SelfTest {

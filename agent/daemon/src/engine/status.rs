@@ -88,6 +88,12 @@ pub(crate) struct Status {
     pub sessions: u64,
     /// What the last self-test found.
     pub self_test: Option<super::SelfTest>,
+    /// What became of the runs of `on-escalation`.
+    #[serde(default)]
+    pub on_escalation: super::hook::HookStatus,
+    /// The last time since the start that programs were found detached.
+    #[serde(default)]
+    pub detachment: Option<super::attached::Detachment>,
     /// Warnings of the configuration in force.
     pub warnings: usize,
     /// What around writ could undo it; looked for outside the engine's turn.
@@ -258,6 +264,8 @@ impl Engine {
             }],
             sessions: self.session_count(),
             self_test: self.self_test.clone(),
+            on_escalation: self.hook.status(),
+            detachment: self.detachment.clone(),
             warnings: current.warnings.len(),
             surroundings: Surroundings::default(),
         })

@@ -5,13 +5,14 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant, SystemTime};
 
 use jiff::Timestamp;
+use tokio::io::unix::AsyncFd;
 use tokio::sync::{mpsc, oneshot};
 use writ_core::record::Lifecycle;
 
 use super::clock::Clocks;
 use super::handle::{Handle, Question};
 use super::{Actor, Engine, Refusal};
-use crate::kernel::watch;
+use crate::kernel::{ClockSet, watch};
 use crate::log::PruneOutcome;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -48,6 +49,14 @@ async fn turn(mut engine: Engine, mut questions: mpsc::Receiver<Question>, ring:
             return;
         }
     };
+    let set = ClockSet::watch().and_then(|set| Ok((watch(set.readiness()?)?, set)));
+    let set = match set {
+        Ok(set) => Some(set),
+        Err(error) => {
+            tracing::warn!(%error, "the wall clock cannot be watched; it is compared every second");
+            None
+        }
+    };
     let mut tick = tokio::time::interval(SECOND);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
     // Whether the ring holds more than one batch took. It is read batch by batch, between everything else: a flood of
@@ -77,12 +86,29 @@ async fn turn(mut engine: Engine, mut questions: mpsc::Receiver<Question>, ring:
                 }
             }
             () = sleep(deadline) => engine.expire(),
+            () = clock_set(set.as_ref()) => {
+                engine.compare_clocks();
+                engine.expire();
+            }
             _ = tick.tick() => behind |= engine.tick(),
         }
     }
     engine.stop();
     // Only now do those who wait for us see the end: see `Handle::drained`.
     drop(questions);
+}
+
+/// Resolves when the wall clock was set or the host woke: the deadline above counts neither.
+async fn clock_set(set: Option<&(AsyncFd<OwnedFd>, ClockSet)>) {
+    let Some((ready, set)) = set else { return std::future::pending().await };
+    loop {
+        if let Ok(mut ready) = ready.readable().await {
+            ready.clear_ready();
+        }
+        if set.was_set() {
+            return;
+        }
+    }
 }
 
 async fn sleep(duration: Option<Duration>) {
@@ -100,15 +126,12 @@ impl Engine {
         self.flush();
         self.look_at_counters(true);
         self.account_for(&[], &Clocks::read());
-        let reading = Clocks::read().reading(&self.host.boot_id.clone());
-        if let Some(step) = self.live.read_clock(reading) {
-            tracing::warn!(%step, "the wall clock was set; everything that ends by time was moved along");
-            match self.regenerate() {
-                // No record of its own says so yet: the sessions' own cuts do.
-                Ok(()) => self.judge_all_sessions(String::new(), "the wall clock was set", Instant::now()),
-                Err(error) => tracing::error!(%error, "the kernel could not be told about the new time"),
-            }
-        }
+        self.compare_clocks();
+        self.check_attached();
+        self.take_dropped();
+        self.look_at_fingerprints();
+        let failing = self.hook.status().failing;
+        self.degraded_by("on-escalation-failing", failing);
         if Instant::now() >= self.heartbeat_due {
             self.heartbeat_due = Instant::now() + HEARTBEAT;
             self.heartbeat();
@@ -130,6 +153,19 @@ impl Engine {
         self.sign();
         self.keep_position();
         behind
+    }
+
+    /// Looks whether the wall clock was set; if so, everything that ends by time is moved along.
+    fn compare_clocks(&mut self) {
+        let reading = Clocks::read().reading(&self.host.boot_id.clone());
+        if let Some(step) = self.live.read_clock(reading) {
+            tracing::warn!(%step, "the wall clock was set; everything that ends by time was moved along");
+            match self.regenerate() {
+                // No record of its own says so yet: the sessions' own cuts do.
+                Ok(()) => self.judge_all_sessions(String::new(), "the wall clock was set", Instant::now()),
+                Err(error) => tracing::error!(%error, "the kernel could not be told about the new time"),
+            }
+        }
     }
 
     /// Lets the oldest lines go, where a retention is set, and says so.

@@ -6,7 +6,6 @@ use writ_abi::Protocol;
 use writ_core::config::Config;
 use writ_core::policy::{AccountState, Attempt, Bundle, Evaluation};
 use writ_core::record::PolicyRef;
-use writ_core::signal::RiskRule;
 
 use super::{Engine, Refusal};
 use crate::api::{SimulateBody, Simulated};
@@ -29,7 +28,7 @@ impl Engine {
         let account = current.config.accounts.get(name)?;
         let status = self.account_status(name)?;
         let now = Timestamp::now();
-        let live = self.live.account(name, now, &current.config, RiskRule::default(), self.base.digest());
+        let live = self.live.account(name, now, &current.config, current.config.agent.risk, self.base.digest());
         let index = u32::from(*current.indices.get(name)?);
         let mut seen: Vec<String> = self
             .kernel
@@ -61,7 +60,8 @@ impl Engine {
     pub(crate) fn simulate(&self, asked: &SimulateBody) -> Result<Simulated, Refusal> {
         let current = self.current().ok_or(Refusal::NotReady)?;
         let at = asked.at.unwrap_or_else(Timestamp::now);
-        let live = self.live.account(&asked.account, at, &current.config, RiskRule::default(), self.base.digest());
+        let live =
+            self.live.account(&asked.account, at, &current.config, current.config.agent.risk, self.base.digest());
         let situation = live.situation(at);
         let mut state = situation.state;
         if let Some(risk) = asked.risk {

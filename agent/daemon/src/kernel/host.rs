@@ -2,11 +2,14 @@
 
 use std::fs;
 use std::io::{self, BufRead};
-use std::os::fd::{AsRawFd, FromRawFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use nix::errno::Errno;
 use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
+use nix::sys::time::TimeSpec;
+use nix::sys::timerfd::{ClockId as TimerClock, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
 use nix::time::{ClockId, clock_gettime};
 
 /// The cgroup that is judged, and where it lies.
@@ -106,6 +109,48 @@ pub(crate) fn cgroup_paths(mount: &CgroupMount) -> Vec<(u64, String)> {
 pub(crate) fn boot_ns() -> u64 {
     clock_gettime(ClockId::CLOCK_BOOTTIME)
         .map_or(0, |time| time.tv_sec().unsigned_abs() * 1_000_000_000 + time.tv_nsec().unsigned_abs())
+}
+
+/// A descriptor that becomes readable when the wall clock is set, or the host wakes from suspend.
+#[derive(Debug)]
+pub(crate) struct ClockSet(TimerFd);
+
+impl ClockSet {
+    /// Begins to watch.
+    ///
+    /// # Errors
+    /// No descriptor is free.
+    pub(crate) fn watch() -> io::Result<Self> {
+        let timer = TimerFd::new(TimerClock::CLOCK_REALTIME, TimerFlags::TFD_NONBLOCK | TimerFlags::TFD_CLOEXEC)?;
+        let watch = Self(timer);
+        watch.arm()?;
+        Ok(watch)
+    }
+
+    fn arm(&self) -> io::Result<()> {
+        // It is not to run out: only that it is cancelled tells something (timerfd_create(2)).
+        const NEVER: i64 = i64::MAX / 1_000_000_000 - 1;
+        let at = Expiration::OneShot(TimeSpec::new(NEVER, 0));
+        let flags = TimerSetTimeFlags::TFD_TIMER_ABSTIME | TimerSetTimeFlags::TFD_TIMER_CANCEL_ON_SET;
+        Ok(self.0.set(at, flags)?)
+    }
+
+    /// Whether the clock was set since it was last asked; watches on.
+    pub(crate) fn was_set(&self) -> bool {
+        let set = self.0.wait() == Err(Errno::ECANCELED);
+        if set && let Err(error) = self.arm() {
+            tracing::error!(%error, "the wall clock is no longer watched; it is compared every second");
+        }
+        set
+    }
+
+    /// A descriptor of it, to be waited for.
+    ///
+    /// # Errors
+    /// No descriptor is free.
+    pub(crate) fn readiness(&self) -> io::Result<OwnedFd> {
+        self.0.as_fd().try_clone_to_owned()
+    }
 }
 
 /// Owners of a process's user namespace and of those around it, up to ours, which has no owner that counts: a user

@@ -31,7 +31,7 @@ const ADDRESS_HOOKS: [&str; 4] = ["connect4", "connect6", "sendmsg4", "sendmsg6"
 /// The programs that see sockets made and closed.
 const SOCKET_HOOKS: [&str; 2] = ["sock_create", "sock_release"];
 /// Program and tracepoint.
-const TRACEPOINTS: [(&str, &str); 5] = [
+pub(super) const TRACEPOINTS: [(&str, &str); 5] = [
     ("process_exec", "sched_process_exec"),
     ("process_fork", "sched_process_fork"),
     ("process_exit", "sched_process_exit"),
@@ -106,8 +106,9 @@ pub(crate) struct Kernel {
     seen: HashMap<MapData, Plain<SeenKey>, u64>,
     pub(super) sessions: MapData,
     pub(super) tracked: OwnedFd,
-    pins: Pins,
-    _programs: Ebpf,
+    pub(super) pins: Pins,
+    pub(super) links: Vec<String>,
+    pub(super) programs: Ebpf,
 }
 
 impl Kernel {
@@ -144,6 +145,7 @@ impl Kernel {
             });
         }
         let adopted = present != 0;
+        super::links::clear_detached(&pins)?;
         let chooses_errno = chooses_errno();
         let config = Plain(kernel_config(options, chooses_errno)?);
         // Read once: it takes as long as all else together.
@@ -217,8 +219,9 @@ impl Kernel {
             },
             tracked: syscall::open_pin(&pins.maps().join("TRACKED"))
                 .map_err(OpenError::io("opening the pin `TRACKED`"))?,
+            links: pins.link_names()?,
             pins,
-            _programs: programs,
+            programs,
         })
     }
 

@@ -193,6 +193,16 @@ impl Pins {
         Ok(entries.next().is_some())
     }
 
+    /// What is attached, by the names of the pins.
+    pub(super) fn link_names(&self) -> Result<Vec<String>, OpenError> {
+        let links = self.links();
+        let entries = fs::read_dir(&links).map_err(OpenError::io(format!("reading `{}`", links.display())))?;
+        let mut names: Vec<String> =
+            entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect();
+        names.sort();
+        Ok(names)
+    }
+
     /// Removes every map of this ABI.
     pub(super) fn clear_maps(&self) -> Result<(), OpenError> {
         let maps = self.maps();

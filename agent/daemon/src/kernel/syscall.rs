@@ -9,6 +9,7 @@ use std::path::Path;
 const BPF_OBJ_GET: i64 = 7;
 const BPF_MAP_UPDATE_BATCH: i64 = 26;
 const BPF_LINK_UPDATE: i64 = 29;
+const BPF_LINK_TYPE_CGROUP: u32 = 3;
 
 /// The largest attribute used here, zeroed: the kernel refuses non-zero bytes it does not know.
 #[derive(Default)]
@@ -101,20 +102,43 @@ pub(super) fn write_array(map: BorrowedFd<'_>, values: &[u64]) -> io::Result<()>
     Ok(())
 }
 
-/// Id of the cgroup that a pinned cgroup link is attached to (`BPF_OBJ_GET_INFO_BY_FD`).
-///
-/// # Errors
-/// The kernel's errno.
-pub(super) fn link_cgroup(link: BorrowedFd<'_>) -> io::Result<u64> {
+/// `struct bpf_link_info`: type, id, prog_id, padding, then for cgroup links the cgroup's id (`BPF_OBJ_GET_INFO_BY_FD`).
+fn link_info(link: BorrowedFd<'_>) -> io::Result<[u64; 3]> {
     const BPF_OBJ_GET_INFO_BY_FD: i64 = 15;
-    // struct bpf_link_info: type, id, prog_id, padding, then for cgroup links the cgroup's id.
     let info = [0u64; 32];
     let length = size_of_val(&info) as u64;
     let fd = u64::from(link.as_raw_fd().cast_unsigned());
     let attribute = Attribute { words: [fd | length << 32, info.as_ptr() as u64, 0, 0, 0, 0, 0, 0] };
     bpf(BPF_OBJ_GET_INFO_BY_FD, &attribute, 16)?;
     // SAFETY: the kernel filled in the array; it is read through a pointer because it was written behind Rust's back.
-    Ok(unsafe { info.as_ptr().add(2).read_volatile() })
+    Ok(unsafe { info.as_ptr().cast::<[u64; 3]>().read_volatile() })
+}
+
+/// Id of the cgroup that a pinned cgroup link is attached to.
+///
+/// # Errors
+/// The kernel's errno.
+pub(super) fn link_cgroup(link: BorrowedFd<'_>) -> io::Result<u64> {
+    let [_, _, cgroup] = link_info(link)?;
+    Ok(cgroup)
+}
+
+/// Whether a cgroup link was detached under its pin: it names no cgroup any more.
+///
+/// # Errors
+/// The kernel's errno.
+pub(super) fn link_detached(link: BorrowedFd<'_>) -> io::Result<bool> {
+    let [kind, _, cgroup] = link_info(link)?;
+    Ok(kind as u32 == BPF_LINK_TYPE_CGROUP && cgroup == 0)
+}
+
+/// Whether a link is still attached: a cgroup link to this cgroup, another anywhere (only cgroup links can be detached).
+///
+/// # Errors
+/// The kernel's errno.
+pub(super) fn link_holds(link: BorrowedFd<'_>, wanted: u64) -> io::Result<bool> {
+    let [kind, _, cgroup] = link_info(link)?;
+    Ok(kind as u32 != BPF_LINK_TYPE_CGROUP || cgroup == wanted)
 }
 
 /// Number of the program that a pinned link runs (`BPF_OBJ_GET_INFO_BY_FD`).

@@ -1,10 +1,14 @@
 //! Who made an attempt: names for executables, parents, cgroups and units, from exec events first and procfs second.
 
+mod fingerprint;
 mod holders;
 mod services;
+mod sighting;
 
+pub(crate) use fingerprint::{Changed, Fingerprints};
 pub(crate) use holders::{Holder, holders, views};
 pub(crate) use services::{Owner, Service, services};
+pub(crate) use sighting::Sighting;
 mod peer;
 mod table;
 

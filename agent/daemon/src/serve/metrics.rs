@@ -88,6 +88,13 @@ fn in_force(page: &mut Page, status: &Status) {
         page.sample("writ_coverage_info", &[("coverage", covered)], 1);
     }
     page.single("writ_configuration_warnings", "gauge", "Warnings of the configuration in force.", status.warnings);
+    page.metric("writ_on_escalation_total", "counter", "Runs of `on-escalation` since the start, by result.");
+    let hook = &status.on_escalation;
+    for (result, count) in [("succeeded", hook.succeeded), ("failed", hook.failed), ("dropped", hook.dropped)] {
+        page.sample("writ_on_escalation_total", &[("result", result)], count);
+    }
+    let times = status.detachment.as_ref().map_or(0, |detachment| detachment.times);
+    page.single("writ_detachments_total", "counter", "How often programs were found detached, since the start.", times);
     if let Some(test) = &status.self_test {
         let help = "1 if the last self-test's forbidden connect was refused.";
         page.single("writ_self_test_passed", "gauge", help, u8::from(test.passed));

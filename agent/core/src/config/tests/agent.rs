@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::{check, config, files, host};
 use crate::config::{Agent, AtStart, Fsync, HostFacts, Kernel, LogSettings, Mode, Paths, Sessions, parse};
+use crate::signal::RiskRule;
 
 #[track_caller]
 fn refused(text: &str, expected: &[&str]) {
@@ -18,12 +19,15 @@ fn no_file_at_all_means_the_documented_defaults() {
         operators: vec!["root".into()],
         escalation_ttl: Duration::from_secs(3_600),
         grant_max_ttl: Duration::from_secs(28_800),
+        on_escalation: vec![],
+        risk: RiskRule::Maximum,
         time_zone: "UTC".into(),
         nat64: vec![],
         paths: Paths {
             state: "/var/lib/writ".into(),
             log: "/var/log/writ".into(),
             socket: "/run/writ/writ.sock".into(),
+            drop: None,
             pins: "/sys/fs/bpf/writ".into(),
             cgroup: None,
         },
@@ -45,12 +49,15 @@ fn every_setting_is_read() {
         operators = []
         escalation-ttl = "30m"
         grant-max-ttl = "1h 30m"
+        on-escalation = ["/usr/bin/page", "team"]
+        risk = "sum"
         time-zone = "Europe/Berlin"
         nat64 = ["64:ff9b::/96"]
         [paths]
         state = "/s"
         log = "/l/"
         socket = "/k.sock"
+        drop = "/d"
         pins = "/p"
         cgroup = "/sys/fs/cgroup/demo"
         [kernel]
@@ -69,12 +76,15 @@ fn every_setting_is_read() {
         operators: vec![],
         escalation_ttl: Duration::from_secs(1_800),
         grant_max_ttl: Duration::from_secs(5_400),
+        on_escalation: vec!["/usr/bin/page".into(), "team".into()],
+        risk: RiskRule::CappedSum,
         time_zone: "Europe/Berlin".into(),
         nat64: vec!["64:ff9b::/96".parse().unwrap()],
         paths: Paths {
             state: "/s".into(),
             log: "/l".into(),
             socket: "/k.sock".into(),
+            drop: Some("/d".into()),
             pins: "/p".into(),
             cgroup: Some("/sys/fs/cgroup/demo".into()),
         },
@@ -106,7 +116,7 @@ fn an_unknown_key_is_refused_at_the_key() {
     refused(
         "colour = 1\n",
         &[
-            "1:1: error[unknown-key]: unknown key `colour` in `writ.toml`; one of: `mode`, `approvers`, `operators`, `escalation-ttl`, `grant-max-ttl`, `time-zone`, `nat64`, `paths`, `kernel`, `log`, `sessions`, `ssf`",
+            "1:1: error[unknown-key]: unknown key `colour` in `writ.toml`; one of: `mode`, `approvers`, `operators`, `escalation-ttl`, `grant-max-ttl`, `on-escalation`, `risk`, `time-zone`, `nat64`, `paths`, `kernel`, `log`, `sessions`, `ssf`",
         ],
     );
 }

@@ -84,12 +84,15 @@ fn the_sample_configuration_is_exactly_this_model() {
         operators: vec!["root".into()],
         escalation_ttl: Duration::from_secs(3_600),
         grant_max_ttl: Duration::from_secs(8 * 3_600),
+        on_escalation: Vec::new(),
+        risk: Default::default(),
         time_zone: "UTC".into(),
         nat64: vec![],
         paths: Paths {
             state: "/var/lib/writ".into(),
             log: "/var/log/writ".into(),
             socket: "/run/writ/writ.sock".into(),
+            drop: None,
             pins: "/sys/fs/bpf/writ".into(),
             cgroup: Some("/sys/fs/cgroup/demo".into()),
         },
@@ -147,6 +150,7 @@ fn the_sample_configuration_is_exactly_this_model() {
         flag: true,
         from: vec!["root".into(), "edr-agent".into()],
         freshness: false,
+        ends_sessions: false,
         at: Some(at(3, "\"edr.malware\"")),
     };
     let heartbeat = SignalKind {
@@ -156,6 +160,7 @@ fn the_sample_configuration_is_exactly_this_model() {
         flag: false,
         from: vec![],
         freshness: true,
+        ends_sessions: false,
         at: Some(at(3, "\"edr.heartbeat\"")),
     };
     assert_eq!(config.signals, [("edr.heartbeat".to_owned(), heartbeat), ("edr.malware".to_owned(), malware)].into());

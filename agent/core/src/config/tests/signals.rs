@@ -43,7 +43,7 @@ fn risk_goes_from_0_to_100() {
             "3:8: error[wrong-type]: `risk` in `[signal.a]` must be an integer, not a string",
             "4:8: error[wrong-type]: `flag` in `[signal.a]` must be `true` or `false`, not an integer",
             "5:9: error[bad-person]: `from`: `` is neither a user nor a `%group`; write a user name, or a group name with `%` in front",
-            "6:1: error[unknown-key]: unknown key `fresh` in `[signal.a]`; one of: `risk`, `ttl`, `flag`, `from`, `freshness`",
+            "6:1: error[unknown-key]: unknown key `fresh` in `[signal.a]`; one of: `risk`, `ttl`, `flag`, `from`, `freshness`, `ends-sessions`",
         ],
     );
 }

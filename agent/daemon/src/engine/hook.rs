@@ -1,0 +1,247 @@
+//! `on-escalation`: a command of the operator's, run for each new escalation so that somebody is told. It decides nothing and
+//! holds nothing up: its time, its number at once and what is kept of its output are bounded, and its failures are counted.
+
+use std::io::{Read as _, Write as _};
+use std::os::unix::process::CommandExt as _;
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
+use serde::{Deserialize, Serialize};
+use writ_core::config::Config;
+use writ_core::record::Time;
+use writ_core::stance::Escalation;
+
+/// How long one run may take.
+const LONGEST: Duration = Duration::from_secs(10);
+/// How many run at once.
+const AT_ONCE: usize = 4;
+/// How many wait; beyond it an escalation is on record, listed, and told to nobody.
+const WAITING: usize = 64;
+/// How much of what a failed run said is kept.
+const KEPT: usize = 2_048;
+
+/// What became of the runs since the start.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct HookStatus {
+    /// Runs that exited with 0.
+    pub succeeded: u64,
+    /// Runs that could not be started, exited otherwise, or took too long.
+    pub failed: u64,
+    /// Escalations that nobody was told of, because too many waited.
+    pub dropped: u64,
+    /// The last failure.
+    pub last_failure: Option<HookFailure>,
+    /// Whether the last run failed, or the last escalation was dropped.
+    pub failing: bool,
+}
+
+/// A run that failed.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) struct HookFailure {
+    /// When.
+    pub at: Timestamp,
+    /// Why, with the beginning of what it printed.
+    pub why: String,
+}
+
+struct Job {
+    command: Vec<String>,
+    input: Vec<u8>,
+}
+
+/// Runs the command, on threads of its own.
+#[derive(Debug, Default)]
+pub(crate) struct Hook {
+    jobs: Option<SyncSender<Job>>,
+    status: Arc<Mutex<HookStatus>>,
+}
+
+impl std::fmt::Debug for Job {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(out, "{:?}", self.command)
+    }
+}
+
+impl Hook {
+    /// What became of the runs.
+    pub(crate) fn status(&self) -> HookStatus {
+        lock(&self.status).clone()
+    }
+
+    /// Has the command run with this on its standard input; returns at once.
+    pub(crate) fn run(&mut self, command: &[String], input: &serde_json::Value) {
+        let mut input = input.to_string().into_bytes();
+        input.push(b'\n');
+        let job = Job { command: command.to_vec(), input };
+        let jobs = self.jobs.get_or_insert_with(|| {
+            let (jobs, queue) = sync_channel(WAITING);
+            let queue = Arc::new(Mutex::new(queue));
+            for _ in 0..AT_ONCE {
+                let (queue, status) = (Arc::clone(&queue), Arc::clone(&self.status));
+                let spawned = thread::Builder::new().name("on-escalation".into()).spawn(move || work(&queue, &status));
+                if let Err(error) = spawned {
+                    tracing::error!(%error, "no thread for `on-escalation`");
+                }
+            }
+            jobs
+        });
+        match jobs.try_send(job) {
+            Ok(()) => {}
+            Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => {
+                let mut status = lock(&self.status);
+                status.dropped += 1;
+                status.failing = true;
+                tracing::warn!("too many runs of `on-escalation` wait: nobody is told of this escalation");
+            }
+        }
+    }
+}
+
+impl super::Engine {
+    /// Has `on-escalation` run, where it is configured.
+    pub(super) fn tell_of(&mut self, escalation: &Escalation, decision: &str, config: &Config) {
+        if config.agent.on_escalation.is_empty() {
+            return;
+        }
+        let name = nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok()).unwrap_or_default();
+        let ttl = config.agent.grant_max_ttl.min(Duration::from_secs(900)).as_secs();
+        let (id, directory) = (&escalation.id, self.config_dir.display());
+        self.hook.run(
+            &config.agent.on_escalation,
+            &serde_json::json!({
+                "host": { "id": self.host.id, "name": name },
+                "escalation": id,
+                "account": escalation.account,
+                "owner": config.accounts.get(&escalation.account).and_then(|account| account.owner.clone()),
+                "destination": {
+                    "address": escalation.address.to_string(),
+                    "port": escalation.port,
+                    "protocol": escalation.protocol,
+                },
+                "executable": escalation.executable,
+                "policies": escalation.policies,
+                "record": decision,
+                "expires": Time(escalation.expires),
+                "approve": format!("writ --config-dir {directory} escalation approve {id} --ttl {ttl}s --reason REASON"),
+                "deny": format!("writ --config-dir {directory} escalation deny {id} --reason REASON"),
+            }),
+        );
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn work(queue: &Mutex<Receiver<Job>>, status: &Mutex<HookStatus>) {
+    loop {
+        // The lock is let go as soon as there is a job: the others wait for the next one.
+        let Ok(job) = lock(queue).recv() else { return };
+        let outcome = once(&job, LONGEST);
+        let mut status = lock(status);
+        status.failing = outcome.is_err();
+        match outcome {
+            Ok(()) => status.succeeded += 1,
+            Err(why) => {
+                tracing::warn!(why, "`on-escalation` failed");
+                status.failed += 1;
+                status.last_failure = Some(HookFailure { at: Timestamp::now(), why });
+            }
+        }
+    }
+}
+
+fn once(job: &Job, longest: Duration) -> Result<(), String> {
+    let Some((program, arguments)) = job.command.split_first() else { return Err("there is no command".into()) };
+    let mut child = Command::new(program)
+        .args(arguments)
+        .env_clear()
+        .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
+        .current_dir("/")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        // Whatever it starts is ended with it.
+        .process_group(0)
+        .spawn()
+        .map_err(|error| format!("`{program}` cannot be started: {error}"))?;
+    let until = Instant::now() + longest;
+    let said = listen(&mut child);
+    // A pipe takes this much before anybody reads; a program that reads nothing is no failure.
+    if let Some(mut input) = child.stdin.take() {
+        let _ = input.write_all(&job.input);
+    }
+    let outcome = loop {
+        match child.try_wait() {
+            Ok(Some(status)) if status.success() => break Ok(()),
+            Ok(Some(status)) => break Err(format!("`{program}`: {status}")),
+            Ok(None) if Instant::now() >= until => break Err(format!("`{program}` took longer than {longest:?}")),
+            Ok(None) => thread::sleep(Duration::from_millis(20)),
+            Err(error) => break Err(format!("`{program}`: {error}")),
+        }
+    };
+    if let Ok(group) = i32::try_from(child.id()) {
+        // All ended already is as good.
+        let _ = killpg(Pid::from_raw(group), Signal::SIGKILL);
+    }
+    let _ = child.wait();
+    outcome.map_err(|why| match said.recv_timeout(Duration::from_millis(200)) {
+        Ok(said) if !said.is_empty() => format!("{why}: {said}"),
+        _ => why,
+    })
+}
+
+/// The beginning of what a process prints on standard error; the rest is read and thrown away.
+fn listen(child: &mut Child) -> Receiver<String> {
+    let (sender, said) = sync_channel(1);
+    if let Some(mut output) = child.stderr.take() {
+        thread::spawn(move || {
+            let mut kept = Vec::new();
+            let _ = output.by_ref().take(KEPT as u64).read_to_end(&mut kept);
+            let _ = sender.send(String::from_utf8_lossy(&kept).trim().to_owned());
+            let _ = std::io::copy(&mut output, &mut std::io::sink());
+        });
+    }
+    said
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn job(script: &str) -> Job {
+        Job { command: ["/bin/sh", "-c", script].map(str::to_owned).to_vec(), input: b"{\"a\":1}\n".to_vec() }
+    }
+
+    #[test]
+    fn it_is_told_on_standard_input_and_its_exit_code_counts() {
+        assert_eq!(once(&job("read line; test \"$line\" = '{\"a\":1}'"), LONGEST), Ok(()));
+        assert_eq!(once(&job("exit 0"), LONGEST), Ok(()));
+        let failed = once(&job("echo no pager >&2; exit 3"), LONGEST).unwrap_err();
+        assert!(failed.contains("exit status: 3") && failed.contains("no pager"), "{failed}");
+        let missing = Job { command: vec!["/nowhere".into()], input: Vec::new() };
+        assert!(once(&missing, LONGEST).unwrap_err().contains("cannot be started"));
+    }
+
+    #[test]
+    fn what_takes_too_long_is_ended_with_all_it_started() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let script = format!("sleep 300 & echo $! > {}; wait", file.path().display());
+        assert!(once(&job(&script), Duration::from_secs(2)).unwrap_err().contains("took longer"));
+        let pid = std::fs::read_to_string(file.path()).unwrap();
+        let state = std::fs::read_to_string(format!("/proc/{}/stat", pid.trim())).unwrap_or_default();
+        assert!(state.is_empty() || state.contains(") Z "), "{state}");
+    }
+
+    #[test]
+    fn output_without_end_blocks_nothing() {
+        let failed = once(&job("yes >&2 & sleep 1; exit 1"), LONGEST).unwrap_err();
+        assert!(failed.len() < 2 * KEPT + 100, "{}", failed.len());
+    }
+}
