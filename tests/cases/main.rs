@@ -26,6 +26,7 @@ mod families;
 mod forms;
 mod gap;
 mod gateway;
+mod growth;
 mod harness;
 mod hook;
 mod hostile;

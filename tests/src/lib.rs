@@ -7,9 +7,11 @@
 
 pub mod answer;
 pub mod api;
+pub mod bpf;
 pub mod cgroup;
 pub mod config;
 pub mod disk;
+pub mod estate;
 pub mod follow;
 pub mod foreign;
 pub mod held;
@@ -29,6 +31,7 @@ pub use answer::Answer;
 pub use api::Api;
 pub use config::Config;
 pub use disk::SmallDisk;
+pub use estate::Estate;
 pub use follow::Follower;
 pub use held::{Held, KeepingPeer};
 pub use host::Host;

@@ -9,6 +9,9 @@ pub const SERVICE: &str = "writ-test";
 /// A user that no account names.
 pub const STRANGER: &str = "writ-stranger";
 
+/// Uids from here on are those of accounts that a benchmark declares: no host has such users.
+pub const BENCH_UIDS: u32 = 3_200_000;
+
 /// The user with this name, made if there is none.
 #[track_caller]
 pub fn ensure(name: &str) -> User {

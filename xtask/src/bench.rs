@@ -8,8 +8,11 @@ use crate::process::run;
 use crate::workspace;
 
 /// Benchmarks that exist: the name, the binary of the `tests` crate that measures it, and what it measures.
-const BENCHMARKS: &[(&str, &str, &str)] =
-    &[("connect", "writ-bench-connect", "one UDP connect: bare, no-op program, unmanaged, managed with a record")];
+const BENCHMARKS: &[(&str, &str, &str)] = &[
+    ("connect", "writ-bench-connect", "one UDP connect: bare, no-op program, unmanaged, managed with a record"),
+    ("live", "writ-bench-live", "a signal: receipt to refusal, to sessions cut, and how many in a second; grants"),
+    ("scale", "writ-bench-scale", "a thousand accounts: start, reload, memory of the daemon and of the maps"),
+];
 
 /// What to measure.
 #[derive(Args, Clone, Debug)]

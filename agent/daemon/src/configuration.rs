@@ -6,6 +6,7 @@ pub(crate) mod render;
 
 use std::path::Path;
 
+use sha2::{Digest, Sha256};
 use writ_core::config::{Config, SourceFile, parse};
 use writ_core::diagnostic::{Diagnostic, Severity};
 
@@ -35,6 +36,38 @@ pub(crate) fn load(directory: &Path) -> Loaded {
     // A file that could not be read is an error that `parse` knows nothing of.
     let refused = diagnostics.iter().any(|finding| finding.severity == Severity::Error);
     Loaded { config: parsed.config.filter(|_| !refused), diagnostics, sources }
+}
+
+/// What a directory holds, with what was found in it and on this host, without parsing it: the same text is the same
+/// configuration. `config` is what it held before.
+pub(crate) fn look(directory: &Path, config: &Config) -> String {
+    let Files { sources, mut diagnostics } = read(directory);
+    diagnostics.extend(unknown_users(config));
+    print(&sources, &diagnostics)
+}
+
+/// The same of a directory that was read and parsed, with every finding. Findings that only parsing makes follow from the
+/// text.
+pub(crate) fn fingerprint(sources: &[SourceFile], findings: &[Diagnostic]) -> String {
+    let outside = findings.iter().filter(|finding| OUTSIDE.contains(&finding.code)).cloned();
+    print(sources, &outside.collect::<Vec<_>>())
+}
+
+/// Findings that are about more than the text of the files.
+const OUTSIDE: [&str; 4] = ["unreadable", "not-utf-8", "world-writable", "unknown-user"];
+
+fn print(sources: &[SourceFile], outside: &[Diagnostic]) -> String {
+    let mut hash = Sha256::new();
+    for source in sources {
+        for part in [&source.name, &source.text] {
+            hash.update((part.len() as u64).to_le_bytes());
+            hash.update(part);
+        }
+    }
+    let mut outside: Vec<String> = outside.iter().map(|finding| format!("{finding:?}")).collect();
+    outside.sort();
+    hash.update(format!("{outside:?}{:?}", host_facts()));
+    hash.finalize().iter().fold(String::new(), |text, byte| format!("{text}{byte:02x}"))
 }
 
 #[cfg(test)]

@@ -2,18 +2,23 @@
 //!
 //! Rounds are interleaved and the medians compared within one run: a shared machine's absolute times prove nothing.
 //! Every connect goes to another of the permitted addresses, so that no lookup is warm. `writ-bench-connect [ROUNDS]`.
+//!
+//! The second table is one connect at a time under the policy of a thousand accounts: percentiles, each the median over the
+//! rounds with its confidence interval. The third adds a datagram, because nftables judges packets, not connects.
 
 use std::fs;
 use std::io::{self, Write};
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use anyhow::{Context as _, ensure};
 use nix::unistd::{Gid, Uid, setgroups, setresgid, setresuid};
+use writ_tests::bpf::bpf;
 use writ_tests::cgroup::Cgroup;
-use writ_tests::{Config, Host, user, wait};
+use writ_tests::{Config, Estate, Host, user, wait};
 
 /// Connects of one round and variant.
 const CONNECTS: u32 = 10_000;
@@ -24,6 +29,11 @@ fn main() -> anyhow::Result<()> {
         && worker == "worker"
     {
         return work(Path::new(cgroup), uid.parse()?, addresses.parse()?);
+    }
+    if let [mode, cgroup, uid, rules] = arguments.as_slice()
+        && mode == "single"
+    {
+        return single(Path::new(cgroup), uid.parse()?, rules);
     }
     let rounds: usize = arguments.first().map_or(Ok(11), |text| text.parse())?;
     println!("| CIDRs | bare | no-op | unmanaged | managed | unmanaged − no-op | managed − bare |");
@@ -39,7 +49,60 @@ fn main() -> anyhow::Result<()> {
             managed - bare
         );
     }
+    distribution(rounds)
+}
+
+/// One connect at a time, and one with a datagram, beside what nftables does for it.
+fn distribution(rounds: usize) -> anyhow::Result<()> {
+    let host = Host::start(&Estate::FULL.config());
+    let bare = Cgroup::create(&format!("writ-bench-bare-{}", std::process::id()));
+    let managed = host.service_user().uid.as_raw();
+    let other = user::ensure("writ-bench-other").uid.as_raw();
+    let judged = host.cgroup().path();
+    let mut variants: Vec<(&str, &Path, u32, &str)> = vec![
+        ("bare", bare.path(), other, ""),
+        ("writ, unmanaged", judged, other, ""),
+        ("writ, managed", judged, managed, ""),
+    ];
+    let nft = Command::new("nft").arg("--version").output().is_ok_and(|output| output.status.success());
+    if nft {
+        variants.push(("nftables, 1,000 `meta skuid` rules", bare.path(), other, "rules"));
+        variants.push(("nftables, one set of 1,000 uids", bare.path(), other, "set"));
+    } else {
+        eprintln!("nft is not installed: nothing to compare with");
+    }
+    let mut samples: Vec<[Vec<f64>; 5]> = vec![Default::default(); variants.len()];
+    for round in 0..=rounds {
+        for ((_, cgroup, uid, rules), samples) in variants.iter().zip(&mut samples) {
+            let found = run("single", cgroup, *uid, rules)?;
+            ensure!(found.len() == 5, "the worker printed {found:?}");
+            if round > 0 {
+                samples.iter_mut().zip(found).for_each(|(samples, found)| samples.push(found));
+            }
+            wait::until("the records of a round to be written", || drained(&host).then_some(()));
+        }
+    }
+    println!("\n| one connect, 1,000 accounts × 10 policies | p50 | p99 | p99.9 | connect and send, p50 | p99 |");
+    println!("|---|---|---|---|---|---|");
+    for ((name, ..), samples) in variants.iter().zip(samples) {
+        let cells: Vec<String> = samples.into_iter().map(interval).collect();
+        println!("| {name} | {} |", cells.join(" | "));
+    }
     Ok(())
+}
+
+/// The median with its confidence interval of at least 95 %: order statistics, whatever the distribution.
+fn interval(mut samples: Vec<f64>) -> String {
+    samples.sort_by(f64::total_cmp);
+    let count = samples.len();
+    // P(Binomial(n, 1/2) < k) < 2.5 %, by the normal approximation with its correction.
+    let half = 0.98 * (count as f64).sqrt() + 0.5;
+    let middle = (count as f64 - 1.0) / 2.0;
+    let at = |index: f64| {
+        let index = index.round().clamp(0.0, count.saturating_sub(1) as f64) as usize;
+        samples.get(index).copied().unwrap_or(f64::NAN)
+    };
+    format!("{:.0} [{:.0}–{:.0}] ns", at(middle), at(middle - half), at(middle + half))
 }
 
 /// The `index`-th permitted address.
@@ -65,7 +128,7 @@ fn measure(rounds: usize, addresses: u32) -> anyhow::Result<[f64; 4]> {
     for round in 0..=rounds {
         for (variant, samples) in variants.iter().zip(&mut samples) {
             let (cgroup, uid) = *variant;
-            let sample = run(cgroup, uid, addresses)?;
+            let sample = run("worker", cgroup, uid, &addresses.to_string())?.first().copied().context("no number")?;
             // The first round only warms up.
             if round > 0 {
                 samples.push(sample);
@@ -89,26 +152,80 @@ fn drained(host: &Host) -> bool {
     number("/checkpoint/size") >= number("/records/recorded")
 }
 
-fn run(cgroup: &Path, uid: u32, addresses: u32) -> anyhow::Result<f64> {
+/// Runs a worker; the numbers it prints.
+fn run(mode: &str, cgroup: &Path, uid: u32, argument: &str) -> anyhow::Result<Vec<f64>> {
     let output = Command::new(std::env::current_exe()?)
-        .args(["worker", &cgroup.display().to_string(), &uid.to_string(), &addresses.to_string()])
+        .args([mode, &cgroup.display().to_string(), &uid.to_string(), argument])
         .output()?;
     let text = String::from_utf8(output.stdout)?;
-    text.trim().parse().map_err(|_| anyhow::anyhow!("worker: {text}{}", String::from_utf8_lossy(&output.stderr)))
+    let numbers: Result<Vec<f64>, _> = text.split_whitespace().map(str::parse).collect();
+    numbers
+        .ok()
+        .filter(|numbers| output.status.success() && !numbers.is_empty())
+        .with_context(|| format!("worker: {text}{}", String::from_utf8_lossy(&output.stderr)))
+}
+
+/// Enters the cgroup, in a network namespace of its own with these rules, becomes the user, and prints percentiles of one
+/// connect (p50, p99, p99.9) and of one connect with a datagram (p50, p99), in nanoseconds.
+fn single(cgroup: &Path, uid: u32, rules: &str) -> anyhow::Result<()> {
+    nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET)?;
+    let done = Command::new("ip").args(["link", "set", "lo", "up"]).status()?;
+    ensure!(done.success(), "lo could not be brought up");
+    if !rules.is_empty() {
+        nftables(rules)?;
+    }
+    // Somebody listens, so that a datagram leads to no error.
+    let _listener = UdpSocket::bind("0.0.0.0:9")?;
+    become_worker(cgroup, uid)?;
+    let targets: Vec<SocketAddr> = (0..CONNECTS)
+        .map(|index| {
+            let each = Estate::FULL.prefixes / Estate::FULL.destinations;
+            let nth = index.wrapping_mul(2_654_435_761) % each;
+            SocketAddr::from((Estate::address(nth * Estate::FULL.destinations), 9))
+        })
+        .collect();
+    let socket = UdpSocket::bind("0.0.0.0:0")?;
+    let mut connects = Vec::with_capacity(targets.len());
+    for target in &targets {
+        let began = Instant::now();
+        socket.connect(target)?;
+        connects.push(began.elapsed().as_nanos() as f64);
+    }
+    let mut sends = Vec::with_capacity(targets.len());
+    for target in targets.iter().take(CONNECTS as usize / 4) {
+        let began = Instant::now();
+        socket.connect(target)?;
+        socket.send(b"x")?;
+        sends.push(began.elapsed().as_nanos() as f64);
+    }
+    let percentile = |samples: &mut Vec<f64>, share: f64| {
+        samples.sort_by(f64::total_cmp);
+        samples.get((samples.len() as f64 * share) as usize).copied().unwrap_or(f64::NAN)
+    };
+    let connect = [0.5, 0.99, 0.999].map(|share| percentile(&mut connects, share));
+    let send = [0.5, 0.99].map(|share| percentile(&mut sends, share));
+    println!("{} {} {} {} {}", connect[0], connect[1], connect[2], send[0], send[1]);
+    Ok(())
+}
+
+/// A thousand users judged on output in this network namespace: rule by rule, or by one set.
+fn nftables(rules: &str) -> anyhow::Result<()> {
+    let uids: Vec<String> = (1..=1_000).map(|index| (user::BENCH_UIDS + index).to_string()).collect();
+    let body = match rules {
+        "set" => format!("meta skuid {{ {} }} drop", uids.join(", ")),
+        _ => uids.iter().map(|uid| format!("meta skuid {uid} drop\n")).collect(),
+    };
+    let text =
+        format!("table inet bench {{ chain out {{ type filter hook output priority 0; policy accept;\n{body}\n}} }}");
+    let mut nft = Command::new("nft").args(["-f", "-"]).stdin(std::process::Stdio::piped()).spawn()?;
+    nft.stdin.take().context("no input")?.write_all(text.as_bytes())?;
+    ensure!(nft.wait()?.success(), "nft refused the rules");
+    Ok(())
 }
 
 /// Enters the cgroup, becomes the user, connects, and prints nanoseconds per connect.
 fn work(cgroup: &Path, uid: u32, addresses: u32) -> anyhow::Result<()> {
-    fs::OpenOptions::new()
-        .write(true)
-        .open(cgroup.join("cgroup.procs"))?
-        .write_all(std::process::id().to_string().as_bytes())?;
-    undisturbed()?;
-    let gid = Gid::from_raw(uid);
-    setgroups(&[])?;
-    setresgid(gid, gid, gid)?;
-    let uid = Uid::from_raw(uid);
-    setresuid(uid, uid, uid)?;
+    become_worker(cgroup, uid)?;
     let socket = UdpSocket::bind("127.0.0.1:0")?;
     let targets: Vec<SocketAddr> = (0..CONNECTS)
         .map(|index| SocketAddr::from((address(index.wrapping_mul(2_654_435_761) % addresses), 9)))
@@ -119,6 +236,20 @@ fn work(cgroup: &Path, uid: u32, addresses: u32) -> anyhow::Result<()> {
     }
     let each = Duration::as_nanos(&began.elapsed()) as f64 / f64::from(CONNECTS);
     println!("{each}");
+    Ok(())
+}
+
+fn become_worker(cgroup: &Path, uid: u32) -> anyhow::Result<()> {
+    fs::OpenOptions::new()
+        .write(true)
+        .open(cgroup.join("cgroup.procs"))?
+        .write_all(std::process::id().to_string().as_bytes())?;
+    undisturbed()?;
+    let gid = Gid::from_raw(uid);
+    setgroups(&[])?;
+    setresgid(gid, gid, gid)?;
+    let uid = Uid::from_raw(uid);
+    setresuid(uid, uid, uid)?;
     Ok(())
 }
 
@@ -168,12 +299,4 @@ fn attach_noop(cgroup: &Path) -> anyhow::Result<(OwnedFd, OwnedFd)> {
     let create: [u64; 16] = [descriptors, INET4_CONNECT, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
     let link = bpf(LINK_CREATE, &create, 16)?;
     Ok((program, link))
-}
-
-fn bpf(command: i64, attribute: &[u64; 16], size: usize) -> io::Result<OwnedFd> {
-    // SAFETY: the attribute and all it points to outlive the call; the result is a new descriptor or an error.
-    let result = unsafe { libc::syscall(libc::SYS_bpf, command, attribute.as_ptr(), size) };
-    let fd = i32::try_from(result).map_err(io::Error::other)?;
-    // SAFETY: a non-negative result is a descriptor nobody else owns.
-    if fd < 0 { Err(io::Error::last_os_error()) } else { Ok(unsafe { OwnedFd::from_raw_fd(fd) }) }
 }

@@ -18,7 +18,10 @@ use crate::diagnostic::Diagnostic;
 pub(crate) struct AccountPolicy {
     pub(crate) account: Account,
     pub(crate) entities: Vec<Entity>,
+    /// The configuration's policies and the account's grants.
     pub(crate) shared: Arc<PolicyGroup>,
+    /// The configuration's alone.
+    pub(super) configured: Arc<PolicyGroup>,
 }
 
 /// What accounts with the same policies share.
@@ -55,7 +58,7 @@ pub(crate) fn index(
     policies: &[Parsed<'_>],
     names: &Names,
     findings: &mut Vec<Diagnostic>,
-) -> BTreeMap<String, AccountPolicy> {
+) -> BTreeMap<String, Arc<AccountPolicy>> {
     let mut anyone = Vec::new();
     let mut by_account: HashMap<&str, Vec<usize>> = HashMap::new();
     let mut by_team: HashMap<&str, Vec<usize>> = HashMap::new();
@@ -92,7 +95,9 @@ pub(crate) fn index(
         };
         match question::account_entities(names, account) {
             Ok(entities) => {
-                accounts.insert(account.name.clone(), AccountPolicy { account: account.clone(), entities, shared });
+                let configured = Arc::clone(&shared);
+                let policy = AccountPolicy { account: account.clone(), entities, shared, configured };
+                accounts.insert(account.name.clone(), Arc::new(policy));
             }
             Err(error) => findings.push(
                 Diagnostic::error(
@@ -104,6 +109,19 @@ pub(crate) fn index(
         }
     }
     accounts
+}
+
+impl PolicyGroup {
+    /// These policies and further permits for connects; `None` if Cedar refuses to hold them in one set.
+    pub(super) fn with(&self, permits: &[Parsed<'_>]) -> Option<Self> {
+        let mut group = self.clone();
+        for parsed in permits {
+            group.inputs.merge(&parsed.inputs);
+            group.policies.push(parsed.info.id.clone());
+        }
+        group.connect = self.connect.with(permits)?;
+        Some(group)
+    }
 }
 
 fn group(matching: &BTreeSet<usize>, policies: &[Parsed<'_>]) -> Option<PolicyGroup> {

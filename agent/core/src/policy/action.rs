@@ -150,7 +150,7 @@ impl Bundle {
         };
         let mut context = self.own_actions.context(asked.action, asked.context);
         context.extend(self.state_of(asked.action, state));
-        let schema = Some(&self.cedar_schema);
+        let schema = Some(&*self.cedar_schema);
         let misfit = |error: &dyn std::fmt::Display| ActionError::Schema(error.to_string());
         let asked_context =
             Context::from_json_value(Value::Object(context.clone()), Some((&self.cedar_schema, &action)))
@@ -168,7 +168,7 @@ impl Bundle {
             .map(|entity| (entity.uid().to_string(), entity))
             .collect();
         let entities = entities.add_entities(own.into_values(), schema).map_err(|error| misfit(&error))?;
-        let judge = account.map_or(&self.outsiders, |policy| &policy.shared.others);
+        let judge = account.map_or(&*self.outsiders, |policy| &policy.shared.others);
         let evaluation = judge.judge(&self.authorizer, &request, &entities);
         Ok(ActionAnswer { evaluation, context, entities: given, until: self.action_until(state.now) })
     }

@@ -11,7 +11,7 @@ use ipnet::IpNet;
 use writ_abi::Family;
 
 use super::inputs::{AddressSet, Inputs, PortSet};
-use super::literal::{atomic, compares, entity, flipped, form, is_resource, long, ports, prefix, text};
+use super::literal::{atomic, compares, entity, flipped, form, is_resource, is_risk, long, ports, prefix, text};
 use super::moment;
 
 /// Why a policy cannot be classed, and what to write instead.
@@ -189,6 +189,13 @@ impl Walk<'_> {
                 if let Some(input) = atomic(right) {
                     return self.comparison(input, flipped(op), left);
                 }
+                if is_risk(left) || is_risk(right) {
+                    let (op, other) = if is_risk(left) { (op, right) } else { (flipped(op), left) };
+                    if let Some(literal) = long(other) {
+                        self.used("risk");
+                        return self.risk(op, literal);
+                    }
+                }
                 if is_resource(left) || is_resource(right) {
                     let culprit = self.used("resource");
                     return match entity(if is_resource(left) { right } else { left }) {
@@ -256,6 +263,15 @@ impl Walk<'_> {
         if known.is_none() {
             self.refuse_form(input, culprit);
         }
+    }
+
+    /// `context.risk op literal`: risk is state, and rows need to be made only once for all risks that compare alike.
+    fn risk(&mut self, op: BinaryOp, literal: i64) {
+        let differs = |risk: &u8| {
+            let (this, before) = (i64::from(*risk), i64::from(*risk) - 1);
+            compares(op, this, literal) != compares(op, before, literal)
+        };
+        self.inputs.risks.extend((1..=u8::MAX).filter(differs));
     }
 
     /// `list.contains(context.input)`

@@ -14,6 +14,7 @@ use writ_abi::{Address, Family, NAT64_PREFIXES, Nat64Prefix, Protocol, Verdict};
 use super::account::AccountPolicy;
 use super::action::OwnActions;
 use super::classes::{Classes, ancestors};
+use super::granted::Granted;
 use super::inputs::Inputs;
 use super::judge::{Evaluation, Judge};
 use super::moment::Moment;
@@ -22,7 +23,7 @@ use super::question::{Names, Question, Subject};
 use super::row::{self, Row, StateKey};
 use super::state::{AccountState, Approval};
 use super::{UNLISTED, compile};
-use crate::config::{Config, Destination, SourceFile};
+use crate::config::{Config, Destination};
 use crate::diagnostic::{Diagnostic, Severity};
 
 /// One attempt as Cedar is asked about it.
@@ -48,27 +49,31 @@ pub enum Attempt {
     },
 }
 
-/// A configuration compiled and found free of errors.
+/// A configuration compiled and found free of errors, with the grants that are live. Cheap to clone: what does not change
+/// with a grant is shared.
 #[derive(Clone, Debug)]
 pub struct Bundle {
     pub(crate) authorizer: Authorizer,
-    pub(crate) names: Names,
-    pub(crate) destinations: BTreeMap<String, Destination>,
-    pub(super) accounts: BTreeMap<String, AccountPolicy>,
-    pub(super) policies: BTreeMap<String, PolicyInfo>,
-    pub(super) order: Vec<String>,
-    pub(super) inputs: Inputs,
-    pub(super) executables: BTreeSet<String>,
+    pub(crate) names: Arc<Names>,
+    pub(crate) destinations: Arc<BTreeMap<String, Destination>>,
+    pub(super) accounts: BTreeMap<String, Arc<AccountPolicy>>,
+    /// The configuration's; grants are kept with their accounts.
+    pub(super) policies: Arc<BTreeMap<String, PolicyInfo>>,
+    pub(super) order: Arc<Vec<String>>,
+    pub(super) inputs: Arc<Inputs>,
+    pub(super) executables: Arc<BTreeSet<String>>,
+    /// Without grants.
     pub(super) classes: Arc<Classes>,
+    pub(super) granted: BTreeMap<String, Granted>,
     pub(super) zone: TimeZone,
     pub(super) nat64: [Nat64Prefix; NAT64_PREFIXES],
-    pub(super) schema: String,
-    pub(super) cedar_schema: Schema,
-    pub(super) own_actions: OwnActions,
+    pub(super) schema: Arc<str>,
+    pub(super) cedar_schema: Arc<Schema>,
+    pub(super) own_actions: Arc<OwnActions>,
     /// For principals that are no account: entities of the operator's own types.
-    pub(super) outsiders: Judge,
-    pub(super) entities: String,
-    pub(super) digest: String,
+    pub(super) outsiders: Arc<Judge>,
+    pub(super) entities: Arc<str>,
+    pub(super) digest: Arc<str>,
 }
 
 /// The destinations that an endpoint, its address in canonical form, is in, parents included.
@@ -99,25 +104,26 @@ pub(crate) fn named(hash: Sha256) -> String {
 impl Bundle {
     /// Compiles a configuration: the bundle, if there is no error, and every finding.
     pub fn compile(config: &Config) -> (Option<Self>, Vec<Diagnostic>) {
-        Self::compile_with(config, &[])
-    }
-
-    /// Compiles a configuration with further policies: grants, as [`super::Grant::source`] renders them.
-    pub fn compile_with(config: &Config, extra: &[SourceFile]) -> (Option<Self>, Vec<Diagnostic>) {
         let mut findings = Vec::new();
-        let bundle = compile::compile(config, extra, &mut findings);
+        let bundle = compile::compile(config, &mut findings);
         let refused = findings.iter().any(|finding| finding.severity == Severity::Error);
         (bundle.filter(|_| !refused), findings)
     }
 
-    /// Digest over policies, schema, destinations and accounts as evaluated; the name of the archived set.
+    /// Digest over policies, schema, destinations and accounts as evaluated, without grants.
     pub fn digest(&self) -> &str {
         &self.digest
     }
 
-    /// The policies by id.
+    /// The configuration's policies by id.
     pub fn policies(&self) -> &BTreeMap<String, PolicyInfo> {
         &self.policies
+    }
+
+    /// A policy by its id: the configuration's, or a grant.
+    pub fn policy(&self, id: &str) -> Option<&PolicyInfo> {
+        let granted = || self.granted.values().find_map(|granted| granted.policies.get(id));
+        self.policies.get(id).or_else(granted)
     }
 
     /// Ids of the policies that can match an account, in file order.
@@ -132,7 +138,7 @@ impl Bundle {
 
     /// Whether some policy asks for the executable.
     pub fn classes_executables(&self) -> bool {
-        self.inputs.classes_executables()
+        self.inputs.classes_executables() || self.granted.values().any(|granted| granted.inputs.classes_executables())
     }
 
     /// Whether a policy of the account names this socket family.
@@ -145,16 +151,20 @@ impl Bundle {
         &self.classes
     }
 
-    /// The classes that tell these approved endpoints apart, by account.
+    /// The classes that tell apart what policies and grants ask, and these approved endpoints, by account.
     pub fn classes_with(
         &self,
         mut approvals: BTreeMap<String, BTreeSet<Approval>>,
     ) -> Result<Arc<Classes>, Box<Diagnostic>> {
         approvals.retain(|_, approvals| !approvals.is_empty());
-        if approvals.is_empty() {
+        if approvals.is_empty() && self.granted.is_empty() {
             return Ok(Arc::clone(&self.classes));
         }
-        Classes::build(&self.inputs, &self.destinations, &self.executables, approvals).map(Arc::new)
+        let mut inputs = Inputs::clone(&self.inputs);
+        for granted in self.granted.values() {
+            inputs.merge(&granted.inputs);
+        }
+        Classes::build(&inputs, &self.destinations, &self.executables, approvals).map(Arc::new)
     }
 
     /// The text of all policies as evaluated, loadable by the stock `cedar`; its verdict is the would-be one.
@@ -286,7 +296,9 @@ impl Bundle {
                 groups = self.groups_of(*ip, *port, *protocol);
                 let (ip, port, protocol, new_destination) = (self.canonical(*ip), *port, *protocol, *new_destination);
                 let path = executable.as_deref();
-                let name = path.filter(|path| self.executables.contains(*path)).unwrap_or(UNLISTED);
+                let asked = &policy.shared.inputs.executables;
+                let listed = |path: &&str| self.executables.contains(*path) || asked.contains(*path);
+                let name = path.filter(listed).unwrap_or(UNLISTED);
                 let approvals = state.approved(ip, port, protocol, path);
                 (Subject::Connect { ip, port, protocol, new_destination, groups: &groups }, name, approvals)
             }

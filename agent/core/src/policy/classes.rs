@@ -53,8 +53,15 @@ pub(crate) struct Class<T> {
 pub struct ExecutableClass {
     /// The path; `None` for class 0.
     pub path: Option<String>,
-    /// What `context.executable` says: the path, or `unlisted` where only an approval names it.
+    /// What `context.executable` says: the path, or `unlisted` where only an approval or grant names it.
     pub name: String,
+}
+
+impl ExecutableClass {
+    /// What `context.executable` says to policies that ask this: a path that a grant names is listed for its account.
+    pub(super) fn name_for(&self, inputs: &Inputs) -> &String {
+        self.path.as_ref().filter(|path| inputs.executables.contains(*path)).unwrap_or(&self.name)
+    }
 }
 
 /// What makes an endpoint a direct member of a destination.
@@ -79,10 +86,10 @@ impl Classes {
     ) -> Result<Self, Box<Diagnostic>> {
         let mut classes = Self { approvals, ..Self::default() };
         for addresses in &inputs.addresses {
-            classes.address_atom(addresses.clone());
+            classes.add_address_atom(addresses.clone());
         }
         for ports in &inputs.ports {
-            classes.port_atom(ports.clone());
+            classes.add_port_atom(ports.clone());
         }
         for name in members(&inputs.destinations, destinations) {
             let Some(destination) = destinations.get(&name) else { continue };
@@ -93,19 +100,19 @@ impl Classes {
             }
             addresses.sort_unstable();
             addresses.dedup();
-            let address = classes.address_atom(addresses);
-            let port = (!destination.ports.is_empty()).then(|| classes.port_atom(merged(&destination.ports)));
+            let address = classes.add_address_atom(addresses);
+            let port = (!destination.ports.is_empty()).then(|| classes.add_port_atom(merged(&destination.ports)));
             let groups = ancestors(&name, destinations);
             let protocols = destination.protocols.clone();
             classes.destinations.insert(name, DestinationAtoms { address, port, protocols, groups });
         }
         for approval in classes.approvals.clone().values().flatten() {
-            classes.address_atom(vec![IpNet::from(approval.address)]);
-            classes.port_atom(vec![(approval.port, approval.port)]);
+            classes.add_address_atom(vec![IpNet::from(approval.address)]);
+            classes.add_port_atom(vec![(approval.port, approval.port)]);
         }
         classes.class_addresses();
         classes.class_ports();
-        classes.class_executables(executables);
+        classes.class_executables(executables, &inputs.executables);
         let most = classes.address_classes.len().max(classes.port_classes.len()).max(classes.executables.len());
         if most > MOST_CLASSES {
             let finding = Diagnostic::error(
@@ -128,12 +135,14 @@ impl Classes {
         self.port_atoms.get(ports).copied()
     }
 
-    fn address_atom(&mut self, addresses: AddressSet) -> AtomId {
+    /// Gives an address atom a number.
+    pub(super) fn add_address_atom(&mut self, addresses: AddressSet) -> AtomId {
         let next = self.address_atoms.len() as AtomId;
         *self.address_atoms.entry(addresses).or_insert(next)
     }
 
-    fn port_atom(&mut self, ports: PortSet) -> AtomId {
+    /// Gives a port atom a number.
+    pub(super) fn add_port_atom(&mut self, ports: PortSet) -> AtomId {
         let next = self.port_atoms.len() as AtomId;
         *self.port_atoms.entry(ports).or_insert(next)
     }
@@ -197,10 +206,12 @@ impl Classes {
         }
     }
 
-    fn class_executables(&mut self, listed: &BTreeSet<String>) {
+    /// Classes for the `listed` executables; those that only grants ask for, or approvals, are `unlisted` to all others.
+    fn class_executables(&mut self, listed: &BTreeSet<String>, asked: &BTreeSet<String>) {
         let unlisted = || super::UNLISTED.to_owned();
         let approved = self.approvals.values().flatten().filter_map(|approval| approval.executable.as_ref());
-        let paths: BTreeSet<&String> = listed.iter().chain(approved).filter(|path| *path != super::UNLISTED).collect();
+        let paths: BTreeSet<&String> =
+            listed.iter().chain(asked).chain(approved).filter(|path| *path != super::UNLISTED).collect();
         self.executables = vec![ExecutableClass { path: None, name: unlisted() }];
         self.executables.extend(paths.into_iter().map(|path| ExecutableClass {
             path: Some(path.clone()),
@@ -210,7 +221,7 @@ impl Classes {
 }
 
 /// Sorted ranges with overlapping and adjacent ones joined, so that each port switches an atom once.
-fn merged(ports: &[(u16, u16)]) -> PortSet {
+pub(super) fn merged(ports: &[(u16, u16)]) -> PortSet {
     let mut sorted = ports.to_vec();
     sorted.sort_unstable();
     let mut joined: PortSet = Vec::new();

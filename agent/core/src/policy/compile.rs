@@ -4,9 +4,10 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use cedar_policy::{Authorizer, PolicySet, Schema, ValidationMode, Validator};
+use cedar_policy::{Authorizer, PolicySet, Schema, ValidationMode, ValidationResult, Validator};
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
+use rayon::prelude::*;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use writ_abi::{Address, NAT64_PREFIXES, Nat64Prefix, Protocol, Verdict};
@@ -19,14 +20,18 @@ use super::inputs::Inputs;
 use super::judge::Judge;
 use super::parse::{self, Parsed};
 use super::question::Names;
+use super::source::Statement;
 use super::state::AccountState;
 use super::{MOST_CELLS, UNLISTED, finding, row, schema, source};
 use crate::config::{Config, SourceFile};
 use crate::diagnostic::{Diagnostic, Severity};
 use crate::table::Identities;
 
+/// How many policies are validated in one go.
+const VALIDATED_AT_ONCE: usize = 256;
+
 /// Compiles; every finding is pushed. A bundle may come with errors found: it is not to be used then.
-pub(super) fn compile(config: &Config, extra: &[SourceFile], findings: &mut Vec<Diagnostic>) -> Option<Bundle> {
+pub(super) fn compile(config: &Config, findings: &mut Vec<Diagnostic>) -> Option<Bundle> {
     let zone = zone(config, findings);
     let (schema_text, schema) = match schema::build(config) {
         Ok((text, schema)) => (text, Some(schema)),
@@ -35,12 +40,23 @@ pub(super) fn compile(config: &Config, extra: &[SourceFile], findings: &mut Vec<
             (String::new(), None)
         }
     };
-    let known = |name: &str| config.destinations.contains_key(name);
     let mut policies: Vec<Parsed<'_>> = Vec::new();
     let mut ids: HashMap<String, usize> = HashMap::new();
     let freshness = freshness(config);
-    for statement in config.policies.iter().chain(&freshness).chain(extra).flat_map(source::statements) {
-        let Some(parsed) = parse::policy(statement, &known, findings) else { continue };
+    let statements: Vec<Statement<'_>> =
+        config.policies.iter().chain(&freshness).flat_map(source::statements).collect();
+    // Each on its own, on every processor; in file order all the same.
+    let read: Vec<(Option<Parsed<'_>>, Vec<Diagnostic>)> = statements
+        .into_par_iter()
+        .map(|statement| {
+            let known = |name: &str| config.destinations.contains_key(name);
+            let mut found = Vec::new();
+            (parse::policy(statement, &known, &mut found), found)
+        })
+        .collect();
+    for (parsed, found) in read {
+        findings.extend(found);
+        let Some(parsed) = parsed else { continue };
         match ids.get(&parsed.info.id).and_then(|first| policies.get(*first)) {
             Some(first) => findings.push(duplicate(&parsed, first)),
             None => {
@@ -74,24 +90,25 @@ pub(super) fn compile(config: &Config, extra: &[SourceFile], findings: &mut Vec<
     let order: Vec<String> = policies.iter().map(|parsed| parsed.info.id.clone()).collect();
     let mut bundle = Bundle {
         authorizer: Authorizer::new(),
-        names,
-        destinations: config.destinations.clone(),
+        names: Arc::new(names),
+        destinations: Arc::new(config.destinations.clone()),
         accounts,
-        policies: policies.into_iter().map(|parsed| (parsed.info.id.clone(), parsed.info)).collect(),
-        order,
-        inputs,
-        executables,
+        policies: Arc::new(policies.into_iter().map(|parsed| (parsed.info.id.clone(), parsed.info)).collect()),
+        order: Arc::new(order),
+        inputs: Arc::new(inputs),
+        executables: Arc::new(executables),
         classes,
+        granted: BTreeMap::new(),
         zone: zone?,
         nat64: nat64(config),
-        own_actions: OwnActions::of(&schema_text),
-        outsiders,
-        schema: schema_text,
-        cedar_schema: schema,
-        entities,
-        digest: String::new(),
+        own_actions: Arc::new(OwnActions::of(&schema_text)),
+        outsiders: Arc::new(outsiders),
+        schema: schema_text.into(),
+        cedar_schema: Arc::new(schema),
+        entities: entities.into(),
+        digest: "".into(),
     };
-    bundle.digest = digest([&bundle.archived_policies(), &bundle.schema, &bundle.entities]);
+    bundle.digest = digest([&bundle.archived_policies(), &bundle.schema, &bundle.entities]).into();
     if findings.iter().all(|finding| finding.severity != Severity::Error) {
         check_rows(&bundle, config, findings);
     }
@@ -152,10 +169,15 @@ fn duplicate(parsed: &Parsed<'_>, first: &Parsed<'_>) -> Diagnostic {
 }
 
 /// Cedar's own strict validation, of the policies as evaluated.
-fn validate(policies: &[Parsed<'_>], schema: Schema, findings: &mut Vec<Diagnostic>) {
-    let Ok(set) = PolicySet::from_policies(policies.iter().map(|parsed| parsed.policy.clone())) else { return };
+pub(super) fn validate(policies: &[Parsed<'_>], schema: Schema, findings: &mut Vec<Diagnostic>) {
     let by_id: BTreeMap<&str, &Parsed<'_>> = policies.iter().map(|parsed| (parsed.info.id.as_str(), parsed)).collect();
-    let result = Validator::new(schema).validate(&set, ValidationMode::Strict);
+    let validator = Validator::new(schema);
+    // Cedar judges each policy by itself, so they may as well be judged in parts, on every processor.
+    let results: Vec<ValidationResult> = policies
+        .par_chunks(VALIDATED_AT_ONCE)
+        .filter_map(|part| PolicySet::from_policies(part.iter().map(|parsed| parsed.policy.clone())).ok())
+        .map(|set| validator.validate(&set, ValidationMode::Strict))
+        .collect();
     let mut add = |id: &str, error: &dyn miette::Diagnostic, severity: Severity| {
         let parsed = by_id.get(id);
         let locate = |offset: usize, length: usize| {
@@ -169,10 +191,10 @@ fn validate(policies: &[Parsed<'_>], schema: Schema, findings: &mut Vec<Diagnost
         finding.at = finding.at.or_else(|| Some(parsed?.statement.head()));
         findings.push(finding.policy(id));
     };
-    for error in result.validation_errors() {
+    for error in results.iter().flat_map(ValidationResult::validation_errors) {
         add(error.policy_id().as_ref(), error, Severity::Error);
     }
-    for warning in result.validation_warnings() {
+    for warning in results.iter().flat_map(ValidationResult::validation_warnings) {
         add(warning.policy_id().as_ref(), warning, Severity::Warning);
     }
 }
@@ -282,38 +304,20 @@ fn check_rows(bundle: &Bundle, config: &Config, findings: &mut Vec<Diagnostic>) 
     let signals = config.signals.values().filter(|kind| kind.flag).map(|kind| kind.kind.clone()).collect();
     let quiet = AccountState::quiet(Timestamp::UNIX_EPOCH);
     let loud = AccountState { risk: 100, signals, ..quiet.clone() };
+    let looked: Vec<(Vec<Diagnostic>, Vec<(String, String)>)> = bundle
+        .accounts
+        .par_iter()
+        .map(|(name, policy)| {
+            let (mut found, mut failing) = (Vec::new(), Vec::new());
+            check_row(bundle, name, policy, [&quiet, &loud], &mut found, &mut failing);
+            (found, failing)
+        })
+        .collect();
     let mut failing: BTreeMap<String, String> = BTreeMap::new();
-    for (name, policy) in &bundle.accounts {
-        let cells = row::cells(bundle, &bundle.classes, policy);
-        if cells > MOST_CELLS {
-            findings.push(
-                Diagnostic::error(
-                    "row-too-large",
-                    format!("the policies of `{name}` make {cells} cells; {MOST_CELLS} is the limit"),
-                )
-                .help("put addresses that are treated alike into one destination, and ports into ranges")
-                .at(policy.account.at.clone()),
-            );
-            continue;
-        }
-        if let Some(resolver) = unreachable_resolver(bundle, policy) {
-            findings.push(
-                Diagnostic::warning(
-                    "resolvers-unreachable",
-                    format!("`{name}` cannot ask the resolver {resolver}: names will not resolve for it"),
-                )
-                .help("permit `resource in Destination::\"host-resolvers\"` for it, if it resolves names")
-                .at(policy.account.at.clone()),
-            );
-        }
-        if !policy.shared.inputs.fallible {
-            continue;
-        }
-        for state in [&quiet, &loud] {
-            let row = bundle.row_over(&bundle.classes, name, state, bundle.moment(state));
-            for id in row.explanations.iter().flat_map(|explanation| &explanation.errors) {
-                failing.entry(id.clone()).or_insert_with(|| name.clone());
-            }
+    for (found, errors) in looked {
+        findings.extend(found);
+        for (id, name) in errors {
+            failing.entry(id).or_insert(name);
         }
     }
     for (id, account) in failing {
@@ -325,5 +329,46 @@ fn check_rows(bundle: &Bundle, config: &Config, findings: &mut Vec<Diagnostic>) 
         .policy(&id);
         finding.at = bundle.policies.get(&id).map(|policy| policy.at.clone());
         findings.push(finding);
+    }
+}
+
+/// The same for one account: findings, and the policies that fail for it.
+fn check_row(
+    bundle: &Bundle,
+    name: &str,
+    policy: &AccountPolicy,
+    states: [&AccountState; 2],
+    findings: &mut Vec<Diagnostic>,
+    failing: &mut Vec<(String, String)>,
+) {
+    let cells = row::cells(bundle, &bundle.classes, policy);
+    if cells > MOST_CELLS {
+        findings.push(
+            Diagnostic::error(
+                "row-too-large",
+                format!("the policies of `{name}` make {cells} cells; {MOST_CELLS} is the limit"),
+            )
+            .help("put addresses that are treated alike into one destination, and ports into ranges")
+            .at(policy.account.at.clone()),
+        );
+        return;
+    }
+    if let Some(resolver) = unreachable_resolver(bundle, policy) {
+        findings.push(
+            Diagnostic::warning(
+                "resolvers-unreachable",
+                format!("`{name}` cannot ask the resolver {resolver}: names will not resolve for it"),
+            )
+            .help("permit `resource in Destination::\"host-resolvers\"` for it, if it resolves names")
+            .at(policy.account.at.clone()),
+        );
+    }
+    if !policy.shared.inputs.fallible {
+        return;
+    }
+    for state in states {
+        let row = bundle.row_over(&bundle.classes, name, state, bundle.moment(state));
+        let errors = row.explanations.iter().flat_map(|explanation| &explanation.errors);
+        failing.extend(errors.map(|id| (id.clone(), name.to_owned())));
     }
 }

@@ -79,7 +79,7 @@ impl Grant {
         text
     }
 
-    /// The grant as a policy file for [`super::Bundle::compile_with`].
+    /// The grant as a policy file for [`super::Bundle::granting`].
     pub fn source(&self) -> SourceFile {
         SourceFile { name: format!("grants/{}.cedar", self.id), text: self.to_cedar() }
     }

@@ -30,8 +30,10 @@ pub(crate) struct Inputs {
     pub(crate) new_destination: bool,
     /// `context.approvals`
     pub(crate) approvals: bool,
-    /// `context.risk`
+    /// `context.risk` in any other form than compared with a literal.
     pub(crate) risk: bool,
+    /// Risks from which on some comparison of it with a literal has another value.
+    pub(crate) risks: BTreeSet<u8>,
     /// `context.signals`
     pub(crate) signals: bool,
     /// `context.fresh`
@@ -70,6 +72,7 @@ impl Inputs {
             new_destination,
             approvals,
             risk,
+            risks,
             signals,
             fresh,
             times,
@@ -85,11 +88,17 @@ impl Inputs {
         self.new_destination |= new_destination;
         self.approvals |= approvals;
         self.risk |= risk;
+        self.risks.extend(risks);
         self.signals |= signals;
         self.fresh |= fresh;
         self.times.merge(times);
         self.families.extend(families);
         self.fallible |= fallible;
+    }
+
+    /// What of a risk the policies can see: the same number for risks that they cannot tell apart.
+    pub(crate) fn risk_class(&self, risk: u8) -> u8 {
+        if self.risk { risk } else { self.risks.range(..=risk).count().try_into().unwrap_or(u8::MAX) }
     }
 
     /// Whether the executable matters.

@@ -135,6 +135,19 @@ impl Judge {
         })
     }
 
+    /// This judge with further policies, which neither escalate nor only observe; `None` if Cedar refuses to hold them.
+    pub(super) fn with(&self, policies: &[Parsed<'_>]) -> Option<Self> {
+        let mut judge = self.clone();
+        for sets in std::iter::once(&mut judge.enforced).chain(&mut judge.full) {
+            for set in std::iter::once(&mut sets.all).chain(&mut sets.lenient) {
+                for parsed in policies {
+                    set.add(parsed.policy.clone()).ok()?;
+                }
+            }
+        }
+        Some(judge)
+    }
+
     /// Asks the authorizer.
     pub(crate) fn evaluate(
         &self,

@@ -48,6 +48,10 @@ pub(super) fn is_resource(expression: &Expr) -> bool {
     *expression == Expr::Var(Var::Resource)
 }
 
+pub(super) fn is_risk(expression: &Expr) -> bool {
+    matches!(expression, Expr::GetAttr { expr, attr } if **expr == Expr::Var(Var::Context) && attr == "risk")
+}
+
 pub(super) fn long(expression: &Expr) -> Option<i64> {
     match expression {
         Expr::Literal(Literal::Long(number)) => Some(*number),

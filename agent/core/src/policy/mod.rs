@@ -13,6 +13,8 @@ mod finding;
 #[cfg(test)]
 pub(crate) mod fixture;
 mod grant;
+mod granted;
+mod growth;
 mod inputs;
 mod judge;
 mod literal;
@@ -37,6 +39,7 @@ pub use bundle::{Attempt, Bundle};
 pub use classes::{Classes, ExecutableClass};
 pub use compile::nat64;
 pub use grant::{Grant, GrantTarget};
+pub use growth::Growth;
 pub use judge::Evaluation;
 pub use parse::PolicyInfo;
 pub use rebuilt::Permit;
@@ -44,6 +47,7 @@ pub use row::{Projection, Row, RowCell};
 pub use state::{AccountState, Approval};
 
 pub(crate) use bundle::{groups_of, named};
+pub(crate) use inputs::Inputs;
 pub(crate) use moment::Moment;
 pub(crate) use rebuilt::{Rebuilt, Text};
 pub(crate) use row::StateKey;

@@ -194,10 +194,9 @@ fn a_grant_is_a_policy_that_ends() {
         reason: "ticket 7; it's \\ urgent".into(),
     };
     let config = config(vec![account("report", &[]), account("payments", &[])], "");
-    let (bundle, findings) = Bundle::compile_with(&config, &[grant.source()]);
-    let bundle = bundle.unwrap_or_else(|| panic!("{findings:#?}"));
-    assert_eq!(findings, []);
-    let info = &bundle.policies()["grant:G-7"];
+    let base = super::fixture::bundle(&config);
+    let bundle = base.granting("report", &[grant.source()]).unwrap();
+    let info = bundle.policy("grant:G-7").unwrap();
     assert_eq!(
         (info.owner.as_deref(), info.reason.as_deref()),
         (Some("alice \"a\""), Some("ticket 7; it's \\ urgent"))
@@ -217,4 +216,8 @@ fn a_grant_is_a_policy_that_ends() {
     assert_eq!(ask("payments", "2026-11-23T12:00:00Z"), writ_abi::Verdict::Deny);
     let boundary = bundle.next_boundary("report", "2026-11-23T12:00:00Z".parse().unwrap());
     assert_eq!(boundary, Some(grant.expires));
+    let without = bundle.granting("report", &[]).unwrap();
+    assert!(without.policy("grant:G-7").is_none());
+    assert_eq!(without.archived_grants("report"), "");
+    assert_eq!(without.digest(), base.digest());
 }

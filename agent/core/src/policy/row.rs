@@ -63,7 +63,7 @@ pub struct Row {
 /// The part of a state that an account's policies can see: states with the same key have the same row.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(crate) struct StateKey {
-    risk: Option<u8>,
+    risk: u8,
     signals: Option<BTreeSet<String>>,
     fresh: Option<BTreeSet<String>>,
     approvals: BTreeSet<Approval>,
@@ -74,7 +74,7 @@ impl StateKey {
     pub(crate) fn new(account: &AccountPolicy, state: &AccountState, moment: &Moment) -> Self {
         let inputs = &account.shared.inputs;
         Self {
-            risk: inputs.risk.then_some(state.risk),
+            risk: inputs.risk_class(state.risk),
             signals: inputs.signals.then(|| state.signals.clone()),
             fresh: inputs.fresh.then(|| state.fresh.clone()),
             approvals: if inputs.approvals { state.approvals.iter().cloned().collect() } else { BTreeSet::new() },
@@ -202,7 +202,7 @@ impl<'a> Asking<'a> {
                                 None => {
                                     let subject =
                                         Subject::Connect { ip, port, protocol, new_destination, groups: &groups };
-                                    let cell = self.ask(subject, &executable_class.name, approvals.clone());
+                                    let cell = self.ask(subject, executable_class.name_for(inputs), approvals.clone());
                                     answers.insert(class, cell);
                                     cell
                                 }

@@ -71,9 +71,10 @@ impl<'a> Shape<'a> {
         let mut executable_classes = Vec::new();
         let mut known = HashMap::new();
         for class in &classes.executables {
-            let named = (inputs.executables.contains(&class.name)
-                || inputs.own_executables && account.account.executables.contains(&class.name))
-            .then_some(&class.name);
+            let name = class.name_for(inputs);
+            let named = (inputs.executables.contains(name)
+                || inputs.own_executables && account.account.executables.contains(name))
+            .then_some(name);
             let approved = class
                 .path
                 .as_ref()

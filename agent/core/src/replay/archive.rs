@@ -28,6 +28,9 @@ pub struct Manifest {
     pub entities: String,
     /// Ids of the policies whose refusal a person may lift.
     pub escalating: BTreeSet<String>,
+    /// The live grants as policies: each is part of all policies and of the enforced ones.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub grants: Vec<String>,
 }
 
 /// Why an archived set cannot be used.
@@ -89,7 +92,12 @@ impl Archived {
         let wrong = |digest: &str, problem: String| ArchiveError::Contradiction { digest: digest.to_owned(), problem };
         let manifest: Manifest =
             serde_json::from_str(&get(digest)?).map_err(|error| wrong(digest, error.to_string()))?;
-        let (policies, enforced) = (get(&manifest.policies)?, get(&manifest.enforced)?);
+        let (mut policies, mut enforced) = (get(&manifest.policies)?, get(&manifest.enforced)?);
+        for grants in &manifest.grants {
+            let grants = get(grants)?;
+            policies.push_str(&grants);
+            enforced.push_str(&grants);
+        }
         let (schema_text, entities) = (get(&manifest.schema)?, get(&manifest.entities)?);
         let (schema, _) =
             Schema::from_cedarschema_str(&schema_text).map_err(|error| wrong(&manifest.schema, error.to_string()))?;

@@ -12,10 +12,10 @@ use crate::policy::fixture::{account, bundle, config, destination};
 use crate::policy::mutation::{self, Mutation};
 use crate::policy::{AccountState, Approval, Attempt, Bundle};
 
-const ACCOUNTS: [&str; 3] = ["alpha", "beta", "gamma"];
-const PATHS: [&str; 4] = ["/usr/bin/a", "/usr/bin/b", "/usr/bin/c", "/usr/bin/never-named"];
-const GROUPS: [&str; 5] = ["d0", "d1", "d2", "d3", "d4"];
-const PREFIXES: [&str; 12] = [
+pub(super) const ACCOUNTS: [&str; 3] = ["alpha", "beta", "gamma"];
+pub(super) const PATHS: [&str; 4] = ["/usr/bin/a", "/usr/bin/b", "/usr/bin/c", "/usr/bin/never-named"];
+pub(super) const GROUPS: [&str; 5] = ["d0", "d1", "d2", "d3", "d4"];
+pub(super) const PREFIXES: [&str; 12] = [
     "10.0.0.0/8",
     "10.1.0.0/16",
     "10.1.2.0/24",
@@ -29,14 +29,14 @@ const PREFIXES: [&str; 12] = [
     "::1/128",
     "224.0.0.0/4",
 ];
-const PORTS: [u16; 8] = [0, 22, 53, 443, 444, 5432, 8443, 65535];
-const START: &str = "2026-11-23T12:00:00Z";
+pub(super) const PORTS: [u16; 8] = [0, 22, 53, 443, 444, 5432, 8443, 65535];
+pub(super) const START: &str = "2026-11-23T12:00:00Z";
 
 /// A small generator: the same numbers for the same seed, everywhere.
-struct Random(u64);
+pub(super) struct Random(pub(super) u64);
 
 impl Random {
-    fn next(&mut self) -> u64 {
+    pub(super) fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut mixed = self.0;
         mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -44,15 +44,15 @@ impl Random {
         mixed ^ (mixed >> 31)
     }
 
-    fn below(&mut self, end: usize) -> usize {
+    pub(super) fn below(&mut self, end: usize) -> usize {
         (self.next() % end as u64) as usize
     }
 
-    fn chance(&mut self, percent: usize) -> bool {
+    pub(super) fn chance(&mut self, percent: usize) -> bool {
         self.below(100) < percent
     }
 
-    fn pick<T: Copy>(&mut self, of: &[T]) -> T {
+    pub(super) fn pick<T: Copy>(&mut self, of: &[T]) -> T {
         of[self.below(of.len())]
     }
 
@@ -149,7 +149,7 @@ fn policy(random: &mut Random, number: usize) -> String {
     format!("{head}{decision}{mode} {effect}({principal}, action == Action::\"connect\", {resource}){clauses};\n")
 }
 
-fn world(random: &mut Random) -> Config {
+pub(super) fn world(random: &mut Random) -> Config {
     let mut accounts = vec![account("alpha", &["t0"]), account("beta", &["t0", "t1"]), account("gamma", &[])];
     accounts[0].executables = vec!["/usr/bin/a".into(), "/usr/bin/c".into()];
     let policies: String = (0..3 + random.below(10)).map(|number| policy(random, number)).collect();
@@ -158,7 +158,7 @@ fn world(random: &mut Random) -> Config {
     config
 }
 
-fn state(random: &mut Random, now: Timestamp) -> AccountState {
+pub(super) fn state(random: &mut Random, now: Timestamp) -> AccountState {
     let texts = |random: &mut Random, of: &[&str]| random.some(of, 2).into_iter().map(str::to_owned).collect();
     let approvals = (0..random.below(3))
         .map(|_| Approval {
@@ -179,7 +179,7 @@ fn state(random: &mut Random, now: Timestamp) -> AccountState {
 }
 
 /// An address at, before or after the edge of some prefix; sometimes an odd one.
-fn address(random: &mut Random) -> IpAddr {
+pub(super) fn address(random: &mut Random) -> IpAddr {
     if random.chance(15) {
         let odd = ["0.0.0.0", "::", "::ffff:10.1.2.3", "::ffff:0.0.0.0", "255.255.255.255", "ffff::ffff"];
         return random.pick(&odd).parse().unwrap();
@@ -197,7 +197,7 @@ fn address(random: &mut Random) -> IpAddr {
     }
 }
 
-fn attempt(random: &mut Random) -> Attempt {
+pub(super) fn attempt(random: &mut Random) -> Attempt {
     if random.chance(5) {
         return Attempt::OpenSocket { family: random.pick(&Family::ALL) };
     }
@@ -210,22 +210,22 @@ fn attempt(random: &mut Random) -> Attempt {
     }
 }
 
-fn boot_ns_of(at: Timestamp) -> u64 {
+pub(super) fn boot_ns_of(at: Timestamp) -> u64 {
     (at.as_millisecond() as u64) * 1_000_000
 }
 
 /// What the kernel would say, with the names behind the numbers.
 #[derive(PartialEq, Eq, Debug)]
-struct Answer {
-    verdict: Verdict,
-    would: Verdict,
-    error: bool,
-    policies: Vec<String>,
-    would_policies: Vec<String>,
-    errors: Vec<String>,
+pub(super) struct Answer {
+    pub(super) verdict: Verdict,
+    pub(super) would: Verdict,
+    pub(super) error: bool,
+    pub(super) policies: Vec<String>,
+    pub(super) would_policies: Vec<String>,
+    pub(super) errors: Vec<String>,
 }
 
-fn kernel(
+pub(super) fn kernel(
     bundle: &Bundle,
     generation: &mut Generation,
     account: &str,
@@ -262,7 +262,7 @@ fn kernel(
     (decision.reason, answer)
 }
 
-fn cedar(bundle: &Bundle, account: &str, state: &AccountState, attempt: &Attempt) -> Answer {
+pub(super) fn cedar(bundle: &Bundle, account: &str, state: &AccountState, attempt: &Attempt) -> Answer {
     let evaluation = bundle.evaluate(account, state, attempt);
     Answer {
         verdict: evaluation.verdict,

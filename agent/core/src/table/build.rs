@@ -56,6 +56,7 @@ pub fn build(
         ..Generation::default()
     };
     generation.add_refusal(classes).map_err(full)?;
+    generation.place_rows(bundle, outlooks).map_err(full)?;
     for name in generation.accounts.clone() {
         let (flags, slot) = match config.accounts.get(&name) {
             None => (AccountFlags::default(), Slot::new(0, 0)),

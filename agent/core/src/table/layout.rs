@@ -5,18 +5,20 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
 use jiff::Timestamp;
+use rayon::prelude::*;
 use thiserror::Error;
 use writ_abi::{Cell, NEVER, STANCE_WORDS, Stance};
 
 use super::outlook::deadline;
+use super::schedule::{RowName, row_name, rows_of, schedule, strictest};
 use super::{Explanation, Generation, Outlook};
-use crate::policy::{AccountState, Approval, Bundle, Classes, Moment, Row, RowCell, StateKey};
+use crate::policy::{AccountState, Approval, Bundle, Classes, Moment, Row, RowCell};
 
-/// How many states a fallback is made of before it denies everything instead.
-const MOST_FALLBACK_STATES: usize = 64;
+/// How many classes of a kind can be added to a generation that is in force: every projection has room for them.
+const SPARE_CLASSES: usize = 64;
 
-/// How many boundaries that change nothing a stance reaches over.
-const MOST_IDLE_BOUNDARIES: usize = 32;
+/// How many accounts' rows are worked out before they are laid out.
+const ROWS_AT_ONCE: usize = 64;
 
 /// Why a stance cannot be added to a generation. A new generation can hold it.
 #[derive(Clone, PartialEq, Eq, Debug, Error)]
@@ -37,15 +39,25 @@ pub enum StanceError {
 pub(super) struct Layout {
     pub(super) classes: Arc<Classes>,
     cells: HashMap<u64, Vec<(u32, usize)>>,
-    projections: HashMap<Vec<u16>, u32>,
+    pub(super) projections: HashMap<(Axis, Vec<u16>), u32>,
+    /// How many classes of each kind there can be before a new generation has to make room.
+    pub(super) room: HashMap<Axis, usize>,
     explanations: HashMap<Explanation, u32>,
     stances: HashMap<[u64; STANCE_WORDS as usize], u32>,
-    rows: BTreeMap<(String, BTreeSet<StateKey>), Placed>,
+    rows: BTreeMap<RowName, Placed>,
+}
+
+/// What a projection is of.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub(super) enum Axis {
+    Executables,
+    Addresses,
+    Ports,
 }
 
 /// Where a row lies.
 #[derive(Clone, PartialEq, Eq, Debug)]
-struct Placed {
+pub(super) struct Placed {
     cells: u32,
     families: u32,
     executable_base: u32,
@@ -53,7 +65,7 @@ struct Placed {
     port_base: u32,
     addresses: u32,
     ports: u32,
-    digest: String,
+    pub(super) digest: String,
 }
 
 impl Generation {
@@ -80,19 +92,13 @@ impl Generation {
             return Err(StanceError::NewApproval(account.to_owned()));
         }
         let Some(first) = states.first() else { return Err(StanceError::UnknownAccount(account.to_owned())) };
-        let placed = self.place_states(bundle, account, &[(first, bundle.moment(first))])?;
-
-        let mut valid_until = None;
-        let mut at = first.now;
-        for _ in 0..MOST_IDLE_BOUNDARIES {
-            valid_until = next_change(bundle, account, &states, at);
-            let Some(boundary) = valid_until else { break };
-            at = boundary;
-            let state = AccountState { now: at, ..state_at(&states, at).clone() };
-            if self.place_states(bundle, account, &[(&state, bundle.moment(&state))])? != placed {
-                break;
-            }
+        for (name, row) in rows_of(bundle, &Arc::clone(&self.layout.classes), account, outlook, &self.layout.rows) {
+            let placed = self.place(&row)?;
+            self.layout.rows.insert(name, placed);
         }
+        let schedule =
+            schedule(bundle, account, first, &states, &mut |asked| self.place_states(bundle, account, asked))?;
+        let placed = schedule.now;
         let observe_until = deadline(outlook.observe_until, 0, boot_ns_of);
         let learning_until = deadline(outlook.learning_until, 0, boot_ns_of);
         let timed = |placed: &Placed| Stance {
@@ -109,16 +115,9 @@ impl Generation {
             ports: placed.ports,
         };
         let mut stance = timed(&placed);
-        if let Some(until) = valid_until {
-            let reachable = reachable(bundle, account, &states, until);
-            let fallback = match &reachable {
-                Some(reachable) => {
-                    // The present state too: what it closes must not be opened by time alone.
-                    let asked: Vec<(&AccountState, Moment)> = std::iter::once((first, bundle.moment(first)))
-                        .chain(reachable.iter().map(|(state, moment)| (state, *moment)))
-                        .collect();
-                    self.place_states(bundle, account, &asked)?
-                }
+        if let Some((until, fallback)) = schedule.then {
+            let fallback = match fallback {
+                Some(fallback) => fallback,
                 None => self.place(&Row::denied(&self.layout.classes, None))?,
             };
             stance.valid_until = boot_ns_of(until);
@@ -127,9 +126,80 @@ impl Generation {
         self.add(stance, &placed.digest)
     }
 
+    /// Adds a stance that is over already, so that its account is in the fallback of the stance it was in: what holds
+    /// until a row that is not known yet has been worked out. It opens nothing that the present stance does not.
+    pub fn append_fallback(&mut self, present: u32) -> Result<u32, StanceError> {
+        let Some(stance) = self.stances.get(present as usize).copied() else { return Err(StanceError::Full) };
+        let digest = self.digests.get(present as usize).cloned().unwrap_or_default();
+        self.add(Stance { valid_until: 0, ..stance }, &digest)
+    }
+
+    /// Whether every row that an account's outlook needs is laid out already, so that its stance costs no question to
+    /// Cedar.
+    pub fn has_rows(&self, bundle: &Bundle, account: &str, outlook: &Outlook) -> bool {
+        let states: Vec<AccountState> =
+            std::iter::once(&outlook.state).chain(&outlook.later).map(|state| bundle.canonical_state(state)).collect();
+        let Some(first) = states.first() else { return false };
+        let mut known = |asked: &[(&AccountState, Moment)]| {
+            self.layout.rows.get(&row_name(bundle, account, asked).0).cloned().ok_or(())
+        };
+        schedule(bundle, account, first, &states, &mut known).is_ok()
+    }
+
+    /// Works out the rows that accounts' outlooks need, on every processor, and lays them out. What follows finds them.
+    pub(super) fn place_rows(
+        &mut self,
+        bundle: &Bundle,
+        outlooks: &BTreeMap<String, Outlook>,
+    ) -> Result<(), StanceError> {
+        let classes = Arc::clone(&self.layout.classes);
+        let wanted: Vec<(&String, &Outlook)> = outlooks.iter().filter(|(name, _)| bundle.has_account(name)).collect();
+        // In batches, so that not every row there is lies in memory twice.
+        for batch in wanted.chunks(ROWS_AT_ONCE) {
+            let made: Vec<Vec<(RowName, Row)>> = batch
+                .par_iter()
+                .map(|(name, outlook)| rows_of(bundle, &classes, name, outlook, &self.layout.rows))
+                .collect();
+            for (name, row) in made.into_iter().flatten() {
+                let placed = self.place(&row)?;
+                self.layout.rows.insert(name, placed);
+            }
+        }
+        Ok(())
+    }
+
+    /// Lays out the rows that an outlook would need, without a stance: should it come, it costs no question to Cedar.
+    ///
+    /// # Errors
+    /// There is no room, or the classes do not tell apart what it approves.
+    pub fn prepare(&mut self, bundle: &Bundle, account: &str, outlook: &Outlook) -> Result<(), StanceError> {
+        let classes = Arc::clone(&self.layout.classes);
+        let states = std::iter::once(&outlook.state).chain(&outlook.later);
+        let mut approvals = states.flat_map(|state| bundle.canonical_state(state).approvals);
+        let known = classes.approvals_of(account);
+        if approvals.any(|approval| !known.is_some_and(|known| known.contains(&approval))) {
+            return Err(StanceError::NewApproval(account.to_owned()));
+        }
+        for (name, row) in rows_of(bundle, &classes, account, outlook, &self.layout.rows) {
+            let placed = self.place(&row)?;
+            self.layout.rows.insert(name, placed);
+        }
+        Ok(())
+    }
+
+    /// Forgets the rows of an account whose policies have changed. What is laid out stays where it is.
+    pub fn forget_rows(&mut self, account: &str) {
+        self.layout.rows.retain(|(name, _), _| name != account);
+    }
+
     /// Adds the stance that refuses everything, as index 0 of an empty generation.
     pub(super) fn add_refusal(&mut self, classes: Arc<Classes>) -> Result<(), StanceError> {
         let row = Row::denied(&classes, None);
+        self.layout.room = HashMap::from([
+            (Axis::Executables, classes.executables.len() + SPARE_CLASSES),
+            (Axis::Addresses, classes.address_classes.len() + SPARE_CLASSES),
+            (Axis::Ports, classes.port_classes.len() + SPARE_CLASSES),
+        ]);
         self.layout.classes = classes;
         let placed = self.place(&row)?;
         let stance = Stance {
@@ -165,22 +235,12 @@ impl Generation {
         account: &str,
         states: &[(&AccountState, Moment)],
     ) -> Result<Placed, StanceError> {
-        let keys: BTreeMap<StateKey, usize> = states
-            .iter()
-            .enumerate()
-            .filter_map(|(index, (state, moment))| Some((bundle.state_key(account, state, moment)?, index)))
-            .collect();
-        let name = (account.to_owned(), keys.keys().cloned().collect());
+        let (name, keys) = row_name(bundle, account, states);
         if let Some(placed) = self.layout.rows.get(&name) {
             return Ok(placed.clone());
         }
-        let classes = Arc::clone(&self.layout.classes);
-        let mut rows = keys
-            .values()
-            .filter_map(|index| states.get(*index))
-            .map(|(state, moment)| bundle.row_over(&classes, account, state, *moment));
-        let strictest = rows.next().and_then(|first| rows.try_fold(first, |strictest, row| strictest.tightened(&row)));
-        let placed = self.place(&strictest.unwrap_or_else(|| Row::denied(&classes, None)).compacted())?;
+        let row = strictest(bundle, &self.layout.classes, account, states, &keys, &mut BTreeMap::new());
+        let placed = self.place(&row)?;
         self.layout.rows.insert(name, placed.clone());
         Ok(placed)
     }
@@ -199,9 +259,9 @@ impl Generation {
         Ok(Placed {
             cells: self.place_cells(&cells)?,
             families: self.place_cells(&families)?,
-            executable_base: self.place_projection(&row.executables.of)?,
-            address_base: self.place_projection(&row.addresses.of)?,
-            port_base: self.place_projection(&row.ports.of)?,
+            executable_base: self.place_projection(Axis::Executables, &row.executables.of)?,
+            address_base: self.place_projection(Axis::Addresses, &row.addresses.of)?,
+            port_base: self.place_projection(Axis::Ports, &row.ports.of)?,
             addresses: row.addresses.count,
             ports: row.ports.count,
             digest: row.digest(),
@@ -235,13 +295,17 @@ impl Generation {
         Ok(start)
     }
 
-    fn place_projection(&mut self, projection: &[u16]) -> Result<u32, StanceError> {
-        if let Some(base) = self.layout.projections.get(projection) {
+    fn place_projection(&mut self, axis: Axis, projection: &[u16]) -> Result<u32, StanceError> {
+        let key = (axis, projection.to_vec());
+        if let Some(base) = self.layout.projections.get(&key) {
             return Ok(*base);
         }
         let base = u32::try_from(self.projections.len()).map_err(|_| StanceError::Full)?;
         self.projections.extend(projection);
-        self.layout.projections.insert(projection.to_vec(), base);
+        // Room for classes that are added while this generation is in force.
+        let room = self.layout.room.get(&axis).copied().unwrap_or(projection.len()).max(projection.len());
+        self.projections.resize(base as usize + room, 0);
+        self.layout.projections.insert(key, base);
         Ok(base)
     }
 }
@@ -257,49 +321,4 @@ pub(super) fn approvals<'a>(
             (account.clone(), states.flat_map(|state| bundle.canonical_state(state).approvals).collect())
         })
         .collect()
-}
-
-/// The state that holds at an instant, of states in the order of their `now`.
-fn state_at(states: &[AccountState], at: Timestamp) -> &AccountState {
-    let holding = states.iter().rev().find(|state| state.now <= at);
-    #[expect(clippy::indexing_slicing, reason = "the current state is always there")]
-    holding.unwrap_or(&states[0])
-}
-
-/// The first instant after `at` at which time or expiry may change what the account may do.
-fn next_change(bundle: &Bundle, account: &str, states: &[AccountState], at: Timestamp) -> Option<Timestamp> {
-    let expiry = states.iter().skip(1).map(|state| state.now).filter(|now| *now > at).min();
-    expiry.into_iter().chain(bundle.next_boundary(account, at)).min()
-}
-
-/// Every state that expiry alone leads to from `from` on; `None` if there are too many.
-fn reachable(
-    bundle: &Bundle,
-    account: &str,
-    states: &[AccountState],
-    from: Timestamp,
-) -> Option<Vec<(AccountState, Moment)>> {
-    let mut found = Vec::new();
-    let mut keys = BTreeSet::new();
-    let mut at = from;
-    loop {
-        let state = AccountState { now: at, ..state_at(states, at).clone() };
-        let next = states.iter().map(|state| state.now).filter(|now| *now > at).min();
-        #[cfg(test)]
-        let next =
-            next.filter(|_| crate::policy::mutation::current() != crate::policy::mutation::Mutation::LaterStates);
-        let until = next.map(Timestamp::as_millisecond);
-        for moment in bundle.reachable(account, &bundle.moment(&state), until, MOST_FALLBACK_STATES)? {
-            if keys.insert(bundle.state_key(account, &state, &moment)?) {
-                found.push((state.clone(), moment));
-            }
-        }
-        if found.len() > MOST_FALLBACK_STATES {
-            return None;
-        }
-        match next {
-            Some(next) => at = next,
-            None => return Some(found),
-        }
-    }
 }

@@ -7,9 +7,13 @@
 mod agreement;
 mod build;
 mod generation;
+mod grow;
 mod identities;
+#[cfg(test)]
+mod incremental;
 mod layout;
 mod outlook;
+mod schedule;
 #[cfg(test)]
 mod tests;
 mod views;

@@ -10,8 +10,8 @@ use nix::unistd::User;
 use writ_abi::Slot;
 use writ_core::config::{Config, SourceFile};
 use writ_core::diagnostic::{Diagnostic, Severity};
-use writ_core::policy::{Bundle, Grant as PolicyGrant, GrantTarget};
-use writ_core::stance::{GrantDestination, expiry_steps};
+use writ_core::policy::Bundle;
+use writ_core::stance::expiry_steps;
 use writ_core::table::{Identities, Outlook, Unresolved, build};
 
 use super::clock::Clocks;
@@ -20,7 +20,6 @@ use super::explain::{Legend, Moment, Names};
 use super::persist::Numbers;
 use super::{Current, Engine, GENERATIONS_KEPT};
 use crate::kernel::InstallError;
-use crate::log::archive_put;
 use crate::process::kernel_device;
 
 /// How many expiries a stance looks ahead; beyond it the fallback denies.
@@ -30,7 +29,7 @@ const LOOKAHEAD: usize = 64;
 #[derive(Clone, Debug)]
 pub(crate) struct Source {
     /// The parsed configuration.
-    pub config: Config,
+    pub config: Arc<Config>,
     /// Its files.
     pub files: Vec<SourceFile>,
     /// Findings so far.
@@ -54,13 +53,34 @@ impl Engine {
     /// # Errors
     /// Nothing changed: the errors of the configuration, or the table that could not be written.
     pub(crate) fn activate(&mut self, source: Source) -> Result<(), ActivateError> {
+        let (base, findings) = Bundle::compile(&source.config);
+        match base {
+            Some(base) => self.activate_compiled(source, base, findings),
+            None => {
+                let mut warnings = source.warnings;
+                warnings.extend(findings);
+                Err(ActivateError::Refused(warnings))
+            }
+        }
+    }
+
+    /// The same with what it compiled to, and what was found doing so.
+    ///
+    /// # Errors
+    /// Nothing changed: the errors of the configuration, or the table that could not be written.
+    pub(crate) fn activate_compiled(
+        &mut self,
+        source: Source,
+        base: Bundle,
+        findings: Vec<Diagnostic>,
+    ) -> Result<(), ActivateError> {
         let now = Clocks::read();
         let Source { config, files, mut warnings } = source;
-        let (base, findings) = Bundle::compile(&config);
         warnings.extend(findings);
-        warnings.extend(Identities::check(&config));
-        let refused = warnings.iter().any(|finding| finding.severity == Severity::Error);
-        let Some(base) = base.filter(|_| !refused) else { return Err(ActivateError::Refused(warnings)) };
+        if warnings.iter().any(|finding| finding.severity == Severity::Error) {
+            return Err(ActivateError::Refused(warnings));
+        }
+        self.applied = None;
         self.put_in_force(config, Arc::new(base), warnings, &now)?;
         if let Err(error) = self.store.save_last_good(&files) {
             tracing::error!(%error, "the configuration is in force, but could not be kept for the next start");
@@ -68,29 +88,48 @@ impl Engine {
         Ok(())
     }
 
-    /// Builds and installs the next generation for the configuration in force: after a grant or approval changed what
-    /// there is to tell apart.
+    /// Applies again what is in force already: only what it names on this host can be another by now, and if it is, the
+    /// next generation says so.
+    ///
+    /// # Errors
+    /// Nothing changed.
+    pub(crate) fn reapply(&mut self) -> Result<(), ActivateError> {
+        let Some(current) = &self.current else { return Ok(()) };
+        let (identities, unresolved) = resolve(&current.config, &current.generation);
+        if (&identities, &unresolved) == (&current.identities, &current.unresolved) {
+            return Ok(());
+        }
+        self.regenerate()
+    }
+
+    /// Builds and installs the next generation for the configuration in force: where what is in force cannot be added to.
     ///
     /// # Errors
     /// Nothing changed.
     pub(crate) fn regenerate(&mut self) -> Result<(), ActivateError> {
         let now = Clocks::read();
-        let Some(current) = self.current.take() else { return Ok(()) };
-        let (config, warnings) = (current.config.clone(), current.warnings.clone());
+        let Some(current) = &self.current else { return Ok(()) };
+        let (config, warnings) = (Arc::clone(&current.config), current.warnings.clone());
         let base = Arc::clone(&self.base);
-        // Put back whatever happens: without it no event could be explained.
-        self.current = Some(current);
         self.put_in_force(config, base, warnings, &now)
     }
 
     fn put_in_force(
         &mut self,
-        config: Config,
+        config: Arc<Config>,
         base: Arc<Bundle>,
         warnings: Vec<Diagnostic>,
         now: &Clocks,
     ) -> Result<(), ActivateError> {
-        let bundle = self.with_grants(&config, &base, now.wall)?;
+        let parts = self.archive(&base)?;
+        let configured_digest = self.archive_manifest(&parts)?;
+        let mut bundle = Arc::clone(&base);
+        let mut granted = BTreeMap::new();
+        for name in self.accounts_with_grants(now.wall).into_iter().filter(|name| config.accounts.contains_key(name)) {
+            bundle =
+                Arc::new(bundle.granting(&name, &self.grants_of(&name, now.wall)).map_err(ActivateError::Refused)?);
+            granted.insert(name.clone(), self.archive_granted(&parts, &bundle, &name)?);
+        }
         let previous = self.numbers.accounts.clone();
         let active =
             self.kernel.active().map_err(|error| InstallError { table: "ACTIVE", error: error.to_string() })?;
@@ -100,6 +139,7 @@ impl Engine {
         for name in config.accounts.keys() {
             let epoch = self.epochs.get(name).copied().unwrap_or(0).wrapping_add(1);
             let mut moment = Moment::of(&self.live, &config, name, base.digest(), now.wall);
+            moment.policy_digest = granted.get(name).cloned().unwrap_or_default();
             let since = self.numbers.known_since.get(name).copied().unwrap_or(now.wall);
             let outlook = outlook(&config, &bundle, &mut moment, epoch, since, now.wall);
             outlooks.insert(name.clone(), outlook);
@@ -120,10 +160,9 @@ impl Engine {
         self.store
             .save_numbers(&numbers)
             .map_err(|error| InstallError { table: "accounts.json", error: error.to_string() })?;
-        let policy_digest = self.archive(&bundle)?;
-        let base_digest = if Arc::ptr_eq(&bundle, &base) { policy_digest.clone() } else { self.archive(&base)? };
-        let legend = Legend::of(&generation, &policy_digest);
-        self.remember(Names { bundle: Arc::clone(&bundle), legend });
+        let legend = Legend::of(&generation, &configured_digest);
+        self.remember(Names::new(Arc::clone(&bundle), legend));
+        let policy_digest = self.archive_all(&parts, &bundle)?;
         let indices: HashMap<String, u16> =
             (0u16..).zip(&generation.accounts).map(|(index, name)| (name.clone(), index)).collect();
         for (name, (epoch, mut moment)) in moments {
@@ -139,12 +178,16 @@ impl Engine {
         self.epochs.extend(numbers.epochs.clone());
         self.numbers = numbers;
         self.base = base;
-        self.base_digest = base_digest;
+        self.base_digest.clone_from(&configured_digest);
+        self.base_parts = Some(parts);
         self.deadline = None;
+        self.neighbours.all(&config, &generation);
         self.current = Some(Current {
             config,
             bundle,
             policy_digest,
+            configured_digest,
+            granted,
             generation,
             indices,
             identities,
@@ -153,40 +196,6 @@ impl Engine {
             since: now.wall,
         });
         Ok(())
-    }
-
-    /// The bundle with the grants that are live as policies of their own.
-    fn with_grants(&self, config: &Config, base: &Arc<Bundle>, now: Timestamp) -> Result<Arc<Bundle>, ActivateError> {
-        let sources: Vec<SourceFile> = self
-            .live
-            .grants()
-            .all(now)
-            .filter(|grant| grant.is_live(now) && config.accounts.contains_key(&grant.account))
-            .map(|grant| policy_of(grant).source())
-            .collect();
-        if sources.is_empty() {
-            return Ok(Arc::clone(base));
-        }
-        let (bundle, findings) = Bundle::compile_with(config, &sources);
-        bundle.map(Arc::new).ok_or(ActivateError::Refused(findings))
-    }
-
-    /// Archives the set as evaluated, so that a copied log replays by itself. Returns the digest of the manifest that
-    /// names its parts: `policy_digest` of records.
-    fn archive(&self, bundle: &Bundle) -> Result<String, InstallError> {
-        let put = |content: &str| {
-            archive_put(self.log.layout(), content.as_bytes())
-                .map_err(|error| InstallError { table: "archive", error: error.to_string() })
-        };
-        let escalating: Vec<&str> = bundle.escalating().into_iter().collect();
-        let manifest = serde_json::json!({
-            "policies": put(&bundle.archived_policies())?,
-            "enforced": put(&bundle.archived_enforced_policies())?,
-            "schema": put(bundle.archived_schema())?,
-            "entities": put(bundle.archived_entities())?,
-            "escalating": escalating,
-        });
-        put(&manifest.to_string())
     }
 
     /// Keeps what holds for an account in an epoch, and forgets what no event can mean any more.
@@ -246,23 +255,6 @@ pub(crate) fn outlook(
     let outlook = Outlook { state, later, observe_until, learning_until, offboarded, epoch };
     moment.until = until;
     outlook
-}
-
-fn policy_of(grant: &writ_core::stance::Grant) -> PolicyGrant {
-    PolicyGrant {
-        id: grant.id.clone(),
-        account: grant.account.clone(),
-        target: match &grant.destination {
-            GrantDestination::Named(name) => GrantTarget::Destination(name.clone()),
-            GrantDestination::Endpoint { addresses, port, protocol } => {
-                GrantTarget::Endpoint { addresses: *addresses, port: *port, protocol: Some(*protocol) }
-            }
-        },
-        executable: grant.executable.clone(),
-        expires: grant.expires,
-        approver: grant.approver.name.clone().unwrap_or_else(|| grant.approver.uid.to_string()),
-        reason: grant.reason.clone(),
-    }
 }
 
 /// Looks up the users and executables that the configuration names.

@@ -245,6 +245,7 @@ impl Engine {
             current.generation.digests.get(slot.stance() as usize).cloned()
         });
         let itself = asked.account().is_some_and(|name| actor.caller.is(name));
+        let policy_digest = current.map(|current| current.policy_digest_of(&account).to_owned()).unwrap_or_default();
         Decision {
             owner: current.and_then(|current| current.config.accounts.get(&account)?.owner.clone()),
             account,
@@ -257,7 +258,7 @@ impl Engine {
             given_address: None,
             process: actor.pid.map(|pid| crate::process::describe(pid, &self.kernel.cgroup().root)),
             policies: context.policies,
-            policy_digest: current.map(|current| current.policy_digest.clone()).unwrap_or_default(),
+            policy_digest,
             stance_digest: stance_digest.unwrap_or_default(),
             risk: context.risk,
             signals: context.signals,
@@ -296,7 +297,8 @@ impl Engine {
             put("reason_user", json!({ "en": reasons.join("; ") }));
         }
         let ids: Vec<&str> = policies.iter().map(|policy| policy.id.as_str()).collect();
-        put("policy", json!({ "digest": current.policy_digest, "ids": ids }));
+        let account = judged.moment.as_ref().map_or("", |moment| &moment.account);
+        put("policy", json!({ "digest": current.policy_digest_of(account), "ids": ids }));
         if let Some(situation) = &judged.situation {
             put("risk", json!({ "score": situation.state.risk }));
         }
@@ -369,7 +371,7 @@ fn refused() -> Evaluation {
 
 fn references(bundle: &Bundle, ids: &[String]) -> Vec<PolicyRef> {
     let refer = |id: &String| {
-        let policy = bundle.policies().get(id);
+        let policy = bundle.policy(id);
         PolicyRef {
             id: id.clone(),
             owner: policy.and_then(|policy| policy.owner.clone()),
@@ -382,7 +384,7 @@ fn references(bundle: &Bundle, ids: &[String]) -> Vec<PolicyRef> {
 
 /// What the deciding permits have in common: the scopes that all allow, and the shortest time.
 fn narrowest(bundle: &Bundle, ids: &[String]) -> (Option<BTreeSet<String>>, Option<Duration>) {
-    let policies: Vec<_> = ids.iter().filter_map(|id| bundle.policies().get(id)).collect();
+    let policies: Vec<_> = ids.iter().filter_map(|id| bundle.policy(id)).collect();
     let scopes = policies.iter().filter_map(|policy| policy.scope.clone());
     let scope = scopes.reduce(|narrow, scope| narrow.intersection(&scope).cloned().collect());
     (scope, policies.iter().filter_map(|policy| policy.max_ttl).min())

@@ -98,6 +98,9 @@ impl Engine {
         if let Some(names) = &names {
             self.explain(&mut context, names, event, &attempt, situation.as_ref());
         }
+        if let Some(granted) = moment.as_ref().map(|moment| &moment.policy_digest).filter(|digest| !digest.is_empty()) {
+            context.policy_digest.clone_from(granted);
+        }
         if let (Some(moment), Some(situation)) = (&moment, &situation) {
             describe(&mut context, moment, situation, at);
         }
@@ -128,7 +131,7 @@ impl Engine {
         context.stance_digest = legend.digests.get(event.stance as usize).cloned().unwrap_or_default();
         context.also_matched =
             event.also.iter().filter_map(|index| legend.accounts.get(usize::from(*index)).cloned()).collect();
-        let reference = |id: &String| match names.bundle.policies().get(id) {
+        let reference = |id: &String| match names.policy(id) {
             Some(policy) => PolicyRef {
                 id: id.clone(),
                 owner: policy.owner.clone(),

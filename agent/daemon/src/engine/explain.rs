@@ -6,7 +6,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use writ_core::config::{Config, SignalKind};
-use writ_core::policy::Bundle;
+use writ_core::policy::{Bundle, PolicyInfo};
 use writ_core::signal::{RiskRule, Signal};
 use writ_core::stance::{AccountLive, Escalation, Grant, LiveState, Situation};
 use writ_core::table::{Explanation, Generation};
@@ -14,10 +14,34 @@ use writ_core::table::{Explanation, Generation};
 /// The names of one generation.
 #[derive(Clone)]
 pub(crate) struct Names {
-    /// The policy set.
+    /// The policy set, with the grants that are live.
     pub(crate) bundle: Arc<Bundle>,
+    /// Every grant there was in it: an event can be older than a grant's end.
+    pub(crate) grants: BTreeMap<String, PolicyInfo>,
     /// What it says without the numbers.
     pub(crate) legend: Legend,
+}
+
+impl Names {
+    /// The names of a generation as it begins.
+    pub(crate) fn new(bundle: Arc<Bundle>, legend: Legend) -> Self {
+        let mut names = Self { bundle: Arc::clone(&bundle), grants: BTreeMap::new(), legend };
+        for account in bundle.granted_accounts() {
+            names.grants.extend(bundle.granted(account).map(|(id, policy)| (id.clone(), policy.clone())));
+        }
+        names
+    }
+
+    /// Takes up the set with another account's grants.
+    pub(crate) fn granting(&mut self, account: &str, bundle: &Arc<Bundle>) {
+        self.grants.extend(bundle.granted(account).map(|(id, policy)| (id.clone(), policy.clone())));
+        self.bundle = Arc::clone(bundle);
+    }
+
+    /// A policy of the set, or a grant that was in it.
+    pub(crate) fn policy(&self, id: &str) -> Option<&PolicyInfo> {
+        self.bundle.policies().get(id).or_else(|| self.grants.get(id))
+    }
 }
 
 /// The names of one generation as they are kept across restarts.
@@ -75,6 +99,9 @@ pub(crate) struct Moment {
     /// How the risks of its signals add up.
     #[serde(default)]
     pub(crate) rule: RiskRule,
+    /// What the policy set with the account's grants is archived as; empty: as its generation's is.
+    #[serde(default)]
+    pub(crate) policy_digest: String,
     /// Digest of the stance that was made for it.
     #[serde(default)]
     pub(crate) stance_digest: String,
@@ -96,6 +123,7 @@ impl Moment {
             break_glass_until: view.break_glass_until,
             base_digest: base_digest.to_owned(),
             rule,
+            policy_digest: String::new(),
             stance_digest: String::new(),
         }
     }

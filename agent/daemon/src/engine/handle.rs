@@ -48,8 +48,9 @@ impl Handle {
     ) -> Result<R, Stopped> {
         let (answer, answered) = oneshot::channel();
         let question: Question = Box::new(move |engine| {
+            let found = question(engine);
             // The asker may have gone away; what was asked for is done all the same.
-            let _ = answer.send(question(engine));
+            engine.unsettled.answer(Box::new(move || drop(answer.send(found))));
         });
         self.questions.send(question).await.map_err(|_| Stopped)?;
         answered.await.map_err(|_| Stopped)

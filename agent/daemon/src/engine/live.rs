@@ -2,6 +2,7 @@
 //! and only then answers.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -84,9 +85,8 @@ impl From<ActivateError> for Refusal {
 type Done<T> = Result<T, Refusal>;
 
 impl Engine {
-    pub(crate) fn config(&self) -> Done<Config> {
-        // Cloned, because every operation also changes the engine; operations are rare, connects never come here.
-        self.current().map(|current| current.config.clone()).ok_or(Refusal::NotReady)
+    pub(crate) fn config(&self) -> Done<Arc<Config>> {
+        self.current().map(|current| Arc::clone(&current.config)).ok_or(Refusal::NotReady)
     }
 
     /// Takes or refuses a signal.
@@ -125,11 +125,10 @@ impl Engine {
             reason: signal.evidence.clone(),
             by: Some(actor.recorded()),
         };
-        let refreshed = self.refresh(&signal.account, &why);
+        let refreshed = self.refresh_soon(&signal.account, &why);
         // Whatever became of the stance: a session that began before the rotation is not to go on.
         self.end_earlier_sessions(&signal, &record);
         refreshed?;
-        self.flush();
         Ok(received)
     }
 

@@ -4,6 +4,7 @@
 //! or [`Engine::activate`] → one generation.
 
 mod activate;
+mod append;
 mod attached;
 mod changes;
 mod clock;
@@ -14,11 +15,13 @@ mod evidence;
 mod explain;
 mod failure;
 mod found;
+mod granted;
 mod handle;
 mod hook;
 mod journal;
 mod live;
 mod losses;
+mod neighbours;
 mod persist;
 mod question;
 mod ready;
@@ -30,6 +33,7 @@ mod selftest;
 mod sessions;
 mod status;
 mod tally;
+mod together;
 mod turn;
 mod undeclared;
 mod view;
@@ -46,6 +50,7 @@ use writ_core::config::{Config, Match};
 use writ_core::diagnostic::Diagnostic;
 use writ_core::policy::Bundle;
 use writ_core::record::Host;
+use writ_core::replay::Manifest;
 use writ_core::stance::LiveState;
 use writ_core::table::{Generation, Identities, Unresolved};
 
@@ -75,11 +80,15 @@ const GENERATIONS_KEPT: usize = 16;
 /// What is in force: configuration, policy, tables.
 pub(crate) struct Current {
     /// The configuration.
-    pub config: Config,
+    pub config: Arc<Config>,
     /// The policy set, grants included.
     pub bundle: Arc<Bundle>,
     /// What it is archived as.
     pub policy_digest: String,
+    /// What the set without grants is archived as.
+    pub configured_digest: String,
+    /// What that is archived as with the grants of an account that has some, by account.
+    pub granted: BTreeMap<String, String>,
     /// The tables.
     pub generation: Generation,
     /// Account numbers by name.
@@ -107,6 +116,10 @@ pub(crate) struct Engine {
     pub(crate) live_unsaved: bool,
     /// Stances since what explains them was written.
     pub(crate) explained_journal: journal::Journal,
+    /// Rows to prepare while there is nothing else to do.
+    pub(crate) neighbours: neighbours::Neighbours,
+    /// Operations whose grace period and records are still to come: see [`Engine::settle`].
+    pub(crate) unsettled: together::Unsettled,
     /// When something ends next by time alone, while known.
     pub(crate) deadline: Option<Option<Timestamp>>,
     pub(crate) log: LogWriter,
@@ -125,6 +138,10 @@ pub(crate) struct Engine {
     pub(crate) base: Arc<Bundle>,
     /// What that set is archived as.
     pub(crate) base_digest: String,
+    /// The parts of that archive.
+    pub(crate) base_parts: Option<Manifest>,
+    /// What was read when it was put in force (see [`crate::configuration::fingerprint`]), if a reload did.
+    pub(crate) applied: Option<String>,
     pub(crate) degraded: Vec<String>,
     /// Accounts that were declared once and are no more.
     pub(crate) undeclared: BTreeSet<String>,
@@ -189,5 +206,12 @@ impl Engine {
     fn accounts_as_matched(&self) -> Vec<(String, Vec<Match>)> {
         let accounts = self.current.iter().flat_map(|current| current.config.accounts.values());
         accounts.map(|account| (account.name.clone(), account.matches.clone())).collect()
+    }
+}
+
+impl Current {
+    /// What the policy set is archived as with the account's own grants and nobody else's: what decides about it.
+    pub(crate) fn policy_digest_of(&self, account: &str) -> &str {
+        self.granted.get(account).unwrap_or(&self.configured_digest)
     }
 }

@@ -67,19 +67,24 @@ pub(crate) fn open(config_dir: &Path) -> Result<OpenedEngine, StartError> {
     let agent = loaded.config.as_ref().map_or_else(|| agent_alone(&loaded.sources), |config| config.agent.clone());
     let store = Store::open(Path::new(&agent.paths.state))?;
     let last_good = store.load_last_good()?;
-    let (config, files, degraded) = match loaded.config {
-        Some(config) if compiles(&config).is_empty() => (config, loaded.sources.clone(), Vec::new()),
+    let compiled = loaded.config.map(|config| (compile(&config), config));
+    let (config, compiled, files, degraded) = match compiled {
+        Some((Ok(compiled), config)) => (config, compiled, loaded.sources.clone(), Vec::new()),
         refused => {
             let mut findings = loaded.diagnostics.clone();
-            findings.extend(refused.as_ref().map(compiles).unwrap_or_default());
+            findings.extend(refused.and_then(|(compiled, _)| compiled.err()).unwrap_or_default());
             let earlier = last_good.clone().and_then(|files| Some((parse(&files, &host_facts()).config?, files)));
             let Some((mut config, files)) = earlier else { return Err(StartError::Refused(findings, loaded.sources)) };
+            let compiled = match compile(&config) {
+                Ok(compiled) => compiled,
+                Err(_) => return Err(StartError::Refused(findings, loaded.sources)),
+            };
             // Where things lie is what the refused configuration says, if it says it: a log must not move by accident.
             config.agent.paths = agent.paths.clone();
             for finding in findings.iter().filter(|finding| finding.severity == Severity::Error) {
                 tracing::error!(code = finding.code, at = ?finding.at.as_ref().map(|at| format!("{}:{}:{}", at.file, at.line, at.column)), "{}", finding.message);
             }
-            (config, files, vec!["config-rejected".to_owned()])
+            (config, compiled, files, vec!["config-rejected".to_owned()])
         }
     };
     let read = |path: &str| fs::read_to_string(path).map(|text| text.trim().to_owned());
@@ -140,8 +145,6 @@ pub(crate) fn open(config_dir: &Path) -> Result<OpenedEngine, StartError> {
             kernel.resume_numbers(&given).map_err(|error| StartError::Host(format!("kernel counters: {error}")))?;
         }
     }
-    let (base, _) = Bundle::compile(&config);
-    let Some(base) = base else { return Err(StartError::Refused(loaded.diagnostics, loaded.sources)) };
     let changes = super::changes::Changes::new(log.size());
     let mut engine = Engine {
         config_dir: config_dir.to_owned(),
@@ -156,8 +159,10 @@ pub(crate) fn open(config_dir: &Path) -> Result<OpenedEngine, StartError> {
         moments: HashMap::new(),
         epochs: numbers.epochs.clone(),
         numbers,
-        base: Arc::new(base),
+        base: Arc::new(compiled.0.clone()),
+        applied: None,
         base_digest: String::new(),
+        base_parts: None,
         degraded,
         undeclared: BTreeSet::new(),
         started: Timestamp::now(),
@@ -188,6 +193,8 @@ pub(crate) fn open(config_dir: &Path) -> Result<OpenedEngine, StartError> {
         live_unsaved: false,
         explained_journal: store.journal("explained"),
         deadline: None,
+        neighbours: super::neighbours::Neighbours::default(),
+        unsettled: super::together::Unsettled::default(),
         store,
     };
     // The journal begins anew: what it said is in the state now.
@@ -201,9 +208,12 @@ pub(crate) fn open(config_dir: &Path) -> Result<OpenedEngine, StartError> {
         });
     }
     if adopted {
-        engine.recall(last_good.as_deref())?;
+        engine.recall(last_good.as_deref(), &files)?;
     }
-    engine.activate(Source { config, files, warnings: loaded.diagnostics.clone() })?;
+    let applied = configuration::fingerprint(&files, &loaded.diagnostics);
+    let source = Source { config: Arc::new(config), files, warnings: loaded.diagnostics.clone() };
+    engine.activate_compiled(source, compiled.0, compiled.1)?;
+    engine.applied = Some(applied).filter(|_| engine.degraded.is_empty());
     engine.kernel.retire_older()?;
     if adopted
         && unknown
@@ -224,7 +234,7 @@ pub(crate) fn open(config_dir: &Path) -> Result<OpenedEngine, StartError> {
 
 impl Engine {
     /// Takes up what an earlier daemon kept to explain the events it did not read.
-    fn recall(&mut self, last_good: Option<&[SourceFile]>) -> Result<(), StartError> {
+    fn recall(&mut self, last_good: Option<&[SourceFile]>, files: &[SourceFile]) -> Result<(), StartError> {
         let Explained { legends, moments } = self.store.load_explained(&self.explained_journal);
         for (account, epoch, moment) in moments {
             // An epoch is on record before the kernel has it: whatever the kernel holds, the next one is newer.
@@ -232,10 +242,16 @@ impl Engine {
             *known = epoch.max(*known);
             self.moments.insert((account, epoch), Arc::new(moment));
         }
-        let earlier = last_good.and_then(|files| parse(files, &host_facts()).config);
-        let Some(bundle) = earlier.and_then(|config| Bundle::compile(&config).0).map(Arc::new) else { return Ok(()) };
+        let earlier = match last_good {
+            Some(earlier) if earlier == files => Some(Arc::clone(&self.base)),
+            Some(earlier) => {
+                parse(earlier, &host_facts()).config.and_then(|config| Bundle::compile(&config).0).map(Arc::new)
+            }
+            None => None,
+        };
+        let Some(bundle) = earlier else { return Ok(()) };
         for legend in legends.into_iter().rev() {
-            self.generations.push_back((legend.generation, Arc::new(Names { bundle: Arc::clone(&bundle), legend })));
+            self.generations.push_back((legend.generation, Arc::new(Names::new(Arc::clone(&bundle), legend))));
         }
         Ok(())
     }
@@ -261,12 +277,16 @@ impl Engine {
     }
 }
 
-/// Errors that only compiling finds.
-fn compiles(config: &Config) -> Vec<Diagnostic> {
-    let (_, mut findings) = Bundle::compile(config);
-    findings.extend(writ_core::table::Identities::check(config));
-    findings.retain(|finding| finding.severity == Severity::Error);
-    findings
+/// The policy set of a configuration with its warnings, or the errors that only compiling finds.
+fn compile(config: &Config) -> Result<(Bundle, Vec<Diagnostic>), Vec<Diagnostic>> {
+    let (bundle, mut findings) = Bundle::compile(config);
+    match bundle {
+        Some(bundle) => Ok((bundle, findings)),
+        None => {
+            findings.retain(|finding| finding.severity == Severity::Error);
+            Err(findings)
+        }
+    }
 }
 
 /// The agent's settings from a configuration of which the rest may be refused.

@@ -1,11 +1,11 @@
 //! Stances follow live state and time: what changed is one append and one slot write, or a new generation; then a record.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
 use jiff::Timestamp;
-use writ_abi::{AccountFlags, Active, Slot};
+use writ_abi::Active;
 use writ_core::config::Mode;
 use writ_core::record::{
     Body, Caller as RecordCaller, Change, EffectiveMode, EscalationState, GrantState, SignalState, StanceState, Time,
@@ -13,13 +13,10 @@ use writ_core::record::{
 use writ_core::stance::EscalationStatus;
 
 use super::Engine;
-use super::activate::{ActivateError, outlook};
+use super::activate::ActivateError;
 use super::clock::Clocks;
 use super::explain::Moment;
 use super::live::{escalation_record, grant_record, signal_record};
-use super::persist::Step;
-use super::sessions::Cause;
-use crate::kernel::{Extent, InstallError};
 
 /// Why stances change.
 #[derive(Clone, Debug, Default)]
@@ -42,12 +39,21 @@ impl Why {
 }
 
 /// One account whose stance has to follow.
-struct Changed {
-    name: String,
-    index: u16,
-    before: Option<Arc<Moment>>,
-    after: Moment,
+pub(super) struct Changed {
+    pub(super) name: String,
+    pub(super) index: u16,
+    pub(super) before: Option<Arc<Moment>>,
+    pub(super) after: Moment,
     why: Why,
+    /// Whether the fallback was in force until the exact row was worked out.
+    pub(super) fallback_first: bool,
+}
+
+impl Changed {
+    /// Why.
+    pub(super) fn cause(&self) -> &str {
+        &self.why.cause
+    }
 }
 
 impl Engine {
@@ -74,12 +80,31 @@ impl Engine {
     /// # Errors
     /// The kernel could not be told; its fallbacks still end what time ends.
     pub(crate) fn refresh_each(&mut self, accounts: BTreeMap<String, Why>) -> Result<(), ActivateError> {
+        self.settle();
+        let outcome = self.follow_each(accounts);
+        self.settle();
+        outcome
+    }
+
+    /// As [`Engine::refresh`], but for the grace period, the records and the look at sessions: [`Engine::settle`] follows
+    /// before anybody is answered.
+    ///
+    /// # Errors
+    /// The kernel could not be told; its fallbacks still end what time ends.
+    pub(super) fn refresh_soon(&mut self, account: &str, why: &Why) -> Result<(), ActivateError> {
+        if self.unsettled.concerns(account) {
+            self.settle();
+        }
+        self.follow_each(BTreeMap::from([(account.to_owned(), why.clone())]))
+    }
+
+    /// Has the kernel follow these accounts' live state.
+    fn follow_each(&mut self, accounts: BTreeMap<String, Why>) -> Result<(), ActivateError> {
         let began = Instant::now();
         let clocks = Clocks::read();
         self.deadline = None;
         let Some(current) = &self.current else { return Ok(()) };
         let mut changed = Vec::new();
-        let mut regenerate = false;
         for (name, why) in accounts {
             let Some(index) = current.indices.get(&name).copied() else { continue };
             if !current.config.accounts.contains_key(&name) {
@@ -92,97 +117,26 @@ impl Engine {
             if !due && before.as_ref().is_some_and(|before| before.same(&after)) {
                 continue;
             }
-            // Grants are policies of their own: they need a new generation, as approvals do that it has no class for.
-            regenerate |= before.as_ref().is_none_or(|before| before.grants != after.grants);
-            changed.push(Changed { name, index, before, after, why });
+            changed.push(Changed { name, index, before, after, why, fallback_first: false });
         }
         if changed.is_empty() {
             return Ok(());
         }
-        if !regenerate {
-            regenerate = !self.append(&mut changed, &clocks)?;
-        }
-        if regenerate {
+        if !self.append(&mut changed, &clocks)? {
             self.regenerate()?;
         }
-        // A connect that was judged before this must have returned before we answer.
-        self.kernel.barrier()?;
-        let applied_us = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
-        let mut changes = BTreeMap::new();
-        let mut causes = Vec::new();
-        let mut tightened = BTreeSet::new();
-        for change in &changed {
-            if self.tightens(change) {
-                tightened.insert(change.index);
-            }
-            if let Some(id) = self.note_change(change, applied_us) {
-                changes.insert(change.index, id);
-                causes.push(change.why.cause.clone());
+        if let Some(current) = &self.current {
+            for change in &changed {
+                self.neighbours.of(&change.name, &current.config);
             }
         }
-        self.flush();
-        causes.dedup();
-        self.judge_sessions(&Cause::Changes(changes, causes.join(", "), tightened), began);
+        self.unsettled.take_up(changed, began);
         Ok(())
-    }
-
-    /// Appends the changed accounts' stances to the generation in force; false if that needs a new one.
-    fn append(&mut self, changed: &mut [Changed], clocks: &Clocks) -> Result<bool, InstallError> {
-        for Changed { name, index, after, .. } in changed {
-            let Some(current) = &mut self.current else { return Ok(false) };
-            let epoch = self.epochs.get(name).copied().unwrap_or(0).wrapping_add(1);
-            let since = self.numbers.known_since.get(name).copied().unwrap_or(clocks.wall);
-            let outlook = outlook(&current.config, &current.bundle, after, epoch, since, clocks.wall);
-            let extent = Extent::of(&current.generation);
-            let (explanations, digests) = (current.generation.explanations.len(), current.generation.digests.len());
-            let boot_ns_of = |at: Timestamp| clocks.boot_of(at);
-            let Ok(stance) = current.generation.append_stance(&current.bundle, name, &outlook, &boot_ns_of) else {
-                return Ok(false);
-            };
-            if self.kernel.extend(&current.generation, &extent).is_err() {
-                return Ok(false); // No room left: a new generation makes some.
-            }
-            after.stance_digest = current.generation.digests.get(stance as usize).cloned().unwrap_or_default();
-            // Names before the slot: no event may come that cannot be explained.
-            let number = Active(current.generation.active).generation();
-            let step = Step {
-                generation: number,
-                account: *index,
-                epoch,
-                moment: after.clone(),
-                explanations: current.generation.explanations.get(explanations..).unwrap_or_default().to_vec(),
-                digests: current.generation.digests.get(digests..).unwrap_or_default().to_vec(),
-            };
-            if let Some((_, names)) = self.generations.iter_mut().rev().find(|(known, _)| *known == number) {
-                let legend = &mut Arc::make_mut(names).legend;
-                legend.explanations.extend_from_slice(&step.explanations);
-                legend.digests.extend_from_slice(&step.digests);
-            }
-            let flags = current.generation.flags.get(usize::from(*index)).copied().unwrap_or(0);
-            self.epochs.insert(name.clone(), epoch);
-            self.numbers.epochs.insert(name.clone(), epoch);
-            self.keep_moment(*index, epoch, after.clone());
-            self.keep_step(&step);
-            let slot = Slot::new(stance, epoch);
-            let wanted =
-                if after.offboarded { flags | AccountFlags::OFFBOARDED } else { flags & !AccountFlags::OFFBOARDED };
-            // Flags before the slot: what the egress program judges again because of the slot must see them.
-            if wanted != flags {
-                self.kernel.set_flags(u32::from(*index), AccountFlags(wanted))?;
-            }
-            self.kernel.set_slot(u32::from(*index), slot)?;
-            let Some(current) = &mut self.current else { return Ok(false) };
-            current.generation.set_slot(u32::from(*index), slot);
-            if let Some(entry) = current.generation.flags.get_mut(usize::from(*index)) {
-                *entry = wanted;
-            }
-        }
-        Ok(true)
     }
 
     /// Whether a change takes something away: what was tolerated so far ends then. Where that cannot be told (a boundary of
     /// time in a policy), it does.
-    fn tightens(&self, change: &Changed) -> bool {
+    pub(super) fn tightens(&self, change: &Changed) -> bool {
         let (Some(before), Some(current)) = (change.before.as_deref(), self.current.as_ref()) else { return true };
         let was = before.situation(&current.config.signals, before.from);
         let is = change.after.situation(&current.config.signals, change.after.from);
@@ -196,14 +150,7 @@ impl Engine {
             || was.break_glass_until.is_some() && is.break_glass_until.is_none()
     }
 
-    /// Keeps what explains a stance, for a daemon after this one.
-    fn keep_step(&mut self, step: &Step) {
-        if self.explained_journal.full() || self.explained_journal.append(step).is_err() {
-            self.save_explained();
-        }
-    }
-
-    fn note_change(&mut self, change: &Changed, applied_us: u64) -> Option<String> {
+    pub(super) fn note_change(&mut self, change: &Changed, applied_us: u64) -> Option<String> {
         let Changed { name, index, before, why, .. } = change;
         let now = Timestamp::now();
         let epoch = self.epochs.get(name).copied().unwrap_or(0);
@@ -247,9 +194,9 @@ impl Engine {
             by: why.by.clone(),
             before: before.as_deref().map(|before| state(before, before.from)),
             after: state(&after, now),
-            policy_digest: current.policy_digest.clone(),
+            policy_digest: current.policy_digest_of(name).to_owned(),
             generation: Active(current.generation.active).generation(),
-            fallback_first: false,
+            fallback_first: change.fallback_first,
             applied_us,
         };
         Some(self.note(Body::Change(Box::new(record))))
@@ -273,7 +220,8 @@ impl Engine {
             };
             let before = before.get(&name).cloned();
             if before.as_ref().is_some_and(|before| before.stance_digest != after.stance_digest) {
-                let change = Changed { name, index, before, after: (*after).clone(), why: why.clone() };
+                let change =
+                    Changed { name, index, before, after: (*after).clone(), why: why.clone(), fallback_first: false };
                 self.note_change(&change, applied_us);
             }
         }

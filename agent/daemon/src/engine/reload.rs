@@ -1,10 +1,13 @@
 //! Reload: the configuration directory read again; in force whole, or refused with the one before still in force.
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Instant;
 
 use jiff::Timestamp;
 use serde_json::Value;
 use writ_abi::Active;
+use writ_core::config::Match;
 use writ_core::diagnostic::{Diagnostic, Severity};
 use writ_core::record::Lifecycle;
 
@@ -13,7 +16,7 @@ use super::refresh::Why;
 use super::sessions::RECONFIGURED;
 use super::status::ReloadResult;
 use super::undeclared::declared;
-use super::{Actor, Engine};
+use super::{Actor, Engine, Moment};
 use crate::api::Reloaded;
 use crate::configuration;
 
@@ -27,10 +30,16 @@ impl Engine {
         let matched = self.accounts_as_matched();
         let accounts = self.current().map(|current| declared(&current.config)).unwrap_or_default();
         let (began, moments) = (Instant::now(), self.moments_now());
+        let seen =
+            self.applied.as_ref().and(self.current()).map(|now| configuration::look(&self.config_dir, &now.config));
+        if seen.is_some() && seen == self.applied && self.reapply().is_ok() {
+            return Ok(self.note_reload(before, by, &moments, (&accounts, &matched), began));
+        }
         let loaded = configuration::load(&self.config_dir);
-        let mut findings = loaded.diagnostics.clone();
+        let applied = configuration::fingerprint(&loaded.sources, &loaded.diagnostics);
+        let findings = loaded.diagnostics.clone();
         let outcome = match loaded.config {
-            None => Err(findings.clone()),
+            None => Err(findings),
             Some(config) => {
                 let required = config.agent.kernel.require.iter();
                 let required = required.filter_map(|wanted| Some((wanted, self.kernel.missing(wanted)?))).next();
@@ -46,47 +55,22 @@ impl Engine {
                             .help("restart the daemon; enforcement stays in force meanwhile"),
                     ])
                 } else {
-                    self.activate(Source { config, files: loaded.sources, warnings: findings.clone() }).map_err(
-                        |error| match error {
-                            ActivateError::Refused(found) => found,
-                            ActivateError::Install(error) => vec![Diagnostic::error("kernel", error.to_string())],
-                        },
-                    )
+                    self.activate(Source {
+                        config: Arc::new(config),
+                        files: loaded.sources,
+                        warnings: findings.clone(),
+                    })
+                    .map_err(|error| match error {
+                        ActivateError::Refused(found) => found,
+                        ActivateError::Install(error) => vec![Diagnostic::error("kernel", error.to_string())],
+                    })
                 }
             }
         };
-        let caller = by.map(Actor::recorded);
         match outcome {
             Ok(()) => {
-                let after = self.base_digest.clone();
-                let undeclared = self.note_undeclared(&accounts);
-                let generation = self.current().map_or(0, |current| Active(current.generation.active).generation());
-                self.degraded.retain(|reason| reason != "config-rejected");
-                self.last_reload = Some(ReloadResult { at: Timestamp::now(), ok: true, problem: None });
-                let id = self.note_lifecycle(Lifecycle::Reload {
-                    before: before.clone(),
-                    after: after.clone(),
-                    by: caller.clone(),
-                    generation,
-                    undeclared: undeclared.clone(),
-                });
-                self.judge_all_sessions(id.clone(), RECONFIGURED, began);
-                // Accounts that were not there before, or that other processes belong to now.
-                if matched != self.accounts_as_matched() {
-                    self.take_up_open_connections(&id);
-                }
-                let why = Why { cause: "policy".to_owned(), id: Some(after.clone()), reason: None, by: caller };
-                let applied_us = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
-                self.note_policy_changes(&moments, &why, applied_us);
-                self.flush();
-                findings = self.current().map(|current| current.warnings.clone()).unwrap_or_default();
-                Ok(Reloaded {
-                    before,
-                    after,
-                    generation,
-                    undeclared,
-                    warnings: findings.iter().filter_map(|finding| serde_json::to_value(finding).ok()).collect(),
-                })
+                self.applied = Some(applied);
+                Ok(self.note_reload(before, by, &moments, (&accounts, &matched), began))
             }
             Err(found) => {
                 let problems: Vec<String> = found
@@ -99,10 +83,50 @@ impl Engine {
                     .collect();
                 let first = problems.first().cloned().unwrap_or_else(|| "the configuration is refused".into());
                 self.last_reload = Some(ReloadResult { at: Timestamp::now(), ok: false, problem: Some(first.clone()) });
-                self.note_lifecycle(Lifecycle::ReloadRefused { policy_digest: before, by: caller, problems });
+                self.note_lifecycle(Lifecycle::ReloadRefused {
+                    policy_digest: before,
+                    by: by.map(Actor::recorded),
+                    problems,
+                });
                 self.flush();
                 Err((first, found.iter().filter_map(|finding| serde_json::to_value(finding).ok()).collect()))
             }
         }
+    }
+
+    /// Records that a configuration is in force, and what it changed.
+    fn note_reload(
+        &mut self,
+        before: String,
+        by: Option<&Actor>,
+        moments: &BTreeMap<String, Arc<Moment>>,
+        (accounts, matched): (&BTreeSet<String>, &[(String, Vec<Match>)]),
+        began: Instant,
+    ) -> Reloaded {
+        let caller = by.map(Actor::recorded);
+        let after = self.base_digest.clone();
+        let undeclared = self.note_undeclared(accounts);
+        let generation = self.current().map_or(0, |current| Active(current.generation.active).generation());
+        self.degraded.retain(|reason| reason != "config-rejected");
+        self.last_reload = Some(ReloadResult { at: Timestamp::now(), ok: true, problem: None });
+        let id = self.note_lifecycle(Lifecycle::Reload {
+            before: before.clone(),
+            after: after.clone(),
+            by: caller.clone(),
+            generation,
+            undeclared: undeclared.clone(),
+        });
+        self.judge_all_sessions(id.clone(), RECONFIGURED, began);
+        // Accounts that were not there before, or that other processes belong to now.
+        if matched != self.accounts_as_matched() {
+            self.take_up_open_connections(&id);
+        }
+        let why = Why { cause: "policy".to_owned(), id: Some(after.clone()), reason: None, by: caller };
+        let applied_us = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
+        self.note_policy_changes(moments, &why, applied_us);
+        self.flush();
+        let warnings = self.current().map(|current| current.warnings.clone()).unwrap_or_default();
+        let warnings = warnings.iter().filter_map(|finding| serde_json::to_value(finding).ok()).collect();
+        Reloaded { before, after, generation, undeclared, warnings }
     }
 }

@@ -23,6 +23,8 @@ impl Engine {
             None => signal.kind == CREDENTIAL_ROTATED,
         };
         let Some(index) = current.indices.get(&signal.account).copied().filter(|_| ends) else { return };
+        // What the signal changed is on record before what it ended.
+        self.settle();
         // A connect that was judged before has to be on the list.
         if let Err(error) = self.kernel.barrier() {
             tracing::error!(%error, "the kernel's grace period could not be awaited; a session could be missed");

@@ -25,6 +25,8 @@ use crate::kernel::{Diag, Kernel, Socket, boot_ns};
 const LOOKS: u32 = 3;
 /// The pause before it is looked for again.
 const PAUSE: Duration = Duration::from_millis(1);
+/// Sessions to this many ports are looked for port by port; beyond it one list of every socket is as quick.
+const MOST_PORTS: usize = 4;
 /// How many decisions are remembered before those whose session has ended are forgotten.
 const REMEMBERED: usize = 16_384;
 
@@ -204,7 +206,7 @@ impl Engine {
             if look > 0 {
                 std::thread::sleep(PAUSE);
             }
-            let sockets = match listed(&diag, &doomed) {
+            let sockets = match listed(&diag, &doomed, look + 1 == LOOKS) {
                 Ok(sockets) => sockets,
                 Err(error) => {
                     self.stop_packets(doomed, began, &error);
@@ -270,7 +272,7 @@ impl Engine {
         let policies = generation
             .explanation(decision.explanation)
             .map(|explanation| if explanation.errors.is_empty() { &explanation.policies } else { &explanation.errors });
-        let named = |id: &String| match current.bundle.policies().get(id) {
+        let named = |id: &String| match current.bundle.policy(id) {
             Some(policy) => PolicyRef {
                 id: id.clone(),
                 owner: policy.owner.clone(),
@@ -360,12 +362,18 @@ impl Engine {
     }
 }
 
-/// The sockets of a namespace that could be among these, by cookie.
-fn listed(diag: &Diag, doomed: &[Doomed]) -> std::io::Result<HashMap<u64, Socket>> {
+/// The sockets of a namespace that could be among these, by cookie; at `last` wherever they lead, because somebody else's
+/// program may have sent one elsewhere.
+fn listed(diag: &Diag, doomed: &[Doomed], last: bool) -> std::io::Result<HashMap<u64, Socket>> {
     let mut found = HashMap::new();
     for protocol in [Protocol::Tcp, Protocol::Udp] {
-        if doomed.iter().any(|doomed| doomed.session.protocol == protocol as u8) {
-            found.extend(diag.connected(protocol)?.into_iter().map(|socket| (socket.cookie, socket)));
+        let of_it = doomed.iter().filter(|doomed| doomed.session.protocol == protocol as u8);
+        let mut ports: BTreeSet<u16> = of_it.map(|doomed| doomed.session.port).collect();
+        if ports.len() > MOST_PORTS || last && !ports.is_empty() {
+            ports = BTreeSet::from([0]);
+        }
+        for port in ports {
+            found.extend(diag.connected_to(protocol, port)?.into_iter().map(|socket| (socket.cookie, socket)));
         }
     }
     Ok(found)

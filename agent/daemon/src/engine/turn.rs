@@ -11,6 +11,7 @@ use writ_core::record::Lifecycle;
 
 use super::clock::Clocks;
 use super::handle::{Handle, Question};
+use super::together::MOST_TOGETHER;
 use super::{Actor, Engine, Refusal};
 use crate::kernel::{ClockSet, watch};
 use crate::log::PruneOutcome;
@@ -67,9 +68,20 @@ async fn turn(mut engine: Engine, mut questions: mpsc::Receiver<Question>, ring:
             let left = at.duration_since(Timestamp::now());
             Duration::try_from(left).unwrap_or(Duration::ZERO).min(Duration::from_secs(3600))
         });
+        // Only when nobody waits for an answer.
+        let prepares = !behind && questions.is_empty() && engine.neighbours.wait();
         tokio::select! {
             question = questions.recv() => match question {
-                Some(question) => question(&mut engine),
+                Some(question) => {
+                    question(&mut engine);
+                    // What came meanwhile shares the grace period.
+                    for _ in 1..MOST_TOGETHER {
+                        match questions.try_recv() {
+                            Ok(question) => question(&mut engine),
+                            Err(_) => break,
+                        }
+                    }
+                }
                 None => break,
             },
             ready = ring.readable(), if !behind => {
@@ -85,6 +97,7 @@ async fn turn(mut engine: Engine, mut questions: mpsc::Receiver<Question>, ring:
                     engine.expire();
                 }
             }
+            () = tokio::task::yield_now(), if prepares => engine.prepare_neighbour(),
             () = sleep(deadline) => engine.expire(),
             () = clock_set(set.as_ref()) => {
                 engine.compare_clocks();
@@ -92,6 +105,7 @@ async fn turn(mut engine: Engine, mut questions: mpsc::Receiver<Question>, ring:
             }
             _ = tick.tick() => behind |= engine.tick(),
         }
+        engine.settle();
     }
     engine.stop();
     // Only now do those who wait for us see the end: see `Handle::drained`.

@@ -108,7 +108,7 @@ pub(crate) fn simulate(
         executable: asked.executable.clone(),
     };
     let Evaluation { verdict, would, reason, policies, errors, .. } = bundle.evaluate(&asked.account, state, &attempt);
-    let named = |id: &String| match bundle.policies().get(id) {
+    let named = |id: &String| match bundle.policy(id) {
         Some(policy) => PolicyRef {
             id: id.clone(),
             owner: policy.owner.clone(),

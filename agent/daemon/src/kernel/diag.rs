@@ -201,9 +201,21 @@ impl Diag {
     /// # Errors
     /// The kernel cannot list them: the modules `tcp_diag` and `udp_diag` may be missing.
     pub(crate) fn connected(&self, protocol: Protocol) -> io::Result<Vec<Socket>> {
+        self.connected_to(protocol, 0)
+    }
+
+    /// The same, but only those whose far end is this port (0: any): the kernel passes over all others.
+    ///
+    /// # Errors
+    /// As [`Diag::connected`].
+    pub(crate) fn connected_to(&self, protocol: Protocol, port: u16) -> io::Result<Vec<Socket>> {
         let mut found = Vec::new();
+        let mut id = [0; ID];
+        if let Some(far) = id.get_mut(2..4) {
+            far.copy_from_slice(&port.to_be_bytes());
+        }
         for family in [libc::AF_INET as u8, libc::AF_INET6 as u8] {
-            self.send(SOCK_DIAG_BY_FAMILY, DUMP, family, protocol, STATES, &[0; ID])?;
+            self.send(SOCK_DIAG_BY_FAMILY, DUMP, family, protocol, STATES, &id)?;
             self.read(1 << 16, |body| found.extend(socket_of(body, protocol)))?;
         }
         Ok(found)
@@ -318,7 +330,10 @@ mod tests {
         let mut near = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (mut far, _) = listener.accept().unwrap();
         let diag = Diag::here().unwrap();
-        let listed = diag.connected(Protocol::Tcp).unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let listed = diag.connected_to(Protocol::Tcp, port).unwrap();
+        assert!(listed.iter().all(|socket| socket.remote.port() == port), "{listed:?}");
+        assert!(diag.connected(Protocol::Tcp).unwrap().len() > listed.len(), "the accepted end is one more");
         let found = listed.iter().find(|socket| socket.local == near.local_addr().unwrap()).unwrap();
         assert_eq!(found.remote, listener.local_addr().unwrap());
         assert!(found.inode != 0 && found.cookie != 0);

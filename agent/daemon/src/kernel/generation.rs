@@ -3,14 +3,14 @@
 use std::os::fd::AsFd;
 
 use aya::maps::{Array, ArrayOfMaps, HashMap, LpmTrie, Map, MapData, MapError, lpm_trie::Key};
-use writ_abi::{AccountFlags, Active, CGROUP_PATH_LEN, PathHash, PathWalk, Slot};
+use writ_abi::{AccountFlags, Active, CGROUP_PATH_LEN, PathHash, PathWalk};
 use writ_core::table::{Generation, Identities};
 
 use super::bytes::{ExecutableKey, Plain};
 use super::host::cgroup_paths;
 use super::object::Kernel;
 use super::pins::{OpenError, chain};
-use super::syscall::write_array;
+use super::syscall::{write_array, write_batch};
 
 /// `BPF_F_INNER_MAP`, as the templates in the object have it.
 const INNER: u32 = 0x1000;
@@ -19,11 +19,15 @@ const SPARSE: u32 = 1;
 /// How many cgroups a generation can tell apart by memo; beyond it each attempt is classified anew.
 const CGROUPS: u32 = 65_536;
 /// Room for stances and cells that live signals add before the next generation.
-const SPARE_STANCES: usize = 4_096;
+pub(super) const SPARE_STANCES: usize = 4_096;
 /// Room for cells, likewise, beside as many again as there are.
-const SPARE_CELLS: usize = 65_536;
+pub(super) const SPARE_CELLS: usize = 65_536;
 /// Room for projections, likewise, in words.
-const SPARE_PROJECTIONS: usize = 4_096;
+pub(super) const SPARE_PROJECTIONS: usize = 4_096;
+/// Room for prefixes that grants and approvals tell apart before the next generation.
+const SPARE_PREFIXES: usize = 8_192;
+/// Room for executables, likewise.
+const SPARE_EXECUTABLES: usize = 256;
 
 /// Why a generation could not be put in force. The one before it stays.
 #[derive(Debug, thiserror::Error)]
@@ -35,7 +39,7 @@ pub(crate) struct InstallError {
     pub error: String,
 }
 
-fn failed(table: &'static str) -> impl Fn(MapError) -> InstallError {
+pub(super) fn failed(table: &'static str) -> impl Fn(MapError) -> InstallError {
     move |error| InstallError { table, error: chain(&error) }
 }
 
@@ -43,7 +47,7 @@ fn failed_io(table: &'static str) -> impl Fn(std::io::Error) -> InstallError {
     move |error| InstallError { table, error: error.to_string() }
 }
 
-type Words = ArrayOfMaps<MapData, Array<MapData, u64>>;
+pub(super) type Words = ArrayOfMaps<MapData, Array<MapData, u64>>;
 
 /// Every outer map.
 pub(super) struct Outer {
@@ -52,16 +56,16 @@ pub(super) struct Outer {
     cgroups: ArrayOfMaps<MapData, HashMap<MapData, u64, u32>>,
     cgroup_paths: ArrayOfMaps<MapData, HashMap<MapData, Plain<PathHash>, u32>>,
     units: ArrayOfMaps<MapData, HashMap<MapData, Plain<PathHash>, u32>>,
-    executables: ArrayOfMaps<MapData, HashMap<MapData, Plain<ExecutableKey>, u64>>,
+    pub(super) executables: ArrayOfMaps<MapData, HashMap<MapData, Plain<ExecutableKey>, u64>>,
     clauses: Words,
-    addresses_v4: ArrayOfMaps<MapData, LpmTrie<MapData, [u8; 4], u32>>,
-    addresses_v6: ArrayOfMaps<MapData, LpmTrie<MapData, [u8; 16], u32>>,
-    ports: Words,
-    projections: Words,
-    cells: Words,
-    stances: Words,
-    flags: Words,
-    slots: Words,
+    pub(super) addresses_v4: ArrayOfMaps<MapData, LpmTrie<MapData, [u8; 4], u32>>,
+    pub(super) addresses_v6: ArrayOfMaps<MapData, LpmTrie<MapData, [u8; 16], u32>>,
+    pub(super) ports: Words,
+    pub(super) projections: Words,
+    pub(super) cells: Words,
+    pub(super) stances: Words,
+    pub(super) flags: Words,
+    pub(super) slots: Words,
     barrier: Words,
 }
 
@@ -101,8 +105,35 @@ fn words(table: &'static str, values: &[u64], spare: usize) -> Result<Array<MapD
     Array::try_from(Map::Array(data)).map_err(failed(table))
 }
 
+/// A trie with these prefixes and classes, and room for more.
+fn trie<const N: usize>(
+    table: &'static str,
+    entries: impl Iterator<Item = (u8, [u8; N], u32)>,
+    count: usize,
+) -> Result<LpmTrie<MapData, [u8; N], u32>, InstallError>
+where
+    [u8; N]: aya::Pod,
+{
+    let kind = aya_obj::generated::bpf_map_type::BPF_MAP_TYPE_LPM_TRIE as u32;
+    let key = u32::try_from(4 + N).map_err(|error| InstallError { table, error: error.to_string() })?;
+    let definition = aya_obj::Map::new_from_params(kind, key, 4, capacity(count + SPARE_PREFIXES), SPARSE);
+    // Made by hand, because aya's tries do not lend their descriptor.
+    let data = MapData::create(definition, "trie", None).map_err(failed(table))?;
+    let (keys, values): (Vec<Key<[u8; N]>>, Vec<u32>) =
+        entries.map(|(length, address, class)| (Key::new(u32::from(length), address), class)).unzip();
+    let written = write_batch(data.fd().as_fd(), &keys, &values);
+    let mut trie = LpmTrie::try_from(Map::LpmTrie(data)).map_err(failed(table))?;
+    if written.is_err() {
+        // Before 5.14 a trie takes one at a time.
+        for (key, value) in keys.iter().zip(values) {
+            trie.insert(key, value, 0).map_err(failed(table))?;
+        }
+    }
+    Ok(trie)
+}
+
 /// Four 16-bit numbers to a word.
-fn packed(values: &[u16]) -> Vec<u64> {
+pub(super) fn packed(values: &[u16]) -> Vec<u64> {
     values
         .chunks(4)
         .map(|chunk| chunk.iter().enumerate().fold(0, |word, (index, value)| word | u64::from(*value) << (index * 16)))
@@ -180,8 +211,8 @@ impl Kernel {
             }
             Ok(map)
         };
-        let mut executables =
-            HashMap::create(capacity(identities.executables.len()), SPARSE).map_err(failed("EXECUTABLES"))?;
+        let mut executables = HashMap::create(capacity(identities.executables.len() + SPARE_EXECUTABLES), SPARSE)
+            .map_err(failed("EXECUTABLES"))?;
         for ((device, inode), (class, list)) in &identities.executables {
             let key = ExecutableKey { inode: *inode, device: *device, reserved: 0 };
             executables
@@ -203,16 +234,16 @@ impl Kernel {
 
     fn write_classes(&mut self, side: u32, generation: &Generation) -> Result<(), InstallError> {
         let outer = &mut self.outer;
-        let mut v4 = LpmTrie::create(capacity(generation.v4.len()), SPARSE).map_err(failed("ADDRESSES_V4"))?;
-        for (net, class) in &generation.v4 {
-            let key = Key::new(u32::from(net.prefix_len()), net.addr().octets());
-            v4.insert(&key, class, 0).map_err(failed("ADDRESSES_V4"))?;
-        }
-        let mut v6 = LpmTrie::create(capacity(generation.v6.len()), SPARSE).map_err(failed("ADDRESSES_V6"))?;
-        for (net, class) in &generation.v6 {
-            let key = Key::new(u32::from(net.prefix_len()), net.addr().octets());
-            v6.insert(&key, class, 0).map_err(failed("ADDRESSES_V6"))?;
-        }
+        let v4 = trie(
+            "ADDRESSES_V4",
+            generation.v4.iter().map(|(net, class)| (net.prefix_len(), net.addr().octets(), *class)),
+            generation.v4.len(),
+        )?;
+        let v6 = trie(
+            "ADDRESSES_V6",
+            generation.v6.iter().map(|(net, class)| (net.prefix_len(), net.addr().octets(), *class)),
+            generation.v6.len(),
+        )?;
         outer.addresses_v4.set(side, &v4, 0).map_err(failed("ADDRESSES_V4"))?;
         outer.addresses_v6.set(side, &v6, 0).map_err(failed("ADDRESSES_V6"))?;
         outer.ports.set(side, &words("PORTS", &packed(&generation.ports), 0)?, 0).map_err(failed("PORTS"))?;
@@ -250,69 +281,5 @@ impl Kernel {
         let active = self.active().map_err(failed("ACTIVE"))?.0 & !Active::LOG_FAILS;
         let flag = if fails { Active::LOG_FAILS } else { 0 };
         self.active.set(0, active | flag, 0).map_err(failed("ACTIVE"))
-    }
-
-    /// Moves an account to a stance: one aligned word, the way a signal takes effect.
-    ///
-    /// # Errors
-    /// The table cannot be written; the account stays in the stance it was in.
-    pub(crate) fn set_slot(&mut self, account: u32, slot: Slot) -> Result<(), InstallError> {
-        let side = self.active().map_err(failed("ACTIVE"))?.side();
-        let mut slots = self.outer.slots.get(&side, 0).map_err(failed("SLOTS"))?;
-        slots.set(account, slot.0, 0).map_err(failed("SLOTS"))
-    }
-
-    /// Changes what holds for an account in every stance.
-    ///
-    /// # Errors
-    /// The table cannot be written; the flags stay as they were.
-    pub(crate) fn set_flags(&mut self, account: u32, flags: AccountFlags) -> Result<(), InstallError> {
-        let side = self.active().map_err(failed("ACTIVE"))?.side();
-        let mut table = self.outer.flags.get(&side, 0).map_err(failed("FLAGS"))?;
-        table.set(account, flags.0, 0).map_err(failed("FLAGS"))
-    }
-
-    /// Writes what was appended to the generation in force since it had this extent. Nothing names it yet: cells come
-    /// before the stances that name them, and slots after.
-    ///
-    /// # Errors
-    /// There is no room left (install a new generation), or a table cannot be written.
-    pub(crate) fn extend(&mut self, generation: &Generation, before: &Extent) -> Result<(), InstallError> {
-        let side = self.active().map_err(failed("ACTIVE"))?.side();
-        let append = |table: &'static str, outer: &Words, from: usize, values: &[u64]| {
-            let mut inner = outer.get(&side, 0).map_err(failed(table))?;
-            for (at, value) in (from..).zip(values) {
-                let at = u32::try_from(at).map_err(|error| InstallError { table, error: error.to_string() })?;
-                inner.set(at, value, 0).map_err(failed(table))?;
-            }
-            Ok(())
-        };
-        // A word of projections can be half full: the first one is written again, with the same first half.
-        let word = before.projections / 4;
-        let projections = packed(generation.projections.get(word * 4..).unwrap_or(&[]));
-        append("PROJECTIONS", &self.outer.projections, word, &projections)?;
-        append("CELLS", &self.outer.cells, before.cells, generation.cells.get(before.cells..).unwrap_or(&[]))?;
-        let stances = generation.stances.get(before.stances..).unwrap_or(&[]);
-        let words: Vec<u64> = stances.iter().flat_map(|stance| stance.to_words()).collect();
-        append("STANCES", &self.outer.stances, before.stances * writ_abi::STANCE_WORDS as usize, &words)
-    }
-}
-
-/// How far a generation's tables reach.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Extent {
-    cells: usize,
-    projections: usize,
-    stances: usize,
-}
-
-impl Extent {
-    /// The extent of a generation now.
-    pub(crate) fn of(generation: &Generation) -> Self {
-        Self {
-            cells: generation.cells.len(),
-            projections: generation.projections.len(),
-            stances: generation.stances.len(),
-        }
     }
 }

@@ -102,6 +102,32 @@ pub(super) fn write_array(map: BorrowedFd<'_>, values: &[u64]) -> io::Result<()>
     Ok(())
 }
 
+/// Writes elements of a map, each key and value of the map's own size, in as few calls as can be (`BPF_MAP_UPDATE_BATCH`;
+/// for arrays and hash maps Linux 5.6, for longest-prefix tries 5.14).
+///
+/// # Errors
+/// The kernel's errno; earlier elements may have been written.
+pub(super) fn write_batch<K: aya::Pod, V: aya::Pod>(map: BorrowedFd<'_>, keys: &[K], values: &[V]) -> io::Result<()> {
+    const BATCH: usize = 65_536;
+    for (keys, values) in keys.chunks(BATCH).zip(values.chunks(BATCH)) {
+        let length = keys.len().min(values.len()) as u64;
+        let attribute = Attribute {
+            words: [
+                0,
+                0,
+                keys.as_ptr() as u64,
+                values.as_ptr() as u64,
+                length | u64::from(map.as_raw_fd().cast_unsigned()) << 32,
+                0,
+                0,
+                0,
+            ],
+        };
+        bpf(BPF_MAP_UPDATE_BATCH, &attribute, 56)?;
+    }
+    Ok(())
+}
+
 /// `struct bpf_link_info`: type, id, prog_id, padding, then for cgroup links the cgroup's id (`BPF_OBJ_GET_INFO_BY_FD`).
 fn link_info(link: BorrowedFd<'_>) -> io::Result<[u64; 3]> {
     const BPF_OBJ_GET_INFO_BY_FD: i64 = 15;

@@ -1,0 +1,152 @@
+//! What changes within a generation: slots, flags, and what is appended or told apart while it is in force.
+
+use aya::maps::{Array, MapData, lpm_trie::Key};
+use writ_abi::{AccountFlags, Active, Slot};
+use writ_core::policy::Growth;
+use writ_core::table::Generation;
+
+use super::bytes::{ExecutableKey, Plain};
+use super::generation::{InstallError, SPARE_CELLS, SPARE_PROJECTIONS, SPARE_STANCES, Words, failed, packed};
+use super::object::Kernel;
+
+impl Kernel {
+    /// Moves an account to a stance: one aligned word, the way a signal takes effect.
+    ///
+    /// # Errors
+    /// The table cannot be written; the account stays in the stance it was in.
+    pub(crate) fn set_slot(&mut self, account: u32, slot: Slot) -> Result<(), InstallError> {
+        let side = self.active().map_err(failed("ACTIVE"))?.side();
+        let mut slots = self.outer.slots.get(&side, 0).map_err(failed("SLOTS"))?;
+        slots.set(account, slot.0, 0).map_err(failed("SLOTS"))
+    }
+
+    /// Changes what holds for an account in every stance.
+    ///
+    /// # Errors
+    /// The table cannot be written; the flags stay as they were.
+    pub(crate) fn set_flags(&mut self, account: u32, flags: AccountFlags) -> Result<(), InstallError> {
+        let side = self.active().map_err(failed("ACTIVE"))?.side();
+        let mut table = self.outer.flags.get(&side, 0).map_err(failed("FLAGS"))?;
+        table.set(account, flags.0, 0).map_err(failed("FLAGS"))
+    }
+
+    /// Writes what was appended to the generation in force since it had this extent. Nothing names it yet: cells come
+    /// before the stances that name them, and slots after.
+    ///
+    /// # Errors
+    /// There is no room left (install a new generation), or a table cannot be written.
+    pub(crate) fn extend(&mut self, generation: &Generation, before: &Extent) -> Result<(), InstallError> {
+        let side = self.active().map_err(failed("ACTIVE"))?.side();
+        let append = |table: &'static str, outer: &Words, from: usize, values: &[u64]| {
+            let mut inner = outer.get(&side, 0).map_err(failed(table))?;
+            for (at, value) in (from..).zip(values) {
+                let at = u32::try_from(at).map_err(|error| InstallError { table, error: error.to_string() })?;
+                inner.set(at, value, 0).map_err(failed(table))?;
+            }
+            Ok(())
+        };
+        // A word of projections can be half full: the first one is written again, with the same first half.
+        let word = before.projections / 4;
+        let projections = packed(generation.projections.get(word * 4..).unwrap_or(&[]));
+        append("PROJECTIONS", &self.outer.projections, word, &projections)?;
+        append("CELLS", &self.outer.cells, before.cells, generation.cells.get(before.cells..).unwrap_or(&[]))?;
+        let stances = generation.stances.get(before.stances..).unwrap_or(&[]);
+        let words: Vec<u64> = stances.iter().flat_map(|stance| stance.to_words()).collect();
+        append("STANCES", &self.outer.stances, before.stances * writ_abi::STANCE_WORDS as usize, &words)
+    }
+
+    /// Tells apart what has grown in the generation in force. What is in force answers as before: projections go on before
+    /// anything leads to the classes they are for.
+    ///
+    /// # Errors
+    /// There is no room left (install a new generation), or a table cannot be written. Every stance still answers as before.
+    pub(crate) fn grow(
+        &mut self,
+        generation: &Generation,
+        growth: &Growth,
+        executables: &[((u32, u64), u32)],
+    ) -> Result<(), InstallError> {
+        let side = self.active().map_err(failed("ACTIVE"))?.side();
+        let mut projections = self.outer.projections.get(&side, 0).map_err(failed("PROJECTIONS"))?;
+        for run in generation.grown(growth) {
+            put_words("PROJECTIONS", &mut projections, &generation.projections, run)?;
+        }
+        let mut ports = self.outer.ports.get(&side, 0).map_err(failed("PORTS"))?;
+        let mut written = None;
+        for port in &growth.ports {
+            let word = usize::from(*port) / 4;
+            if written != Some(word) {
+                put_words("PORTS", &mut ports, &generation.ports, word * 4..word * 4 + 1)?;
+                written = Some(word);
+            }
+        }
+        let mut v4 = self.outer.addresses_v4.get(&side, 0).map_err(failed("ADDRESSES_V4"))?;
+        for (net, class) in &growth.v4 {
+            let key = Key::new(u32::from(net.prefix_len()), net.addr().octets());
+            v4.insert(&key, class, 0).map_err(failed("ADDRESSES_V4"))?;
+        }
+        let mut v6 = self.outer.addresses_v6.get(&side, 0).map_err(failed("ADDRESSES_V6"))?;
+        for (net, class) in &growth.v6 {
+            let key = Key::new(u32::from(net.prefix_len()), net.addr().octets());
+            v6.insert(&key, class, 0).map_err(failed("ADDRESSES_V6"))?;
+        }
+        let mut known = self.outer.executables.get(&side, 0).map_err(failed("EXECUTABLES"))?;
+        for ((device, inode), class) in executables {
+            let key = ExecutableKey { inode: *inode, device: *device, reserved: 0 };
+            known.insert(Plain(key), u64::from(*class) << 32, 0).map_err(failed("EXECUTABLES"))?;
+        }
+        // The same generation, which may have to look at executables now; its other flags are as they were.
+        let active = self.active().map_err(failed("ACTIVE"))?.0;
+        let looks = generation.active & Active::CLASSES_EXECUTABLES;
+        self.active.set(0, active | looks, 0).map_err(failed("ACTIVE"))
+    }
+}
+
+/// Writes the words that hold these of the 16-bit numbers.
+fn put_words(
+    table: &'static str,
+    map: &mut Array<MapData, u64>,
+    numbers: &[u16],
+    run: std::ops::Range<usize>,
+) -> Result<(), InstallError> {
+    let (first, last) = (run.start / 4, run.end.div_ceil(4));
+    let values = packed(numbers.get(first * 4..(last * 4).min(numbers.len())).unwrap_or(&[]));
+    for (at, value) in (first..last).zip(values) {
+        let at = u32::try_from(at).map_err(|error| InstallError { table, error: error.to_string() })?;
+        map.set(at, value, 0).map_err(failed(table))?;
+    }
+    Ok(())
+}
+
+/// How far a generation's tables reach.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Extent {
+    cells: usize,
+    projections: usize,
+    stances: usize,
+}
+
+impl Extent {
+    /// The extent of a generation now.
+    pub(crate) fn of(generation: &Generation) -> Self {
+        Self {
+            cells: generation.cells.len(),
+            projections: generation.projections.len(),
+            stances: generation.stances.len(),
+        }
+    }
+
+    /// Half the way from this extent, a generation's as it was installed, to where there is no room left.
+    pub(crate) fn half_way(&self) -> Self {
+        Self {
+            cells: self.cells + (self.cells + SPARE_CELLS) / 2,
+            projections: self.projections + (self.projections + SPARE_PROJECTIONS) / 2,
+            stances: self.stances + SPARE_STANCES / 2,
+        }
+    }
+
+    /// Whether nothing reaches beyond the other.
+    pub(crate) fn within(&self, other: &Self) -> bool {
+        self.cells <= other.cells && self.projections <= other.projections && self.stances <= other.stances
+    }
+}

@@ -1,0 +1,114 @@
+//! bpf(2) as benchmarks need it, and how much of the kernel's memory the maps below a pin directory take.
+
+use std::collections::BTreeMap;
+use std::ffi::CString;
+use std::fs;
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+const MAP_LOOKUP_ELEM: i64 = 1;
+const OBJ_GET: i64 = 7;
+const MAP_GET_FD_BY_ID: i64 = 14;
+const ARRAY_OF_MAPS: u64 = 12;
+const RINGBUF: u64 = 27;
+
+/// One command; the result is a descriptor of the caller's own.
+///
+/// # Errors
+/// The kernel's errno.
+pub fn bpf(command: i64, attribute: &[u64; 16], size: usize) -> io::Result<OwnedFd> {
+    let fd = call(command, attribute, size)?;
+    // SAFETY: a non-negative result of these commands is a descriptor nobody else owns.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+fn call(command: i64, attribute: &[u64; 16], size: usize) -> io::Result<i32> {
+    // SAFETY: the attribute and all it points to outlive the call.
+    let result = unsafe { libc::syscall(libc::SYS_bpf, command, attribute.as_ptr(), size) };
+    let result = i32::try_from(result).map_err(io::Error::other)?;
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}
+
+/// What maps take of the kernel's memory, in bytes, as the kernel itself counts it.
+#[derive(Clone, Debug, Default)]
+pub struct Memory {
+    /// Ring buffers: their size is configured.
+    pub rings: u64,
+    /// Everything else, by the pin it hangs on; both generations of what is kept per generation.
+    pub maps: BTreeMap<String, u64>,
+}
+
+impl Memory {
+    /// Everything but the rings.
+    pub fn beside_rings(&self) -> u64 {
+        self.maps.values().sum()
+    }
+
+    /// Adds up the maps pinned below a directory, those inside others included.
+    ///
+    /// # Errors
+    /// The directory or a map cannot be read.
+    pub fn below(pins: &Path) -> io::Result<Self> {
+        let mut found = Self::default();
+        let mut pending = vec![pins.to_owned()];
+        while let Some(directory) = pending.pop() {
+            for entry in fs::read_dir(directory)? {
+                let path = entry?.path();
+                if path.is_dir() {
+                    pending.push(path);
+                    continue;
+                }
+                let name = CString::new(path.as_os_str().as_bytes())?;
+                let mut attribute = [0; 16];
+                attribute[0] = name.as_ptr() as u64;
+                let Ok(map) = bpf(OBJ_GET, &attribute, 16) else { continue };
+                let Some((kind, most, bytes)) = described(&map)? else { continue }; // A link or program.
+                let pin = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+                if kind == RINGBUF {
+                    found.rings += bytes;
+                    continue;
+                }
+                let inner = if kind == ARRAY_OF_MAPS { inside(&map, most)? } else { 0 };
+                *found.maps.entry(pin).or_default() += bytes + inner;
+            }
+        }
+        Ok(found)
+    }
+}
+
+/// The bytes of the maps that an array of maps holds.
+fn inside(map: &OwnedFd, most: u64) -> io::Result<u64> {
+    let mut bytes = 0;
+    for key in 0..most {
+        let (mut id, key) = (0u64, key);
+        let mut attribute = [0; 16];
+        attribute[0] = map.as_raw_fd() as u64;
+        attribute[1] = (&raw const key) as u64;
+        attribute[2] = (&raw mut id) as u64;
+        if call(MAP_LOOKUP_ELEM, &attribute, 32).is_err() {
+            continue; // Nothing there.
+        }
+        // SAFETY: the kernel wrote it behind the compiler's back.
+        let id = unsafe { (&raw const id).read_volatile() };
+        let mut attribute = [0; 16];
+        attribute[0] = id;
+        let inner = bpf(MAP_GET_FD_BY_ID, &attribute, 12)?;
+        bytes += described(&inner)?.map_or(0, |(_, _, bytes)| bytes);
+    }
+    Ok(bytes)
+}
+
+/// Type, most entries and bytes of a map; `None` if it is none.
+fn described(map: &OwnedFd) -> io::Result<Option<(u64, u64, u64)>> {
+    let text = fs::read_to_string(format!("/proc/self/fdinfo/{}", map.as_raw_fd()))?;
+    let number = |name: &str| {
+        let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+        line.and_then(|value| value.trim().parse().ok())
+    };
+    Ok(number("map_type")
+        .zip(number("max_entries"))
+        .zip(number("memlock"))
+        .map(|((kind, most), bytes)| (kind, most, bytes)))
+}
