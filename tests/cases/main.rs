@@ -42,6 +42,7 @@ mod programs;
 mod race;
 mod reload;
 mod replay;
+mod resolution;
 mod sessions;
 mod situations;
 mod ssf;

@@ -152,6 +152,15 @@ pub enum Lifecycle {
     },
     /// A statement about an account: received, cleared, expired.
     Signal(Box<SignalRecord>),
+    /// What the configuration names was looked up again on the host, and is in force as found.
+    Resolved {
+        /// Users and executables that appeared.
+        found: Vec<String>,
+        /// Users whose uid is somebody else's now.
+        gone: Vec<String>,
+        /// Users with another uid, executables with another file.
+        replaced: Vec<String>,
+    },
     /// Programs, maps and pins are being removed.
     Uninstall {
         /// Who asked.

@@ -186,6 +186,14 @@ impl Identities {
         findings
     }
 
+    /// Lets a file count as another: a replaced executable that processes still run. Nothing that has a meaning of its own
+    /// loses it.
+    pub fn count_as(&mut self, earlier: (u32, u64), current: (u32, u64)) {
+        if let Some(entry) = self.executables.get(&current).copied() {
+            self.executables.entry(earlier).or_insert(entry);
+        }
+    }
+
     fn list(&mut self, clauses: &BTreeSet<u64>) -> ClauseList32 {
         if let [only] = clauses.iter().collect::<Vec<_>>().as_slice() {
             let clause = Clause(**only);

@@ -1,18 +1,15 @@
 //! Putting a configuration in force: compile, resolve on this host, write a generation whole, swap, archive.
 
 use std::collections::{BTreeMap, HashMap};
-use std::fs;
-use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use nix::unistd::User;
 use writ_abi::Slot;
 use writ_core::config::{Config, SourceFile};
 use writ_core::diagnostic::{Diagnostic, Severity};
 use writ_core::policy::Bundle;
 use writ_core::stance::expiry_steps;
-use writ_core::table::{Identities, Outlook, Unresolved, build};
+use writ_core::table::{Outlook, build};
 
 use super::clock::Clocks;
 use super::evidence::EPOCHS_KEPT;
@@ -20,7 +17,6 @@ use super::explain::{Legend, Moment, Names};
 use super::persist::Numbers;
 use super::{Current, Engine, GENERATIONS_KEPT};
 use crate::kernel::InstallError;
-use crate::process::kernel_device;
 
 /// How many expiries a stance looks ahead; beyond it the fallback denies.
 const LOOKAHEAD: usize = 64;
@@ -94,12 +90,7 @@ impl Engine {
     /// # Errors
     /// Nothing changed.
     pub(crate) fn reapply(&mut self) -> Result<(), ActivateError> {
-        let Some(current) = &self.current else { return Ok(()) };
-        let (identities, unresolved) = resolve(&current.config, &current.generation);
-        if (&identities, &unresolved) == (&current.identities, &current.unresolved) {
-            return Ok(());
-        }
-        self.regenerate()
+        if self.resolves_as_before() { Ok(()) } else { self.regenerate() }
     }
 
     /// Builds and installs the next generation for the configuration in force: where what is in force cannot be added to.
@@ -148,7 +139,7 @@ impl Engine {
         let boot_ns_of = |at: Timestamp| now.boot_of(at);
         let generation = build(&bundle, &config, number, &outlooks, &previous, &boot_ns_of)
             .map_err(|finding| ActivateError::Refused(vec![*finding]))?;
-        let (identities, unresolved) = resolve(&config, &generation);
+        let (identities, unresolved) = self.resolve(&config, &generation);
         // Numbers first: if we die after the swap, no index may be given to another account.
         let epochs: BTreeMap<String, u32> = moments.iter().map(|(name, (epoch, _))| (name.clone(), *epoch)).collect();
         let mut known_since = self.numbers.known_since.clone();
@@ -255,26 +246,4 @@ pub(crate) fn outlook(
     let outlook = Outlook { state, later, observe_until, learning_until, offboarded, epoch };
     moment.until = until;
     outlook
-}
-
-/// Looks up the users and executables that the configuration names.
-pub(crate) fn resolve(config: &Config, generation: &writ_core::table::Generation) -> (Identities, Vec<Unresolved>) {
-    let matches = || config.accounts.values().flat_map(|account| &account.matches);
-    let mut users = BTreeMap::new();
-    for name in matches().filter_map(|found| found.user.as_ref()) {
-        let uid = name.parse().ok().or_else(|| Some(User::from_name(name).ok()??.uid.as_raw()));
-        if let Some(uid) = uid {
-            users.insert(name.clone(), uid);
-        }
-    }
-    let mut executables = BTreeMap::new();
-    let named = matches().filter_map(|found| found.executable.as_ref());
-    for path in named.chain(generation.executables.keys()) {
-        if let Ok(found) = fs::metadata(path) {
-            executables.insert(path.clone(), (kernel_device(found.dev()), found.ino()));
-        }
-    }
-    let (mut identities, unresolved) = Identities::build(config, &users, &executables, generation);
-    super::selftest::add_identity(&mut identities);
-    (identities, unresolved)
 }

@@ -28,6 +28,7 @@ mod ready;
 mod refresh;
 mod refusals;
 mod reload;
+mod resolution;
 mod rotation;
 mod selftest;
 mod sessions;
@@ -172,6 +173,8 @@ pub(crate) struct Engine {
     pub(crate) refusals: refusals::Refusals,
     /// Executables looked at, and signals they raise.
     pub(crate) drift: drift::Drift,
+    /// What the configuration names, as it was found on this host.
+    pub(crate) resolution: resolution::Resolution,
     /// Which decision let each open session through, by socket cookie.
     pub(crate) opened: HashMap<u64, String>,
     /// When those that have ended are next forgotten.

@@ -16,6 +16,7 @@ use writ_core::table::Explanation;
 use super::explain::{Legend, Moment};
 use super::journal::Journal;
 use super::losses::Position;
+use super::resolution::Resolution;
 
 /// The state directory.
 #[derive(Clone, Debug)]
@@ -206,6 +207,21 @@ impl Store {
     /// What was known of the log when it had fewer lines. What cannot be read is not in the way: the log says it too.
     pub(super) fn load_position(&self) -> Option<Position> {
         self.read("position.json").ok().flatten()
+    }
+
+    /// Keeps what names resolved to.
+    ///
+    /// # Errors
+    /// It could not be written.
+    pub(crate) fn save_resolution(&self, resolution: &Resolution) -> Result<(), StoreError> {
+        let text = serde_json::to_vec(resolution)
+            .map_err(|error| StoreError { path: "resolved.json".into(), why: error.to_string() })?;
+        self.place("resolved.json", &text, false)
+    }
+
+    /// What names resolved to last; what cannot be read is looked up anew.
+    pub(crate) fn load_resolution(&self) -> Resolution {
+        self.read("resolved.json").ok().flatten().unwrap_or_default()
     }
 
     /// Keeps the configuration that was just put in force.

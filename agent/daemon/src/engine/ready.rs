@@ -181,6 +181,7 @@ pub(crate) fn open(config_dir: &Path) -> Result<OpenedEngine, StartError> {
         denials: super::why::Denials::default(),
         refusals: super::refusals::Refusals::default(),
         drift: super::drift::Drift::default(),
+        resolution: store.load_resolution(),
         opened: HashMap::new(),
         opened_most: 16_384,
         unheld: BTreeSet::new(),

@@ -155,6 +155,7 @@ impl Engine {
             self.prune();
             self.forget_closed();
         }
+        self.resolve_again();
         self.note_counted_refusals(false);
         if self.live_unsaved {
             self.save_live();

@@ -1,0 +1,236 @@
+//! What the configuration names and this host has: users and executables, looked up again as they appear and are replaced.
+//!
+//! A name that resolved once is not given up because a lookup fails: a directory service that is away for a moment, or a
+//! file between two versions of its package, must not turn an account's processes into nobody's. An executable that was
+//! replaced still counts for the processes that run the one before.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
+use std::time::{Duration, Instant, SystemTime};
+
+use nix::unistd::{Uid, User};
+use serde::{Deserialize, Serialize};
+use writ_core::config::Config;
+use writ_core::record::Lifecycle;
+use writ_core::table::{Generation, Identities, Unresolved};
+
+use super::Engine;
+use crate::process::kernel_device;
+
+/// How often names without a user are asked for again, and processes that run a replaced executable looked for.
+const AGAIN: Duration = Duration::from_secs(5);
+/// The local user database: asked again as a whole when it is written.
+const USERS: &str = "/etc/passwd";
+
+/// A file: device in the kernel's encoding, and inode.
+type File = (u32, u64);
+
+/// Names as they were resolved last.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Resolution {
+    /// uid by user name.
+    users: BTreeMap<String, u32>,
+    /// File by path.
+    executables: BTreeMap<String, File>,
+    /// Files a path had before, as long as processes run them.
+    earlier: BTreeMap<String, BTreeSet<File>>,
+    #[serde(skip)]
+    asked: Option<Asked>,
+}
+
+/// When users were asked for last, and what the user database was then.
+#[derive(Clone, PartialEq, Eq, Debug)]
+struct Asked {
+    at: Instant,
+    written: Option<SystemTime>,
+}
+
+/// What a look at the host changed.
+#[derive(Debug, Default)]
+struct Difference {
+    found: Vec<String>,
+    gone: Vec<String>,
+    replaced: Vec<String>,
+}
+
+impl Resolution {
+    /// Looks every name of this configuration up.
+    fn look(&mut self, config: &Config, generation: &Generation) -> Difference {
+        let now = Instant::now();
+        let written = fs::metadata(USERS).and_then(|users| users.modified()).ok();
+        let rewritten = self.asked.as_ref().is_none_or(|asked| asked.written != written);
+        let due = self.asked.as_ref().is_none_or(|asked| now.duration_since(asked.at) >= AGAIN);
+        let mut difference = Difference::default();
+        let matches = || config.accounts.values().flat_map(|account| &account.matches);
+        for name in matches().filter_map(|found| found.user.as_ref()) {
+            let known = self.users.get(name).copied();
+            // Asking a directory service costs; what is known is asked for again only where it can have changed.
+            if rewritten || (known.is_none() && due) {
+                self.user(name, known, &mut difference);
+            }
+        }
+        let named = matches().filter_map(|found| found.executable.as_ref());
+        for path in named.chain(generation.executables.keys()) {
+            self.executable(path, &mut difference);
+        }
+        if due || rewritten {
+            self.asked = Some(Asked { at: now, written });
+            self.forget();
+        }
+        difference
+    }
+
+    fn user(&mut self, name: &str, known: Option<u32>, difference: &mut Difference) {
+        let uid = name.parse().ok().or_else(|| Some(User::from_name(name).ok()??.uid.as_raw()));
+        match (uid, known) {
+            (Some(uid), known) if known != Some(uid) => {
+                self.users.insert(name.to_owned(), uid);
+                let list = if known.is_none() { &mut difference.found } else { &mut difference.replaced };
+                list.push(format!("user {name}"));
+            }
+            // Somebody else's now: it would be judged as this account.
+            (None, Some(uid)) if matches!(User::from_uid(Uid::from_raw(uid)), Ok(Some(other)) if other.name != name) => {
+                self.users.remove(name);
+                difference.gone.push(format!("user {name}"));
+            }
+            _ => {}
+        }
+    }
+
+    fn executable(&mut self, path: &str, difference: &mut Difference) {
+        let Ok(found) = fs::metadata(path) else { return };
+        let file = (kernel_device(found.dev()), found.ino());
+        match self.executables.insert(path.to_owned(), file) {
+            Some(before) if before == file => {}
+            Some(before) => {
+                self.earlier.entry(path.to_owned()).or_default().insert(before);
+                difference.replaced.push(format!("executable {path}"));
+            }
+            None => difference.found.push(format!("executable {path}")),
+        }
+    }
+
+    /// Forgets replaced executables that nobody runs any more: their inode can become another file's.
+    fn forget(&mut self) {
+        if self.earlier.is_empty() {
+            return;
+        }
+        let running = running();
+        for (path, files) in &mut self.earlier {
+            files.retain(|file| running.contains(&(*file, format!("{path} (deleted)"))));
+        }
+        self.earlier.retain(|_, files| !files.is_empty());
+    }
+
+    /// The selectors of this configuration on this host.
+    fn identities(&self, config: &Config, generation: &Generation) -> (Identities, Vec<Unresolved>) {
+        let (mut identities, unresolved) = Identities::build(config, &self.users, &self.executables, generation);
+        for (path, files) in &self.earlier {
+            let Some(current) = self.executables.get(path) else { continue };
+            for earlier in files {
+                identities.count_as(*earlier, *current);
+            }
+        }
+        (identities, unresolved)
+    }
+}
+
+/// What every process runs: the file, and its path as the kernel tells it.
+fn running() -> BTreeSet<(File, String)> {
+    let of = |process: fs::DirEntry| {
+        let link = process.path().join("exe");
+        let file = fs::metadata(&link).ok()?;
+        let path = fs::read_link(&link).ok()?;
+        Some(((kernel_device(file.dev()), file.ino()), path.to_string_lossy().into_owned()))
+    };
+    fs::read_dir(Path::new("/proc")).into_iter().flatten().flatten().filter_map(of).collect()
+}
+
+impl Engine {
+    /// Looks up what a configuration names, for a generation to come.
+    pub(super) fn resolve(&mut self, config: &Config, generation: &Generation) -> (Identities, Vec<Unresolved>) {
+        self.resolution.look(config, generation);
+        if let Err(error) = self.store.save_resolution(&self.resolution) {
+            tracing::error!(%error, "what was resolved could not be kept: a restart forgets replaced executables");
+        }
+        let (mut identities, unresolved) = self.resolution.identities(config, generation);
+        super::selftest::add_identity(&mut identities);
+        (identities, unresolved)
+    }
+
+    /// Looks every name up again; whether they lead where they led before.
+    pub(super) fn resolves_as_before(&mut self) -> bool {
+        let Some(current) = &self.current else { return true };
+        self.resolution.asked = None;
+        self.resolution.look(&current.config, &current.generation);
+        let (mut identities, unresolved) = self.resolution.identities(&current.config, &current.generation);
+        super::selftest::add_identity(&mut identities);
+        (&identities, &unresolved) == (&current.identities, &current.unresolved)
+    }
+
+    /// Puts a new generation in force where a named user or executable appeared, was replaced or went to somebody else.
+    pub(super) fn resolve_again(&mut self) {
+        let Some(current) = &self.current else { return };
+        let before = self.resolution.earlier.clone();
+        let Difference { found, gone, replaced } = self.resolution.look(&current.config, &current.generation);
+        if found.is_empty() && gone.is_empty() && replaced.is_empty() && before == self.resolution.earlier {
+            return;
+        }
+        match self.regenerate() {
+            Ok(()) if found.len() + gone.len() + replaced.len() > 0 => {
+                tracing::info!(?found, ?gone, ?replaced, "what the configuration names was resolved anew");
+                self.note_lifecycle(Lifecycle::Resolved { found, gone, replaced });
+            }
+            Ok(()) => {}
+            Err(error) => {
+                tracing::error!(%error, "the kernel could not be told who is who; it is tried again");
+                // As if nothing had been seen: the next look finds the same differences.
+                self.resolution = self.store.load_resolution();
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_user_that_resolved_once_is_not_given_up_because_a_lookup_fails() {
+        let mut resolution = Resolution::default();
+        let mut difference = Difference::default();
+        resolution.users.insert("no-such-user-here".into(), 4_294_000_001);
+        resolution.user("no-such-user-here", Some(4_294_000_001), &mut difference);
+        assert_eq!(resolution.users.get("no-such-user-here"), Some(&4_294_000_001));
+        // Root's uid is root's.
+        resolution.users.insert("no-such-user-here".into(), 0);
+        resolution.user("no-such-user-here", Some(0), &mut difference);
+        assert_eq!(resolution.users.get("no-such-user-here"), None);
+        assert_eq!(difference.gone, ["user no-such-user-here"]);
+    }
+
+    #[test]
+    fn a_replaced_executable_counts_as_long_as_it_runs() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("program");
+        let text = path.display().to_string();
+        let (mut resolution, mut difference) = (Resolution::default(), Difference::default());
+        fs::copy("/bin/sleep", &path).unwrap();
+        let mut child = std::process::Command::new(&path).arg("600").spawn().unwrap();
+        resolution.executable(&text, &mut difference);
+        let first = *resolution.executables.get(&text).unwrap();
+        fs::copy("/bin/sleep", directory.path().join("new")).unwrap();
+        fs::rename(directory.path().join("new"), &path).unwrap();
+        resolution.executable(&text, &mut difference);
+        assert_ne!(resolution.executables.get(&text), Some(&first));
+        assert_eq!(difference.replaced, [format!("executable {text}")]);
+        resolution.forget();
+        assert!(resolution.earlier.get(&text).is_some_and(|files| files.contains(&first)));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        resolution.forget();
+        assert!(resolution.earlier.is_empty());
+    }
+}
