@@ -8,8 +8,14 @@ use crate::process::run;
 use crate::workspace;
 
 /// Benchmarks that exist: the name, the binary of the `tests` crate that measures it, and what it measures.
-const BENCHMARKS: &[(&str, &str, &str)] =
-    &[("connect", "writ-bench-connect", "one UDP connect: bare, no-op program, unmanaged, managed with a record")];
+const BENCHMARKS: &[(&str, &str, &str)] = &[
+    ("connect", "writ-bench-connect", "one UDP connect: bare, no-op program, unmanaged, managed with a record"),
+    (
+        "evidence",
+        "writ-bench-evidence",
+        "records a second and their cost; verify, replay and explain on the log they make",
+    ),
+];
 
 /// What to measure.
 #[derive(Args, Clone, Debug)]

@@ -62,6 +62,9 @@ impl Engine {
         let refused = warnings.iter().any(|finding| finding.severity == Severity::Error);
         let Some(base) = base.filter(|_| !refused) else { return Err(ActivateError::Refused(warnings)) };
         self.put_in_force(config, Arc::new(base), warnings, &now)?;
+        if let Some(current) = &self.current {
+            self.sinks.apply(&current.config.agent.sinks);
+        }
         if let Err(error) = self.store.save_last_good(&files) {
             tracing::error!(%error, "the configuration is in force, but could not be kept for the next start");
         }
