@@ -180,15 +180,9 @@ impl Host {
         }
     }
 
-    /// The daemon's process.
-    pub fn daemon_pid(&self) -> Pid {
-        let child = self.daemon.as_ref().expect("the daemon is not running");
-        Pid::from_raw(child.id().cast_signed())
-    }
-
     /// Sends the daemon a signal.
     pub fn signal_daemon(&self, signal: Signal) {
-        kill(self.daemon_pid(), signal).expect("cannot signal the daemon");
+        kill(Pid::from_raw(self.daemon_pid().cast_signed()), signal).expect("cannot signal the daemon");
     }
 
     /// Process id of the daemon.

@@ -146,7 +146,7 @@ fn number(of: &Value, pointer: &str) -> u64 {
 }
 
 /// User and system time of a process.
-fn cpu_seconds(pid: nix::unistd::Pid) -> anyhow::Result<f64> {
+fn cpu_seconds(pid: u32) -> anyhow::Result<f64> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
     let (_, rest) = stat.rsplit_once(") ").context("/proc/PID/stat")?;
     let ticks: Vec<f64> = rest.split(' ').skip(11).take(2).filter_map(|word| word.parse().ok()).collect();
@@ -155,7 +155,7 @@ fn cpu_seconds(pid: nix::unistd::Pid) -> anyhow::Result<f64> {
 }
 
 /// Resident memory in MiB.
-fn resident(pid: nix::unistd::Pid) -> anyhow::Result<f64> {
+fn resident(pid: u32) -> anyhow::Result<f64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("VmRSS")?;
     Ok(line.trim().trim_end_matches(" kB").parse::<f64>()? / 1024.0)
