@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Output;
 
 use serde_json::Value;
-use writ_tests::{Config, Host, TcpPeer, UdpPeer};
+use writ_tests::{Config, Host, TcpPeer, UdpPeer, wait};
 
 /// Decisions of a log that is replayed: enough to have every form many times.
 const DECISIONS: u64 = 2_000;
@@ -227,6 +227,68 @@ fn whatif_finds_exactly_what_other_policies_change() {
     let bad = host.writ_output(&["whatif", "--policies", &policies.display().to_string(), &log]);
     assert_eq!(bad.status.code(), Some(64), "{bad:?}");
     assert!(String::from_utf8_lossy(&bad.stderr).contains("bad.cedar:1:"), "{bad:?}");
+}
+
+/// How many decisions the log of the great replay has at least.
+const MANY: u64 = 100_000;
+
+#[test]
+fn a_hundred_thousand_decisions_of_the_kernel_are_reproduced_and_a_planted_change_is_found() {
+    let (open, asked, watched, closed) = (TcpPeer::new(), UdpPeer::new(), UdpPeer::new(), UdpPeer::new());
+    let config = policies(Config::new())
+        .destination("open", open.address)
+        .destination("asked", asked.address)
+        .destination("watched", watched.address)
+        .permit("to-open", "open")
+        .permit("to-watched", "watched");
+    let mut host = Host::start(&config);
+    // As fast as each goes, one after the other: what the ring cannot hold is counted, and the rest is enough.
+    for (operation, to) in
+        [("udp-connect", closed.address), ("udp-connect", watched.address), ("udp-connect", asked.address)]
+    {
+        let flood = host.flood(operation, to);
+        let already = recorded(&host);
+        let enough = || (recorded(&host) >= already + MANY / 3 + 1).then_some(());
+        assert!(wait::within(5 * wait::PATIENCE, enough).is_some(), "too few decisions: {}", host.status());
+        flood.stop();
+    }
+    let allowed = host.prober("tcp", open.address);
+    allowed.wait_for_more(200);
+    allowed.stop();
+    assert_eq!(host.stop_daemon(), Some(0));
+    let copy = copy(&host);
+    let log = copy.path().join("log").display().to_string();
+
+    let verified = on_copy(&["verify", &log]);
+    assert!(verified.status.success(), "{verified:?}");
+    let output = on_copy(&["replay", &log, "--json"]);
+    let replayed = answer(&output);
+    assert!(output.status.success(), "{replayed:#}");
+    assert!(number(&replayed, "/judged") >= MANY, "{replayed:#}");
+    assert_eq!(number(&replayed, "/reproduced"), number(&replayed, "/judged"), "{replayed:#}");
+
+    // The planted change: what was watched only is now refused. Nothing else is found.
+    let planted = host.config_directory().join("policies.d");
+    let watch = fs::read_to_string(planted.join("observe.cedar")).expect("cannot read a policy");
+    fs::write(planted.join("observe.cedar"), watch.replace(" @mode(\"observe\")", "")).expect("cannot write a policy");
+    let output = on_copy(&["whatif", "--policies", &planted.display().to_string(), &log, "--json"]);
+    let found = answer(&output);
+    assert_eq!(output.status.code(), Some(1), "{found:#}");
+    let at_watched = format!("\"port\":{},\"protocol\":\"udp\"", watched.address.port());
+    let planted: usize = segments(Path::new(&log))
+        .iter()
+        .map(|path| fs::read_to_string(path).expect("cannot read a segment"))
+        .map(|text| {
+            text.lines().filter(|line| line.contains(&at_watched) && line.contains("\"type\":\"decision\"")).count()
+        })
+        .sum();
+    assert!(planted as u64 > MANY / 4, "{planted} were planted");
+    assert_eq!(number(&found, "/newly_denied"), planted as u64, "{found:#}");
+    assert_eq!((number(&found, "/newly_allowed"), number(&found, "/newly_escalated")), (0, 0), "{found:#}");
+}
+
+fn recorded(host: &Host) -> u64 {
+    host.status().pointer("/checkpoint/size").and_then(Value::as_u64).unwrap_or_default()
 }
 
 /// Needs the stock command: `cargo xtask setup --cedar-cli`, or `CEDAR`.

@@ -23,6 +23,7 @@ use crate::follow::Follower;
 use crate::held::Held;
 use crate::probe::{self, Attempt, Batch, Prober};
 use crate::record::Record;
+use crate::settled::Settled;
 use crate::sweep::{self, BPFFS, PREFIX};
 use crate::{user, wait};
 
@@ -181,9 +182,7 @@ impl Host {
 
     /// Sends the daemon a signal.
     pub fn signal_daemon(&self, signal: Signal) {
-        let child = self.daemon.as_ref().expect("the daemon is not running");
-        let pid = Pid::from_raw(i32::try_from(child.id()).expect("a pid is positive"));
-        kill(pid, signal).expect("cannot signal the daemon");
+        kill(Pid::from_raw(self.daemon_pid().cast_signed()), signal).expect("cannot signal the daemon");
     }
 
     /// Process id of the daemon.
@@ -445,20 +444,15 @@ fn number(of: &Value, part: &str, name: &str) -> u64 {
     of.get(part).and_then(|part| part.get(name)?.as_u64()).unwrap_or_default()
 }
 
-/// What became of all attempts.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Settled {
-    /// All of them.
-    pub seen: u64,
-    /// Those with a record.
-    pub recorded: u64,
-    /// Those counted in loss records.
-    pub lost: u64,
-}
-
 impl Drop for Host {
     fn drop(&mut self) {
         self.kill_daemon();
+        let log = self.log_directory();
+        let problems = if std::thread::panicking() || !log.exists() {
+            Vec::new()
+        } else {
+            crate::schema::problems(&log, &mut self.writ(&["tail", "--ocsf"]))
+        };
         if std::thread::panicking() {
             eprintln!("--- what `writ` printed ---\n{}\n---", self.output());
         }
@@ -468,6 +462,7 @@ impl Drop for Host {
             eprintln!("`writ uninstall` left `{}` ({uninstalled:?}); removing it", self.pins.display());
             let _ = fs::remove_dir_all(&self.pins);
         }
+        assert!(problems.is_empty(), "records that are not what is published: {problems:#?}");
     }
 }
 

@@ -12,6 +12,11 @@ const BENCHMARKS: &[(&str, &str, &str)] = &[
     ("connect", "writ-bench-connect", "one UDP connect: bare, no-op program, unmanaged, managed with a record"),
     ("live", "writ-bench-live", "a signal: receipt to refusal, to sessions cut, and how many in a second; grants"),
     ("scale", "writ-bench-scale", "a thousand accounts: start, reload, memory of the daemon and of the maps"),
+    (
+        "evidence",
+        "writ-bench-evidence",
+        "records a second and their cost; verify, replay and explain on the log they make",
+    ),
 ];
 
 /// What to measure.

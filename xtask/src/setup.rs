@@ -11,8 +11,17 @@ use crate::workspace;
 
 const BUILD_PACKAGES: &[&str] =
     &["build-essential", "llvm-22-dev", "libpolly-22-dev", "libzstd-dev", "zlib1g-dev", "curl", "python3"];
-const TEST_PACKAGES: &[&str] =
-    &["iproute2", "passwd", "postgresql", "procps", "redis-server", "redis-tools", "util-linux"];
+const TEST_PACKAGES: &[&str] = &[
+    "iproute2",
+    "passwd",
+    "postgresql",
+    "procps",
+    "python3-pip",
+    "redis-server",
+    "redis-tools",
+    "systemd",
+    "util-linux",
+];
 const VM_PACKAGES: &[&str] = &["debian-archive-keyring", "debootstrap", "e2fsprogs", "qemu-system-x86"];
 
 const PACKAGE_PACKAGES: &[&str] = &["binutils", "dpkg-dev", "lintian", "rpm"];
@@ -23,6 +32,8 @@ const ROLLOUT_PACKAGES: &[&str] =
 /// What makes packages of what was built, and the version that is known to. The first makes the .deb.
 const PACKERS: &[(&str, &str)] = &[("cargo-deb", "3.8.0"), ("cargo-generate-rpm", "0.21.1"), ("cargo-deny", "0.20.2")];
 const BPF_LINKER: &str = "0.13.0";
+/// The Python package that ships OCSF 1.8.0 as it was published.
+const OCSF_SCHEMA: &str = "1.2.0";
 /// Of the same release as the `cedar-policy` crate.
 const CEDAR_CLI: &str = "4.14.1";
 /// bpf-linker reads the bitcode that rustc writes, so its LLVM must be rustc's (22 for Rust 1.95).
@@ -89,6 +100,9 @@ pub(crate) fn setup(options: &Options) -> Result<()> {
     if options.rollout || all {
         promtool()?;
     }
+    if options.test || all {
+        ocsf_schema()?;
+    }
     if options.cedar_cli {
         cedar_cli()?;
     }
@@ -106,6 +120,18 @@ fn promtool() -> Result<()> {
     std::fs::create_dir_all(&tools).with_context(|| format!("cannot create `{}`", tools.display()))?;
     run(command("apt-get").args(["download", "-qq", "prometheus"]).current_dir(&tools))?;
     run(command("sh").args(["-c", "dpkg-deb --extract prometheus_*.deb . && rm prometheus_*.deb"]).current_dir(&tools))
+}
+
+/// OCSF's published schema, below `target/tools`: what events are held against.
+fn ocsf_schema() -> Result<()> {
+    let root = workspace::root().join("target/tools/python");
+    if root.join(format!("ocsf_json_schema-{OCSF_SCHEMA}.dist-info")).is_dir() {
+        return Ok(());
+    }
+    say(&format!("getting ocsf-json-schema {OCSF_SCHEMA}"));
+    let mut pip = command("python3");
+    pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps", "--upgrade", "--target"]);
+    run(pip.arg(root).arg(format!("ocsf-json-schema=={OCSF_SCHEMA}")))
 }
 
 /// The `cedar` command at the version of the library, below `target/tools`: what `replay --with-cedar-cli` is tested with.

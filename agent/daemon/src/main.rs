@@ -10,6 +10,7 @@ mod kernel;
 mod log;
 mod process;
 mod serve;
+mod sink;
 mod statement;
 mod surroundings;
 

@@ -12,7 +12,7 @@ use super::value::{path, person, size};
 use crate::signal::RiskRule;
 
 /// The keys of `writ.toml`.
-pub(super) const AGENT_KEYS: [&str; 14] = [
+pub(super) const AGENT_KEYS: [&str; 15] = [
     "mode",
     "approvers",
     "operators",
@@ -26,6 +26,7 @@ pub(super) const AGENT_KEYS: [&str; 14] = [
     "kernel",
     "log",
     "sessions",
+    "sink",
     "ssf",
 ];
 
@@ -73,6 +74,7 @@ impl Default for Agent {
             kernel: Kernel::default(),
             log: LogSettings::default(),
             sessions: Sessions::default(),
+            sinks: BTreeMap::new(),
             ssf: BTreeMap::new(),
         }
     }
@@ -99,7 +101,13 @@ impl Default for Kernel {
 
 impl Default for LogSettings {
     fn default() -> Self {
-        Self { fsync: Fsync::Checkpoint, segment_size: 64 << 20, retention: None }
+        Self {
+            fsync: Fsync::Checkpoint,
+            segment_size: 64 << 20,
+            segment_age: Duration::from_secs(24 * 3600),
+            retention: None,
+            key: None,
+        }
     }
 }
 
@@ -120,8 +128,11 @@ pub(super) fn read_agent(mut section: Section<'_, '_>, facts: &HostFacts) -> Age
             .section("paths", &["state", "log", "socket", "drop", "pins", "cgroup"])
             .map_or(default.paths, read_paths),
         kernel: section.section("kernel", &["require", "ring-size"]).map_or(default.kernel, read_kernel),
-        log: section.section("log", &["fsync", "segment-size", "retention"]).map_or(default.log, read_log),
+        log: section
+            .section("log", &["fsync", "segment-size", "segment-age", "retention", "key"])
+            .map_or(default.log, read_log),
         sessions: section.section("sessions", &["at-start"]).map_or(default.sessions, read_sessions),
+        sinks: super::sink::read_sinks(&mut section),
         ssf: super::ssf::read_transmitters(&mut section),
     }
 }
@@ -230,7 +241,9 @@ fn read_log(mut section: Section<'_, '_>) -> LogSettings {
     LogSettings {
         fsync: section.choice("fsync", &policies).unwrap_or(default.fsync),
         segment_size: section.scalar("segment-size", "a size", segment_size).unwrap_or(default.segment_size),
+        segment_age: section.duration("segment-age").unwrap_or(default.segment_age),
         retention: section.duration("retention"),
+        key: section.parsed("key", super::value::file),
     }
 }
 

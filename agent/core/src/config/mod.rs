@@ -15,6 +15,7 @@ mod network;
 mod role;
 mod section;
 mod signal;
+mod sink;
 mod ssf;
 mod value;
 mod whole;

@@ -76,6 +76,8 @@ pub struct Agent {
     pub log: LogSettings,
     /// What happens to connections that are open already.
     pub sessions: Sessions,
+    /// Where records are sent besides the log, by name.
+    pub sinks: BTreeMap<String, Sink>,
     /// Who may push security event tokens, by issuer.
     pub ssf: BTreeMap<String, Transmitter>,
 }
@@ -91,6 +93,34 @@ pub struct Transmitter {
     pub subjects: BTreeMap<String, String>,
     /// Signal kinds by event type, where the default is not wanted.
     pub events: BTreeMap<String, String>,
+}
+
+/// `[sink.NAME]`
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Sink {
+    /// What it is.
+    pub kind: SinkKind,
+    /// The types of record it is sent; empty: all.
+    pub types: Vec<String>,
+}
+
+/// What a sink is.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum SinkKind {
+    /// OCSF events, one a line.
+    OcsfFile {
+        /// The file.
+        path: String,
+        /// It is closed and renamed at this size in bytes.
+        rotate_size: u64,
+        /// How many files so renamed are kept.
+        keep: u32,
+    },
+    /// The systemd journal.
+    Journald {
+        /// Its socket for native messages.
+        socket: String,
+    },
 }
 
 /// `[paths]`
@@ -126,8 +156,12 @@ pub struct LogSettings {
     pub fsync: Fsync,
     /// A segment is closed at this size in bytes.
     pub segment_size: u64,
+    /// A segment that was begun longer ago is closed, whatever its size.
+    pub segment_age: Duration,
     /// Closed segments older than this may be removed; `None` keeps them.
     pub retention: Option<Duration>,
+    /// The file with the log's private key; `None`: a credential of the service, or one made at the first start.
+    pub key: Option<String>,
 }
 
 /// `[sessions]`

@@ -31,7 +31,7 @@ pub use ledger::{Ledger, WrittenOff};
 pub use lifecycle::Lifecycle;
 pub use line::{Checked, Envelope, Head, HeadHost, HeadKernel, MAX_LINE, ParseError};
 
-pub use ocsf::to_ocsf;
+pub use ocsf::{Place, to_ocsf};
 pub use process::{Cgroup, Parent, Process};
 pub use reason::REASON_CODES;
 pub use time::Time;

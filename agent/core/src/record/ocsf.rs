@@ -8,13 +8,27 @@ use super::{Body, Cut, Decision, EffectiveMode, PolicyRef, Process, Record, Verd
 const OCSF: &str = "1.8.0";
 const NETWORK_ACTIVITY: u32 = 4001;
 
+/// Where a record lies, for whoever wants to find it again.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Place<'a> {
+    /// Which log.
+    pub log: &'a str,
+    /// The record's index in it.
+    pub index: u64,
+}
+
 /// The event for a record that is network activity: a decision, an observation, a cut. Other records have none.
-pub fn to_ocsf(record: &Record) -> Option<Value> {
-    match &record.body {
-        Body::Decision(judged) | Body::Observation(judged) => Some(judged_event(record, judged)),
-        Body::Cut(cut) => Some(cut_event(record, cut)),
-        _ => None,
+pub fn to_ocsf(record: &Record, place: Option<&Place<'_>>) -> Option<Value> {
+    let mut event = match &record.body {
+        Body::Decision(judged) | Body::Observation(judged) => judged_event(record, judged),
+        Body::Cut(cut) => cut_event(record, cut),
+        _ => return None,
+    };
+    if let (Some(place), Some(Value::Object(metadata))) = (place, event.get_mut("metadata")) {
+        metadata.insert("log_name".to_owned(), place.log.into());
+        metadata.insert("sequence".to_owned(), place.index.into());
     }
+    Some(event)
 }
 
 fn judged_event(record: &Record, judged: &Decision) -> Value {

@@ -85,8 +85,9 @@ pub(crate) fn config() -> Config {
                 cgroup: None,
             },
             kernel: Kernel { require: Vec::new(), ring_size: 1 << 24 },
-            log: LogSettings { fsync: Fsync::Checkpoint, segment_size: 1 << 26, retention: None },
+            log: LogSettings { fsync: Fsync::Checkpoint, segment_size: 1 << 26, ..LogSettings::default() },
             sessions: Sessions::default(),
+            sinks: BTreeMap::new(),
             ssf: BTreeMap::new(),
         },
         accounts: [account("billing", "svc-billing"), account("agent", "svc-agent"), account("selfie", "svc-self")]

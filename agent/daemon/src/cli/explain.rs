@@ -6,14 +6,14 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
-use writ_core::record::{Body, Decision, Head, PolicyRef, REASON_CODES, Record};
+use writ_core::record::{Body, Decision, PolicyRef, REASON_CODES, Record};
 use writ_core::replay::{Archived, Attempt};
 
 use super::find::by_id;
 use super::judgements::Archive;
+use super::lookup::Lookup;
 use super::output;
 use super::show::{program, summary, target};
-use crate::log::{Layout, SegmentLines};
 
 /// Options of `explain`.
 #[derive(clap::Args, Clone, Debug)]
@@ -54,35 +54,40 @@ struct Earlier {
     changes: Vec<Record>,
 }
 
-/// Looks back through the segment of the record and the one before.
+/// How many records are looked back through.
+const LOOK_BACK: u64 = 32_768;
+
+/// Looks back from the record to the last attempt of the account at the same place, and takes what changed since.
 fn earlier(log: &Path, index: u64, judged: &Decision) -> anyhow::Result<Earlier> {
-    let segments = Layout::new(log).segments()?;
-    let place = segments.partition_point(|(first, _)| *first <= index);
+    let mut lookup = Lookup::open(log)?;
     let mut earlier = Earlier::default();
-    for (first, path) in segments.iter().take(place).skip(place.saturating_sub(2)) {
-        let mut lines = SegmentLines::open(path)?;
-        let mut at = *first;
-        while let Ok(Some(line)) = lines.next_line() {
-            if at >= index {
-                break;
-            }
-            at += 1;
-            let Ok(head) = Head::of(line) else { continue };
-            if head.account.as_deref() != Some(judged.account.as_str()) {
-                continue;
-            }
-            match head.r#type.as_ref() {
-                "decision" | "observation" => {
-                    let record = Record::from_line(line)?;
-                    if record.body.judged().is_some_and(|other| other.destination == judged.destination) {
-                        earlier = Earlier { attempt: Some(record), changes: Vec::new() };
-                    }
+    // Most lines are of other accounts, or of other places: they are told by their bytes.
+    let account = format!("\"account\":{}", serde_json::to_string(&judged.account)?);
+    let address = judged.destination.as_ref().map(|to| format!("\"address\":\"{}\"", to.address));
+    let contains = |line: &[u8], text: &str| memchr::memmem::find(line, text.as_bytes()).is_some();
+    for at in (index.saturating_sub(LOOK_BACK)..index).rev() {
+        let Some(line) = lookup.line(at) else { break };
+        let start = line.get(..96).unwrap_or(line);
+        let attempt = contains(start, "\"type\":\"decision\"") || contains(start, "\"type\":\"observation\"");
+        if attempt && address.as_ref().is_some_and(|address| !contains(line, address)) || !contains(line, &account) {
+            continue;
+        }
+        let Ok(record) = Record::from_line(line) else { continue };
+        if record.body.account() != Some(judged.account.as_str()) {
+            continue;
+        }
+        match &record.body {
+            Body::Decision(other) | Body::Observation(other) => {
+                if other.destination == judged.destination && other.action == judged.action {
+                    earlier.attempt = Some(record);
+                    break;
                 }
-                "change" | "grant" | "escalation" | "lifecycle" => earlier.changes.push(Record::from_line(line)?),
-                _ => {}
             }
+            Body::Change(_) | Body::Grant(_) | Body::Escalation(_) | Body::Lifecycle(_) => earlier.changes.push(record),
+            Body::Cut(_) | Body::Loss(_) => {}
         }
     }
+    earlier.changes.reverse();
     Ok(earlier)
 }
 

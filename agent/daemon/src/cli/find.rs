@@ -6,8 +6,12 @@ use anyhow::Context as _;
 use jiff::{Timestamp, ZonedDateTime};
 use writ_core::record::{Head, Time, time_of_id};
 
+use super::lookup::Lookup;
 use super::output;
 use crate::log::{Follow, Layout, SegmentLines};
+
+/// How much later than its time a record may be written: what waited in the ring while no daemon ran.
+const SLACK: jiff::SignedDuration = jiff::SignedDuration::from_hours(24);
 
 /// Which records are wanted; what is absent matches everything.
 #[derive(Clone, Debug, Default)]
@@ -58,8 +62,12 @@ pub(super) struct Found {
     pub(super) line: Vec<u8>,
 }
 
-/// The record with this id. An id tells its time, so only segments that were written around it are read first.
+/// The record with this id. The tree's entry bundles know where it is; where they do not, the segments are read, those
+/// first that were written around its time.
 pub(super) fn by_id(log: &Path, id: &str) -> anyhow::Result<Option<Found>> {
+    if let Some((index, line)) = Lookup::open(log)?.by_id(id) {
+        return Ok(Some(Found { index, line }));
+    }
     let layout = Layout::new(log);
     let segments = layout.segments()?;
     let mut order: Vec<usize> = (0..segments.len()).collect();
@@ -92,20 +100,20 @@ fn first_time(segment: &Path) -> Option<String> {
     Head::of(line).ok().map(|head| head.time.into_owned())
 }
 
-/// The last records that match, oldest first, and the index to go on from.
-pub(super) fn last(log: &Path, filter: &Filter, count: usize) -> anyhow::Result<(Vec<Vec<u8>>, u64)> {
+/// The last records that match with their indices, oldest first, and the index to go on from.
+pub(super) fn last(log: &Path, filter: &Filter, count: usize) -> anyhow::Result<(Vec<(u64, Vec<u8>)>, u64)> {
     let segments = Layout::new(log).segments()?;
-    let mut found: Vec<Vec<u8>> = Vec::new();
+    let mut found: Vec<(u64, Vec<u8>)> = Vec::new();
     let mut next = None;
     for (first, path) in segments.iter().rev() {
         let mut lines = SegmentLines::open(path)?;
         let mut index = *first;
         let mut here = Vec::new();
         while let Ok(Some(line)) = lines.next_line() {
-            index += 1;
             if filter.matches(line) {
-                here.push(line.to_vec());
+                here.push((index, line.to_vec()));
             }
+            index += 1;
         }
         next = next.or(Some(index));
         let surplus = (here.len() + found.len()).saturating_sub(count).min(here.len());
@@ -117,6 +125,21 @@ pub(super) fn last(log: &Path, filter: &Filter, count: usize) -> anyhow::Result<
         }
     }
     Ok((found, next.unwrap_or(0)))
+}
+
+/// Index of a record before which none is as late as this time, as far as the segments' beginnings tell.
+pub(super) fn begin(log: &Path, since: &str) -> anyhow::Result<u64> {
+    // Records are written in the order in which they reach the daemon, which after a restart is a little behind the clock.
+    let Ok(since) = since.parse::<Timestamp>().and_then(|at| at.checked_sub(SLACK)) else { return Ok(0) };
+    let since = Time(since).to_string();
+    let segments = Layout::new(log).segments()?;
+    let begins: Vec<Option<String>> = segments.iter().map(|(_, path)| first_time(path)).collect();
+    // A clock that was set back leaves them out of order: then everything is looked at.
+    if !begins.iter().flatten().is_sorted() {
+        return Ok(0);
+    }
+    let before = segments.iter().zip(&begins).rev().find(|(_, begins)| begins.as_ref().is_some_and(|at| *at < since));
+    Ok(before.map_or(0, |((first, _), _)| *first))
 }
 
 /// Every line from the oldest.

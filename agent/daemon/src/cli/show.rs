@@ -3,7 +3,7 @@
 use writ_core::record::{Body, Decision, Lifecycle, Record};
 
 /// One record as one line, without its time.
-pub(super) fn summary(record: &Record) -> String {
+pub(crate) fn summary(record: &Record) -> String {
     match &record.body {
         Body::Decision(judged) => judged_line(judged, judged.verdict.name()),
         Body::Observation(judged) => judged_line(judged, &format!("would-{}", judged.verdict.name())),

@@ -98,6 +98,12 @@ fn show(status: &Status) {
         let held = holder.capabilities.join(", ");
         println!("{word} account {}: {}{pid} `{}` holds {held}", holder.account, holder.holder, holder.name);
     }
+    for sink in status.sinks.iter().filter(|sink| sink.kind != "log") {
+        println!(
+            "sink      {} ({}): {} sent, {} waiting, {} lost",
+            sink.name, sink.kind, sink.delivered, sink.waiting, sink.lost
+        );
+    }
     for sink in status.sinks.iter().filter(|sink| !sink.ok) {
         println!(
             "{} {}: {}",

@@ -5,11 +5,11 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use writ_core::record::{Body, Record, to_ocsf};
+use writ_core::record::{Body, Place, Record, to_ocsf};
 
-use super::find::{Filter, each, last, since};
+use super::find::{Filter, begin, each, last, since};
 use super::show::summary;
-use crate::log::Follow;
+use crate::log::{Follow, Layout, own_key};
 
 /// How often a followed log is looked at: well within the 300 ms a reader may lag behind.
 const LOOK: Duration = Duration::from_millis(50);
@@ -45,7 +45,8 @@ pub(crate) struct TailArgs {
 /// How a record is shown.
 pub(super) enum Form {
     Json,
-    Ocsf,
+    /// With the log that events name, if it has a key.
+    Ocsf(Option<String>),
     Text(Folding),
 }
 
@@ -66,7 +67,10 @@ pub(crate) fn tail(args: &TailArgs, log: &Path) -> anyhow::Result<ExitCode> {
         since: args.since.as_deref().map(since).transpose()?,
     };
     let form = match (args.ocsf, args.json || !terminal) {
-        (true, _) => Form::Ocsf,
+        (true, _) => {
+            let key = own_key(&Layout::new(log), &mut Vec::new());
+            Form::Ocsf(key.map(|key| format!("{}+{:08x}", key.name(), key.id())))
+        }
         (false, true) => Form::Json,
         (false, false) => Form::Text(Folding::default()),
     };
@@ -90,22 +94,22 @@ pub(super) fn show(
     mut output: impl Write,
 ) -> anyhow::Result<()> {
     if !args.follow {
-        each(log, |_, line| if filter.matches(line) { form.write(line, &mut output) } else { Ok(()) })?;
+        each(log, |index, line| if filter.matches(line) { form.write(index, line, &mut output) } else { Ok(()) })?;
         form.end(&mut output)?;
         return Ok(output.flush()?);
     }
     // With `--since`, everything since then: a shipper that restarts must not miss what came meanwhile.
-    let mut follow = if args.since.is_some() {
-        Follow::from_start(log)
+    let mut follow = if let Some(since) = &filter.since {
+        Follow::from_index(log, begin(log, since)?)
     } else {
         let (recent, next) = last(log, filter, RECENT)?;
-        recent.iter().try_for_each(|line| form.write(line, &mut output))?;
+        recent.iter().try_for_each(|(index, line)| form.write(*index, line, &mut output))?;
         Follow::from_index(log, next)
     };
     loop {
-        while let Some((_, line)) = follow.next_line()? {
+        while let Some((index, line)) = follow.next_line()? {
             if filter.matches(&line) {
-                form.write(&line, &mut output)?;
+                form.write(index, &line, &mut output)?;
             }
         }
         form.end(&mut output)?;
@@ -115,15 +119,16 @@ pub(super) fn show(
 }
 
 impl Form {
-    fn write(&mut self, line: &[u8], output: &mut impl Write) -> anyhow::Result<()> {
+    fn write(&mut self, index: u64, line: &[u8], output: &mut impl Write) -> anyhow::Result<()> {
         match self {
             Self::Json => {
                 output.write_all(line)?;
                 output.write_all(b"\n")?;
             }
-            Self::Ocsf => {
+            Self::Ocsf(log) => {
                 let record = Record::from_line(line)?;
-                if let Some(event) = to_ocsf(&record) {
+                let place = log.as_deref().map(|log| Place { log, index });
+                if let Some(event) = to_ocsf(&record, place.as_ref()) {
                     writeln!(output, "{event}")?;
                 }
             }

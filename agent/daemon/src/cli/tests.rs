@@ -139,7 +139,7 @@ fn the_story_of_a_decision_names_who_what_why_and_what_next() {
 #[test]
 fn ocsf_events_have_what_the_class_requires() {
     let log = Log::with(&records(0..20), 50_000);
-    let events = shown(&TailArgs::default(), &log, &Filter::default(), Form::Ocsf);
+    let events = shown(&TailArgs::default(), &log, &Filter::default(), Form::Ocsf(Some("writ/x+00".to_owned())));
     assert_eq!(events.len(), 17, "losses and heartbeats are no network activity");
     for event in events {
         let event: Value = serde_json::from_str(&event).unwrap();
@@ -150,6 +150,10 @@ fn ocsf_events_have_what_the_class_requires() {
         {
             assert!(!event[name].is_null(), "{name}");
         }
+        // Where its record is found again.
+        let index = event["metadata"]["sequence"].as_u64().unwrap();
+        assert_eq!(event["metadata"]["uid"], record(index).id.as_str());
+        assert_eq!(event["metadata"]["log_name"], "writ/x+00");
     }
 }
 

@@ -78,6 +78,9 @@ impl Engine {
         }
         self.applied = None;
         self.put_in_force(config, Arc::new(base), warnings, &now)?;
+        if let Some(current) = &self.current {
+            self.sinks.apply(&current.config.agent.sinks);
+        }
         if let Err(error) = self.store.save_last_good(&files) {
             tracing::error!(%error, "the configuration is in force, but could not be kept for the next start");
         }

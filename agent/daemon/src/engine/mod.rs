@@ -58,6 +58,7 @@ use writ_core::table::{Generation, Identities, Unresolved};
 use crate::kernel::Kernel;
 use crate::log::LogWriter;
 use crate::process::ProcessTable;
+use crate::sink::Sinks;
 
 pub(crate) use changes::{Change, Page};
 pub(crate) use explain::Moment;
@@ -124,6 +125,8 @@ pub(crate) struct Engine {
     /// When something ends next by time alone, while known.
     pub(crate) deadline: Option<Option<Timestamp>>,
     pub(crate) log: LogWriter,
+    /// Where the log's records are sent on.
+    pub(crate) sinks: Sinks,
     pub(crate) host: Host,
     pub(crate) processes: ProcessTable,
     pub(crate) losses: Losses,

@@ -19,8 +19,9 @@ use super::persist::{Explained, Numbers, Store, StoreError};
 use super::{Engine, Tally};
 use crate::configuration::{self, host::host_facts};
 use crate::kernel::{CgroupMount, Kernel, OpenError, Options};
-use crate::log::{LogError, LogWriter, replay_attempts};
+use crate::log::{KeySource, LogError, LogWriter, replay_attempts};
 use crate::process::ProcessTable;
+use crate::sink::Sinks;
 
 /// Why the daemon cannot start. Enforcement that is pinned stays in force.
 #[derive(Debug, thiserror::Error)]
@@ -93,8 +94,9 @@ pub(crate) fn open(config_dir: &Path) -> Result<OpenedEngine, StartError> {
     let machine_id = read("/etc/machine-id").ok().filter(|id| id.len() == 32).unwrap_or_else(|| fallback_id(&store));
     let origin = format!("writ/{machine_id}");
     let (log, recovery) =
-        LogWriter::open(Path::new(&agent.paths.log), &store.key(), config.agent.log.clone(), &origin)?;
+        LogWriter::open(Path::new(&agent.paths.log), &key_source(&agent, &store), config.agent.log.clone(), &origin)?;
     let first_own = log.size();
+    let sinks = Sinks::new(Path::new(&agent.paths.log), Path::new(&agent.paths.state), &log.identity(), first_own);
     let cgroup =
         CgroupMount::find(agent.paths.cgroup.as_deref()).map_err(|error| StartError::Host(error.to_string()))?;
     let mut kernel = Kernel::open(&Options {
@@ -152,6 +154,7 @@ pub(crate) fn open(config_dir: &Path) -> Result<OpenedEngine, StartError> {
         current: None,
         live,
         log,
+        sinks,
         host: Host { id: machine_id, boot_id },
         processes: ProcessTable::new(cgroup),
         losses,
@@ -296,6 +299,12 @@ pub(crate) fn agent_alone(sources: &[SourceFile]) -> Agent {
     parse(&own, &host_facts()).config.map(|config| config.agent).unwrap_or_default()
 }
 
+/// Where the log's key is: as configured, from the service manager, or our own.
+fn key_source(agent: &Agent, store: &Store) -> KeySource {
+    let credentials = std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from);
+    KeySource::find(agent.log.key.as_deref(), credentials.as_deref(), store.key())
+}
+
 /// An id for a host without a machine id: made once, kept in the state directory.
 fn fallback_id(store: &Store) -> String {
     let path = store.key().with_file_name("host-id");
@@ -325,8 +334,9 @@ pub(crate) fn note_uninstalled(agent: &Agent) -> Result<(), String> {
     let machine_id = machine_id.unwrap_or_else(|| fallback_id(&store));
     let boot_id =
         fs::read_to_string("/proc/sys/kernel/random/boot_id").map_err(|error| failed(&error))?.trim().to_owned();
-    let (mut writer, _) = LogWriter::open(log, &store.key(), agent.log.clone(), &format!("writ/{machine_id}"))
-        .map_err(|error| failed(&error))?;
+    let (mut writer, _) =
+        LogWriter::open(log, &key_source(agent, &store).existing(), agent.log.clone(), &format!("writ/{machine_id}"))
+            .map_err(|error| failed(&error))?;
     let now = Timestamp::now();
     let by = writ_core::record::Caller {
         uid: nix::unistd::getuid().as_raw(),

@@ -178,12 +178,18 @@ pub(crate) struct Checkpoint {
 /// One place where records go.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Sink {
-    /// Its name.
+    /// Its name; `log` is the log itself.
     pub name: String,
+    /// What it is: `log`, `ocsf-file`, `journald`.
+    pub kind: String,
     /// Whether it works.
     pub ok: bool,
-    /// Lines that wait for it.
-    pub waiting: usize,
+    /// Records that wait for it.
+    pub waiting: u64,
+    /// Events it was sent since the daemon started; of the log, lines it has.
+    pub delivered: u64,
+    /// Records it will never have, since the daemon started: retention removed them first.
+    pub lost: u64,
     /// Why it does not work.
     pub error: Option<String>,
 }
@@ -252,16 +258,7 @@ impl Engine {
                 origin: self.log.origin().into(),
                 vkey: self.log.vkey().to_string(),
             },
-            sinks: vec![Sink {
-                name: "log".into(),
-                ok: self.log_failure.is_none() && self.log.failure().is_none(),
-                waiting: self.waiting.len(),
-                error: self
-                    .log_failure
-                    .as_ref()
-                    .map(|(error, _)| error.clone())
-                    .or_else(|| self.log.failure().map(ToString::to_string)),
-            }],
+            sinks: self.sink_states(),
             sessions: self.session_count(),
             self_test: self.self_test.clone(),
             on_escalation: self.hook.status(),
@@ -269,6 +266,30 @@ impl Engine {
             warnings: current.warnings.len(),
             surroundings: Surroundings::default(),
         })
+    }
+
+    /// The log first, then the sinks by name.
+    fn sink_states(&self) -> Vec<Sink> {
+        let failure = self.log_failure.as_ref().map(|(error, _)| error.clone());
+        let log = Sink {
+            name: "log".into(),
+            kind: "log".into(),
+            ok: self.log_failure.is_none() && self.log.failure().is_none(),
+            waiting: self.waiting.len() as u64,
+            delivered: self.log.size(),
+            lost: 0,
+            error: failure.or_else(|| self.log.failure().map(ToString::to_string)),
+        };
+        let others = self.sinks.states().into_iter().map(|state| Sink {
+            name: state.name,
+            kind: state.kind.into(),
+            ok: state.error.is_none(),
+            waiting: self.log.size().saturating_sub(state.next),
+            delivered: state.delivered,
+            lost: state.lost,
+            error: state.error,
+        });
+        std::iter::once(log).chain(others).collect()
     }
 
     /// One account's status now.

@@ -249,6 +249,7 @@ impl Engine {
                 "the log could not be written before the end; these decisions are counted as lost by the next daemon"
             );
         }
+        self.sinks.finish(self.log.size());
         self.save_explained();
         self.save_live();
         if let Err(error) = self.store.save_numbers(&self.numbers) {

@@ -78,8 +78,9 @@ fn a_full_disk_costs_no_written_line_and_writing_goes_on_when_there_is_space() {
         let name = "log::fault_tests::a_full_disk_costs_no_written_line_and_writing_goes_on_when_there_is_space";
         return on_a_small_disk(name);
     };
-    let settings = LogSettings { fsync: Fsync::Checkpoint, segment_size: 100_000, retention: None };
-    let open = || LogWriter::open(&disk.join("log"), &disk.join("state/key"), settings.clone(), ORIGIN).unwrap();
+    let settings = LogSettings { fsync: Fsync::Checkpoint, segment_size: 100_000, ..LogSettings::default() };
+    let key = super::KeySource::Own(disk.join("state/key"));
+    let open = || LogWriter::open(&disk.join("log"), &key, settings.clone(), ORIGIN).unwrap();
     let (mut writer, _) = open();
     let real = super::verify::tests::records;
     fs::write(disk.join("ballast"), vec![0; 5_000_000]).unwrap();

@@ -30,6 +30,11 @@ impl Follow {
         Self { layout: Layout::new(dir), open: None, index }
     }
 
+    /// Index of the next line, as far as is known: retention may have removed it.
+    pub(crate) const fn index(&self) -> u64 {
+        self.index
+    }
+
     /// The next whole line with its index; `None` if there is none now: ask again later.
     pub(crate) fn next_line(&mut self) -> Result<Option<(u64, Vec<u8>)>, LogError> {
         loop {

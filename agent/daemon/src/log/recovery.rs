@@ -6,7 +6,7 @@ use writ_core::log::{Checkpoint, Edge, NoteSigner, TILE_WIDTH};
 use writ_core::record::Head;
 
 use super::file::{make_dir, open_for_writing, read_if_there, replace, sync_dir_of};
-use super::key::load_or_make;
+use super::key::{KeySource, load_or_make};
 use super::regrow::{Damage, Regrow};
 use super::tiles::{TileWriter, read_entries};
 use super::{Layout, LineError, LogError, SegmentLines};
@@ -50,11 +50,11 @@ pub(super) struct State {
 
 pub(super) fn recover(
     layout: &Layout,
-    key_path: &Path,
+    key: &KeySource,
     origin: &str,
 ) -> Result<(NoteSigner, State, Recovery), LogError> {
     let mut recovery = Recovery::default();
-    let signer = load_or_make(key_path, origin)?;
+    let signer = load_or_make(key, origin)?;
     let vkey = signer.vkey().to_string();
     if let Some(found) = read_if_there(&layout.vkey())? {
         let found = String::from_utf8_lossy(&found).trim_end().to_owned();

@@ -1,14 +1,11 @@
 //! Removing old lines: whole closed segments and their entries, never their hashes, and only after saying so.
 
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use writ_core::log::{Pruned, TILE_WIDTH, TileKind, TilePath};
 
 use super::file::{remove, replace};
 use super::{LogError, LogWriter};
-
-/// A segment that is written for longer is closed, so that a quiet host's lines can be removed too.
-const LONGEST_SEGMENT: Duration = Duration::from_secs(24 * 3600);
 
 /// What was removed; the daemon writes a record of it.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -20,14 +17,19 @@ pub(crate) struct PruneOutcome {
 }
 
 impl LogWriter {
-    /// Removes closed segments that were last written before `now` minus the retention; `None` if there was nothing to
-    /// remove. Call it now and then, an hour apart.
+    /// Closes a segment that is old enough, and removes closed segments that were last written before `now` minus the
+    /// retention; `None` if there was nothing to remove. Call it now and then, a minute apart.
     pub(crate) fn prune(&mut self, now: SystemTime) -> Result<Option<PruneOutcome>, LogError> {
-        let Some(retention) = self.settings().retention else { return Ok(None) };
-        let (_, age) = self.current_segment();
-        if age >= LONGEST_SEGMENT.min(retention) {
+        let (_, begun) = self.current_segment();
+        // Whatever its size: a quiet host's lines are shipped, archived and removed by segment too.
+        let longest = self
+            .settings()
+            .retention
+            .map_or(self.settings().segment_age, |retention| retention.min(self.settings().segment_age));
+        if now.duration_since(begun).is_ok_and(|age| age >= longest) {
             self.rotate()?;
         }
+        let Some(retention) = self.settings().retention else { return Ok(None) };
         let (current, _) = self.current_segment();
         let Some(limit) = now.checked_sub(retention) else { return Ok(None) };
         let segments = self.layout().segments()?;

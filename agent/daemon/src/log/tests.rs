@@ -19,7 +19,7 @@ pub(crate) struct Log {
 
 impl Log {
     pub(crate) fn new(segment_size: u64) -> Self {
-        let settings = LogSettings { fsync: Fsync::Never, segment_size, retention: None };
+        let settings = LogSettings { fsync: Fsync::Never, segment_size, ..LogSettings::default() };
         Self { home: TempDir::new().unwrap(), settings }
     }
 
@@ -32,7 +32,8 @@ impl Log {
     }
 
     pub(crate) fn open_as(&self, origin: &str) -> Result<(LogWriter, Recovery), LogError> {
-        LogWriter::open(&self.dir(), &self.home.path().join("state/key"), self.settings.clone(), origin)
+        let key = super::KeySource::Own(self.home.path().join("state/key"));
+        LogWriter::open(&self.dir(), &key, self.settings.clone(), origin)
     }
 
     /// A log of so many records, closed.
@@ -288,6 +289,26 @@ fn lines_that_cannot_be_entries_are_refused_whole() {
     }
     assert_eq!(writer.size(), 0);
     writer.append(&[vec![b'x'; 65_535]]).unwrap();
+}
+
+#[test]
+fn a_segment_is_closed_by_age_also_by_a_writer_that_is_younger_than_it() {
+    let mut log = Log::new(1 << 20);
+    log.settings.segment_age = std::time::Duration::from_secs(3600);
+    let (mut writer, _) = log.open();
+    let now = std::time::SystemTime::now();
+    let old = super::verify::tests::record(0);
+    let time = jiff::Timestamp::try_from(now - std::time::Duration::from_secs(4000)).unwrap();
+    let old = writ_core::record::Record { time: writ_core::record::Time(time), ..old };
+    writer.append(&[old.to_line()]).unwrap();
+    writer.close().unwrap();
+    let segments = || super::Layout::new(&log.dir()).segments().unwrap().len();
+    let (mut writer, _) = log.open();
+    assert_eq!(segments(), 1);
+    assert_eq!(writer.prune(now).unwrap(), None);
+    assert_eq!(segments(), 2, "its first line is more than an hour old");
+    assert_eq!(writer.prune(now).unwrap(), None);
+    assert_eq!(segments(), 2, "an empty segment is not closed");
 }
 
 #[test]

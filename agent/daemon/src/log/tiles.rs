@@ -196,7 +196,7 @@ pub(crate) fn read_hashes(layout: &Layout, tile: TilePath) -> Result<Vec<Hash>, 
 }
 
 /// The entries of the bundle at this place, as many as its widest file holds.
-pub(super) fn read_entries(layout: &Layout, index: u64) -> Result<Vec<Vec<u8>>, LogError> {
+pub(crate) fn read_entries(layout: &Layout, index: u64) -> Result<Vec<Vec<u8>>, LogError> {
     let mut widest = Vec::new();
     for width in (1..=TILE_WIDTH as u16).rev() {
         let path = layout.tile(TilePath { kind: TileKind::Entries, index, width });

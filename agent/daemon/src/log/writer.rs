@@ -3,16 +3,16 @@
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::SystemTime;
 
 use nix::fcntl::{FallocateFlags, Flock, FlockArg, fallocate};
 use writ_core::config::{Fsync, LogSettings};
 use writ_core::log::{Checkpoint, Edge, NoteSigner, Vkey, hash_leaf};
-use writ_core::record::MAX_LINE;
+use writ_core::record::{Head, MAX_LINE};
 
 use super::file::{make_dir, open_for_writing, replace, sync_dir_of};
 use super::tiles::TileWriter;
-use super::{AppendError, Layout, LogError, Recovery, recovery};
+use super::{AppendError, KeySource, Layout, LogError, Recovery, SegmentLines, recovery};
 
 /// A checkpoint is due after so many lines, whatever the time.
 const LINES_PER_CHECKPOINT: u64 = 1000;
@@ -49,7 +49,8 @@ pub(super) struct Segment {
     dirty: bool,
     /// Whether there are lines that were not forced to the disk.
     unsynced: bool,
-    opened: Instant,
+    /// When its first line was written.
+    begun: SystemTime,
 }
 
 impl LogWriter {
@@ -58,7 +59,7 @@ impl LogWriter {
     /// of it.
     pub(crate) fn open(
         dir: &Path,
-        key_path: &Path,
+        key: &KeySource,
         settings: LogSettings,
         origin: &str,
     ) -> Result<(Self, Recovery), LogError> {
@@ -67,7 +68,7 @@ impl LogWriter {
         let lock = Flock::lock(open_for_writing(&lock_path, true)?, FlockArg::LockExclusiveNonblock)
             .map_err(|_| LogError::Locked { path: dir.to_owned() })?;
         let layout = Layout::new(dir);
-        let (signer, state, recovery) = recovery::recover(&layout, key_path, origin)?;
+        let (signer, state, recovery) = recovery::recover(&layout, key, origin)?;
         let segment = match state.segment {
             Some((first, len)) => Segment::open(&layout, first, len)?,
             None => Segment::create(&layout, state.edge.size())?,
@@ -182,6 +183,11 @@ impl LogWriter {
         self.signer.name()
     }
 
+    /// Which log it is, and by which key: a text without spaces.
+    pub(crate) fn identity(&self) -> String {
+        format!("{}+{:08x}", self.origin(), self.vkey().id())
+    }
+
     /// The public key.
     pub(crate) fn vkey(&self) -> Vkey {
         self.signer.vkey()
@@ -206,9 +212,9 @@ impl LogWriter {
         &self.settings
     }
 
-    /// Index of the first line of the segment being written, and how long ago it was opened.
-    pub(super) fn current_segment(&self) -> (u64, std::time::Duration) {
-        (self.segment.first, self.segment.opened.elapsed())
+    /// Index of the first line of the segment being written, and when that was written.
+    pub(super) const fn current_segment(&self) -> (u64, SystemTime) {
+        (self.segment.first, self.segment.begun)
     }
 
     fn write_lines(&mut self, batch: &[Vec<u8>]) -> Result<(), AppendError> {
@@ -252,7 +258,10 @@ impl Segment {
     fn open(layout: &Layout, first: u64, len: u64) -> Result<Self, LogError> {
         let path = layout.segment(first);
         let file = open_for_writing(&path, true)?;
-        Ok(Self { file, path, first, len, allocated: len, dirty: true, unsynced: true, opened: Instant::now() })
+        // Its own first line says how old it is, so that a daemon that is restarted every day closes it all the same.
+        let begun = if len > 0 { first_time(&path) } else { None };
+        let begun = begun.unwrap_or_else(SystemTime::now);
+        Ok(Self { file, path, first, len, allocated: len, dirty: true, unsynced: true, begun })
     }
 
     /// How many of the lines bring it to its size: at least one.
@@ -336,6 +345,13 @@ impl Segment {
     fn give_back_space(&self) {
         let _unused = self.file.set_len(self.len);
     }
+}
+
+/// The time of a segment's first line.
+fn first_time(path: &Path) -> Option<SystemTime> {
+    let mut lines = SegmentLines::open(path).ok()?;
+    let time: jiff::Timestamp = Head::of(lines.next_line().ok()??).ok()?.time.parse().ok()?;
+    SystemTime::try_from(time).ok()
 }
 
 /// Writes as much as it can; returns how many bytes that was.

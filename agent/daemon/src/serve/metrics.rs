@@ -193,6 +193,15 @@ fn evidence(page: &mut Page, status: &Status, tally: &Tally) {
     for sink in &status.sinks {
         page.sample("writ_sink_waiting_records", &[("sink", &sink.name)], sink.waiting);
     }
+    page.metric("writ_sink_delivered_total", "counter", "Events that this sink was sent since the start.");
+    for sink in status.sinks.iter().filter(|sink| sink.kind != "log") {
+        page.sample("writ_sink_delivered_total", &[("sink", &sink.name)], sink.delivered);
+    }
+    let help = "Records that retention removed before this sink took them, since the start.";
+    page.metric("writ_sink_lost_total", "counter", help);
+    for sink in status.sinks.iter().filter(|sink| sink.kind != "log") {
+        page.sample("writ_sink_lost_total", &[("sink", &sink.name)], sink.lost);
+    }
     page.metric("writ_reloads_total", "counter", "Reloads since the start, by result.");
     let [applied, refused] = tally.reloads;
     page.sample("writ_reloads_total", &[("result", "applied")], applied);

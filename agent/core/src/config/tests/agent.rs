@@ -32,8 +32,15 @@ fn no_file_at_all_means_the_documented_defaults() {
             cgroup: None,
         },
         kernel: Kernel { require: vec![], ring_size: 16_777_216 },
-        log: LogSettings { fsync: Fsync::Checkpoint, segment_size: 67_108_864, retention: None },
+        log: LogSettings {
+            fsync: Fsync::Checkpoint,
+            segment_size: 67_108_864,
+            segment_age: Duration::from_secs(86_400),
+            retention: None,
+            key: None,
+        },
         sessions: Sessions::default(),
+        sinks: std::collections::BTreeMap::new(),
         ssf: std::collections::BTreeMap::new(),
     };
     assert_eq!(config(&[]).agent, expected);
@@ -66,7 +73,9 @@ fn every_setting_is_read() {
         [log]
         fsync = "always"
         segment-size = "64KiB"
+        segment-age = "2h"
         retention = "90d"
+        key = "/etc/writ/log.key"
         [sessions]
         at-start = "cut"
     "#;
@@ -92,9 +101,12 @@ fn every_setting_is_read() {
         log: LogSettings {
             fsync: Fsync::Always,
             segment_size: 65_536,
+            segment_age: Duration::from_secs(7_200),
             retention: Some(Duration::from_secs(90 * 86_400)),
+            key: Some("/etc/writ/log.key".into()),
         },
         sessions: Sessions { at_start: AtStart::Cut },
+        sinks: std::collections::BTreeMap::new(),
         ssf: std::collections::BTreeMap::new(),
     };
     assert_eq!(config(&[("writ.toml", text)]).agent, expected);
@@ -116,7 +128,7 @@ fn an_unknown_key_is_refused_at_the_key() {
     refused(
         "colour = 1\n",
         &[
-            "1:1: error[unknown-key]: unknown key `colour` in `writ.toml`; one of: `mode`, `approvers`, `operators`, `escalation-ttl`, `grant-max-ttl`, `on-escalation`, `risk`, `time-zone`, `nat64`, `paths`, `kernel`, `log`, `sessions`, `ssf`",
+            "1:1: error[unknown-key]: unknown key `colour` in `writ.toml`; one of: `mode`, `approvers`, `operators`, `escalation-ttl`, `grant-max-ttl`, `on-escalation`, `risk`, `time-zone`, `nat64`, `paths`, `kernel`, `log`, `sessions`, `sink`, `ssf`",
         ],
     );
 }

@@ -7,7 +7,7 @@ use super::check_files;
 const DOCUMENT: &str = include_str!("../../../../../docs/configuration.md");
 
 /// The sources that name keys and findings.
-const SOURCES: [&str; 11] = [
+const SOURCES: [&str; 12] = [
     include_str!("../account.rs"),
     include_str!("../agent.rs"),
     include_str!("../destination.rs"),
@@ -16,6 +16,7 @@ const SOURCES: [&str; 11] = [
     include_str!("../network.rs"),
     include_str!("../section.rs"),
     include_str!("../signal.rs"),
+    include_str!("../sink.rs"),
     include_str!("../ssf.rs"),
     include_str!("../value.rs"),
     include_str!("../whole.rs"),

@@ -97,8 +97,9 @@ fn the_sample_configuration_is_exactly_this_model() {
             cgroup: Some("/sys/fs/cgroup/demo".into()),
         },
         kernel: Kernel { require: vec![], ring_size: 16 << 20 },
-        log: LogSettings { fsync: Fsync::Checkpoint, segment_size: 64 << 20, retention: None },
+        log: LogSettings { fsync: Fsync::Checkpoint, segment_size: 64 << 20, ..LogSettings::default() },
         sessions: Sessions::default(),
+        sinks: BTreeMap::new(),
         ssf: BTreeMap::new(),
     };
     assert_eq!(config.agent, agent);

@@ -15,6 +15,8 @@ use super::{Finding, MOST_FINDINGS};
 pub(super) struct Lines {
     /// The leaf hash of each line; of removed lines, what the tiles say (the root confirms it).
     pub(super) hashes: Vec<Hash>,
+    /// So many of them are those that the checkpoint signs: where a tile differs, it is the tile that is wrong.
+    pub(super) confirmed: u64,
     /// Bytes after the last whole line.
     pub(super) torn_bytes: u64,
     /// Each segment: index of its first line, and its name relative to the log.
@@ -42,7 +44,12 @@ pub(super) fn read_lines(
 ) -> Result<Lines, LogError> {
     let segments = layout.segments()?;
     let first = segments.first().map_or(pruned.min(signed), |(first, _)| *first);
-    let mut lines = Lines { hashes: removed(layout, first.min(pruned), findings), torn_bytes: 0, segments: Vec::new() };
+    let mut lines = Lines {
+        hashes: removed(layout, first.min(pruned), findings),
+        confirmed: 0,
+        torn_bytes: 0,
+        segments: Vec::new(),
+    };
     if first > pruned {
         let problem = format!("records {pruned} to {} are missing", first - 1);
         findings.push(Finding { index: Some(pruned), ..Finding::of("records", problem) });

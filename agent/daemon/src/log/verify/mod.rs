@@ -1,6 +1,8 @@
 //! Whether a log is what was signed: the tree from the lines, every tile, the signature, the sequences.
 
 mod lines;
+#[cfg(test)]
+mod named;
 mod sequence;
 #[cfg(test)]
 mod tampering;
@@ -96,11 +98,12 @@ pub(crate) fn verify(dir: &Path, trust: &Trust) -> Result<Report, LogError> {
     let pruned = key.as_ref().map_or(0, |key| pruned(&layout, key, &mut findings));
 
     let mut sequences = Sequences::default();
-    let lines = read_lines(&layout, pruned, signed, &mut sequences, &mut findings)?;
+    let mut lines = read_lines(&layout, pruned, signed, &mut sequences, &mut findings)?;
     let signed_now =
         || key.as_ref().and_then(|key| head(&layout, key, &mut Vec::new())).map_or(signed, |head| head.size);
-    check_tiles(&layout, &lines, signed, signed_now, &mut findings)?;
     let root = check_root(checkpoint.as_ref(), &lines, &mut findings);
+    lines.confirmed = checkpoint.as_ref().filter(|head| head.root == root).map_or(0, |head| head.size);
+    check_tiles(&layout, &lines, signed, signed_now, &mut findings)?;
     if let (Some(text), Some(key)) = (&trust.against, &key) {
         check_against(text, key, &lines, signed, &mut findings);
     }

@@ -219,6 +219,8 @@ fn name(path: &Path) -> String {
 fn a_second_verifier_in_another_language_agrees() {
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/verify_log.py");
     let second = |dir: &Path| std::process::Command::new("python3").arg(script).arg(dir).output().unwrap();
+    let said = second(Path::new("--vectors"));
+    assert!(said.status.success(), "{}", String::from_utf8_lossy(&said.stderr));
     let mut log = sound();
     let said = second(&log.dir());
     assert!(said.status.success(), "{}", String::from_utf8_lossy(&said.stderr));

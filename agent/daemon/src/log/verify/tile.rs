@@ -103,6 +103,10 @@ fn check_tile(layout: &Layout, lines: &Lines, levels: &[Vec<Hash>], name: &str) 
         ));
     }
     let index = (begin + place) as u64;
+    if index < lines.confirmed {
+        let problem = format!("its hash of record {index} is not that of the line, which is the one that was signed");
+        return Some(Finding { index: Some(index), ..Finding::of(&file, problem) });
+    }
     let (segment, line) = lines.locate(index);
     let id = line.and_then(|line| id_at(&layout.dir().join(&segment), line));
     let problem = format!("the line is not the one that {file} was made of");
