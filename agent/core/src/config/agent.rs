@@ -11,7 +11,7 @@ use super::section::{Scalar, Section};
 use super::value::{path, person, size};
 
 /// The keys of `writ.toml`.
-pub(super) const AGENT_KEYS: [&str; 12] = [
+pub(super) const AGENT_KEYS: [&str; 13] = [
     "mode",
     "approvers",
     "operators",
@@ -24,6 +24,7 @@ pub(super) const AGENT_KEYS: [&str; 12] = [
     "log",
     "sessions",
     "ssf",
+    "https",
 ];
 
 /// What `[kernel] require` can ask for.
@@ -66,6 +67,7 @@ impl Default for Agent {
             log: LogSettings::default(),
             sessions: Sessions::default(),
             ssf: BTreeMap::new(),
+            https: None,
         }
     }
 }
@@ -112,6 +114,7 @@ pub(super) fn read_agent(mut section: Section<'_, '_>, facts: &HostFacts) -> Age
         log: section.section("log", &["fsync", "segment-size", "retention"]).map_or(default.log, read_log),
         sessions: section.section("sessions", &["at-start"]).map_or(default.sessions, read_sessions),
         ssf: super::ssf::read_transmitters(&mut section),
+        https: super::https::read_https(&mut section),
     }
 }
 

@@ -73,6 +73,36 @@ pub struct Agent {
     pub sessions: Sessions,
     /// Who may push security event tokens, by issuer.
     pub ssf: BTreeMap<String, Transmitter>,
+    /// The decision point for other hosts; `None`: on the socket only.
+    pub https: Option<Https>,
+}
+
+/// `[https]`
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Https {
+    /// Where it listens.
+    pub listen: std::net::SocketAddr,
+    /// The file with its certificate chain (PEM).
+    pub certificate: String,
+    /// The file with its private key (PEM).
+    pub key: String,
+    /// The file with the authorities of clients' certificates (PEM).
+    pub client_ca: Option<String>,
+    /// The file with names of callers and hashes of their tokens.
+    pub tokens: Option<String>,
+    /// What callers call it by, in its metadata: `https://HOST[:PORT]`.
+    pub origin: String,
+    /// Who may call, by name.
+    pub callers: BTreeMap<String, HttpsCaller>,
+}
+
+/// `[https.callers.NAME]`
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct HttpsCaller {
+    /// The service account as which it asks.
+    pub account: String,
+    /// Its certificate: a DNS name in it, or `sha256-HEX` over all of it.
+    pub certificate: Option<String>,
 }
 
 /// `[ssf."ISSUER"]`

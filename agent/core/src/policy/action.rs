@@ -30,6 +30,8 @@ pub struct ActionRequest<'a> {
     /// Entities the asker knows, as `cedar authorize --entities` takes them; undeclared attributes are left out. The
     /// account and its teams are writ's own.
     pub entities: &'a Value,
+    /// Ids of the escalating policies that a person has approved for exactly this principal, action and resource.
+    pub approvals: &'a BTreeSet<String>,
 }
 
 /// The answer, with the question as it was put to Cedar.
@@ -149,7 +151,7 @@ impl Bundle {
             None => None,
         };
         let mut context = self.own_actions.context(asked.action, asked.context);
-        context.extend(self.state_of(asked.action, state));
+        context.extend(self.state_of(asked, state));
         let schema = Some(&self.cedar_schema);
         let misfit = |error: &dyn std::fmt::Display| ActionError::Schema(error.to_string());
         let asked_context =
@@ -174,10 +176,10 @@ impl Bundle {
     }
 
     /// The members of the state that an action's context declares.
-    fn state_of(&self, action: &str, state: &AccountState) -> Map<String, Value> {
-        let Some(declared) = self.own_actions.contexts.get(action) else { return Map::new() };
-        // Only the state is taken from this question, and not the executable: nobody is connecting.
-        let own = question::state_json(state, &self.moment(state)).into_iter();
+    fn state_of(&self, asked: &ActionRequest<'_>, state: &AccountState) -> Map<String, Value> {
+        let Some(declared) = self.own_actions.contexts.get(asked.action) else { return Map::new() };
+        // Not the executable: nobody is connecting.
+        let own = question::state_json(state, asked.approvals, &self.moment(state)).into_iter();
         own.filter(|(name, _)| *name != "executable" && declared.contains(*name))
             .map(|(name, value)| (name.to_owned(), value))
             .collect()
@@ -228,7 +230,8 @@ when { context.pipeline == "release" && context.risk < 50 };"#,
     fn ask(context: &Value, entities: &Value, risk: u8) -> Result<Evaluation, ActionError> {
         let action = "Action::\"issue\"";
         let principal = "ServiceAccount::\"ci\"";
-        let request = ActionRequest { principal, action, resource: "Secret::\"key\"", context, entities };
+        let approvals = &BTreeSet::new();
+        let request = ActionRequest { principal, action, resource: "Secret::\"key\"", context, entities, approvals };
         broker().authorize(&request, &state(risk, NOON)).map(|answer| answer.evaluation)
     }
 
@@ -290,6 +293,7 @@ permit (principal is user, action == Action::"write", resource) when { principal
                 resource: "record::\"r\"",
                 context: &json!({}),
                 entities: &entities,
+                approvals: &BTreeSet::new(),
             };
             bundle.authorize(&request, &state(0, NOON)).unwrap().evaluation.verdict
         };
@@ -315,6 +319,7 @@ permit (principal == ServiceAccount::"broker", action == Action::"evaluate", res
                 resource: &resource,
                 context: &json!({}),
                 entities: &json!([]),
+                approvals: &BTreeSet::new(),
             };
             bundle.authorize(&request, &state(0, NOON)).unwrap().evaluation.verdict
         };

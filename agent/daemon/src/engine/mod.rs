@@ -8,6 +8,7 @@ mod changes;
 mod clock;
 mod decide;
 mod drift;
+mod escalate;
 mod evidence;
 mod explain;
 mod failure;
@@ -51,7 +52,7 @@ use crate::process::ProcessTable;
 
 pub(crate) use changes::{Change, Page};
 pub(crate) use explain::Moment;
-pub(crate) use handle::Handle;
+pub(crate) use handle::{Handle, Stopped};
 pub(crate) use live::{Actor, Refusal};
 pub(crate) use losses::Losses;
 pub(crate) use persist::Store;

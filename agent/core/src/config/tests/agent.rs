@@ -31,6 +31,7 @@ fn no_file_at_all_means_the_documented_defaults() {
         log: LogSettings { fsync: Fsync::Checkpoint, segment_size: 67_108_864, retention: None },
         sessions: Sessions::default(),
         ssf: std::collections::BTreeMap::new(),
+        https: None,
     };
     assert_eq!(config(&[]).agent, expected);
     assert_eq!(config(&[("writ.toml", "")]).agent, expected);
@@ -86,6 +87,7 @@ fn every_setting_is_read() {
         },
         sessions: Sessions { at_start: AtStart::Cut },
         ssf: std::collections::BTreeMap::new(),
+        https: None,
     };
     assert_eq!(config(&[("writ.toml", text)]).agent, expected);
 }
@@ -106,7 +108,7 @@ fn an_unknown_key_is_refused_at_the_key() {
     refused(
         "colour = 1\n",
         &[
-            "1:1: error[unknown-key]: unknown key `colour` in `writ.toml`; one of: `mode`, `approvers`, `operators`, `escalation-ttl`, `grant-max-ttl`, `time-zone`, `nat64`, `paths`, `kernel`, `log`, `sessions`, `ssf`",
+            "1:1: error[unknown-key]: unknown key `colour` in `writ.toml`; one of: `mode`, `approvers`, `operators`, `escalation-ttl`, `grant-max-ttl`, `time-zone`, `nat64`, `paths`, `kernel`, `log`, `sessions`, `ssf`, `https`",
         ],
     );
 }

@@ -97,6 +97,7 @@ fn the_sample_configuration_is_exactly_this_model() {
         log: LogSettings { fsync: Fsync::Checkpoint, segment_size: 64 << 20, retention: None },
         sessions: Sessions::default(),
         ssf: BTreeMap::new(),
+        https: None,
     };
     assert_eq!(config.agent, agent);
 

@@ -37,7 +37,7 @@ pub(super) async fn events(
         Err(Some(refusal)) => {
             let noted = refusal.clone();
             let note = move |engine: &mut Engine| {
-                let actor = peer.actor(engine).unwrap_or_default();
+                let actor = peer.actor(engine).unwrap_or_else(|_| peer.unknown());
                 let why = format!("{}: {}", noted.err, noted.description);
                 engine.note_refused("security event", &actor, None, &why);
             };
@@ -90,7 +90,7 @@ async fn accept(
 /// Makes the event a signal. What is well said but means nothing here is accepted, and recorded as not taken: RFC 8935's
 /// errors are for tokens that are wrong.
 fn take(engine: &mut Engine, peer: &Peer, issuer: &str, transmitter: &Transmitter, event: &Event) {
-    let delivered = peer.actor(engine).unwrap_or_default();
+    let delivered = peer.actor(engine).unwrap_or_else(|_| peer.unknown());
     let actor = Actor { caller: Caller::detector(issuer), ..delivered };
     let kind = meaning::kind(&event.kind, &event.body, transmitter);
     let account = meaning::account(&event.subject, transmitter);
