@@ -18,7 +18,7 @@ fn openssl(directory: &Path, arguments: &str) {
 }
 
 /// An authority, a server's certificate, and a client's that it signed; and a client's that another one signed.
-fn certificates() -> TempDir {
+pub(crate) fn certificates() -> TempDir {
     let directory = tempfile::tempdir().expect("cannot make a directory");
     let path = directory.path();
     for (authority, client) in [("ca", "broker"), ("other", "stranger")] {
@@ -46,7 +46,7 @@ fn certificates() -> TempDir {
     directory
 }
 
-fn free_port() -> SocketAddr {
+pub(crate) fn free_port() -> SocketAddr {
     TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a port is free")
 }
 

@@ -18,6 +18,7 @@ mod coverage;
 mod crash;
 mod differential;
 mod draft;
+mod events;
 mod expiry;
 mod forms;
 mod gap;

@@ -11,8 +11,19 @@ use crate::workspace;
 
 const BUILD_PACKAGES: &[&str] =
     &["build-essential", "llvm-22-dev", "libpolly-22-dev", "libzstd-dev", "zlib1g-dev", "curl", "python3"];
-const TEST_PACKAGES: &[&str] =
-    &["iproute2", "passwd", "postgresql", "procps", "redis-server", "redis-tools", "util-linux"];
+const TEST_PACKAGES: &[&str] = &[
+    "iproute2",
+    "nginx-light",
+    "openssl",
+    "passwd",
+    "postgresql",
+    "procps",
+    "python3-cryptography",
+    "python3-jwt",
+    "redis-server",
+    "redis-tools",
+    "util-linux",
+];
 const VM_PACKAGES: &[&str] = &["debian-archive-keyring", "debootstrap", "e2fsprogs", "qemu-system-x86"];
 
 const PACKAGE_PACKAGES: &[&str] = &["binutils", "dpkg-dev", "lintian", "rpm"];

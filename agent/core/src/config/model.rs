@@ -108,14 +108,35 @@ pub struct HttpsCaller {
 /// `[ssf."ISSUER"]`
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Transmitter {
-    /// The file with its public keys.
+    /// Its public keys: a file, or an https URL (http to this host only).
     pub jwks: String,
+    /// The file of authorities that its servers' certificates are verified with.
+    pub ca: String,
     /// The audience its tokens are for.
     pub audience: String,
     /// Accounts by subject, as `docs/signals.md` writes subjects.
     pub subjects: BTreeMap<String, String>,
     /// Signal kinds by event type, where the default is not wanted.
     pub events: BTreeMap<String, String>,
+    /// Members of complex subjects that must be understood, or the event is dropped.
+    pub critical: Vec<String>,
+    /// The kind of signal that every account of `subjects` gets when the stream was verified: its freshness.
+    pub heartbeat: Option<String>,
+    /// How the stream is verified.
+    pub verification: Option<Verification>,
+}
+
+/// How a transmitter is asked for verification events.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Verification {
+    /// Its verification endpoint.
+    pub endpoint: String,
+    /// The stream's id.
+    pub stream: String,
+    /// The file with the `Authorization` header it wants.
+    pub authorization: Option<String>,
+    /// How often.
+    pub every: Duration,
 }
 
 /// `[paths]`

@@ -118,6 +118,7 @@ pub(super) struct Serving {
     pub(super) engine: Handle,
     pub(super) held: Held,
     pub(super) limits: Limits,
+    pub(super) receiver: ssf::Receiver,
 }
 
 impl FromRef<Serving> for Handle {
@@ -129,6 +130,12 @@ impl FromRef<Serving> for Handle {
 impl FromRef<Serving> for Held {
     fn from_ref(serving: &Serving) -> Self {
         serving.held.clone()
+    }
+}
+
+impl FromRef<Serving> for ssf::Receiver {
+    fn from_ref(serving: &Serving) -> Self {
+        serving.receiver.clone()
     }
 }
 

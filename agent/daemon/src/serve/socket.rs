@@ -16,6 +16,7 @@ use super::held::Held;
 use super::https::HttpsServer;
 use super::limit::{Limits, turn_away};
 use super::routes;
+use super::ssf::Receiver;
 use crate::engine::Handle;
 
 /// Why the socket cannot be opened.
@@ -64,7 +65,14 @@ impl Server {
     /// Answers until `stop` says so: on the socket, and over HTTPS if that is configured.
     pub(crate) async fn serve(self, engine: Handle, https: Option<HttpsServer>, mut stop: watch::Receiver<bool>) {
         connection::make_room();
-        let serving = routes::Serving { engine, held: Held::default(), limits: Limits::default() };
+        let serving = routes::Serving {
+            engine,
+            held: Held::default(),
+            limits: Limits::default(),
+            receiver: Receiver::default(),
+        };
+        let asking = serving.receiver.clone().keep_asking(serving.engine.clone(), stop.clone());
+        let asking = tokio::spawn(asking);
         let https = https.map(|https| tokio::spawn(https.serve(serving.clone(), stop.clone())));
         let limits = serving.limits.clone();
         let router = routes::router(serving);
@@ -103,5 +111,6 @@ impl Server {
         if let Some(https) = https {
             let _ = https.await;
         }
+        let _ = asking.await;
     }
 }

@@ -55,6 +55,12 @@ pub(super) fn claimed_issuer(token: &str) -> Result<String, Refused> {
     }
 }
 
+/// Whether the keys have the one that the token names.
+pub(super) fn names_known_key(token: &str, keys: &JwkSet) -> bool {
+    let kid = decode_header(token).ok().and_then(|header| header.kid);
+    kid.is_none_or(|kid| keys.find(&kid).is_some())
+}
+
 /// Verifies a token of this issuer.
 pub(super) fn verify(
     token: &str,
