@@ -100,13 +100,12 @@ fn an_approved_question_is_permitted_and_only_that_one() {
     let permitted = host.judgements().into_iter().rfind(|record| record.text("/verdict") == "allow").expect("recorded");
     assert_eq!(permitted.text("/request/context/approvals/0"), "a-person-first");
     wait::until("the approval is over", || (ask(&host, &issue("prod-key"))["decision"] == false).then_some(()));
-    let states: Vec<_> = host
-        .records_of("escalation")
-        .iter()
-        .filter(|record| record.text("/escalation") == id)
-        .map(|record| record.text("/state").to_owned())
-        .collect();
-    assert_eq!(states, ["opened", "approved", "expired"]);
+    let states = || -> Vec<String> {
+        let records = host.records_of("escalation");
+        let own = records.iter().filter(|record| record.text("/escalation") == id);
+        own.map(|record| record.text("/state").to_owned()).collect()
+    };
+    wait::until("its end is recorded", || (states() == ["opened", "approved", "expired"]).then_some(()));
     assert!(host.writ_output(&["verify"]).status.success());
 }
 

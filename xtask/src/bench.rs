@@ -8,8 +8,14 @@ use crate::process::run;
 use crate::workspace;
 
 /// Benchmarks that exist: the name, the binary of the `tests` crate that measures it, and what it measures.
-const BENCHMARKS: &[(&str, &str, &str)] =
-    &[("connect", "writ-bench-connect", "one UDP connect: bare, no-op program, unmanaged, managed with a record")];
+const BENCHMARKS: &[(&str, &str, &str)] = &[
+    ("connect", "writ-bench-connect", "one UDP connect: bare, no-op program, unmanaged, managed with a record"),
+    (
+        "decision",
+        "writ-bench-decision",
+        "one question to the decision point: rate and latency at 1, 32 and 256 clients",
+    ),
+];
 
 /// What to measure.
 #[derive(Args, Clone, Debug)]

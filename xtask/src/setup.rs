@@ -20,6 +20,7 @@ const TEST_PACKAGES: &[&str] = &[
     "procps",
     "python3-cryptography",
     "python3-jwt",
+    "python3-venv",
     "redis-server",
     "redis-tools",
     "util-linux",

@@ -29,9 +29,12 @@ pub(super) fn finish(draft: Draft, facts: &HostFacts) -> (Config, Vec<Diagnostic
     if !broken.contains(&Role::Accounts) {
         let callers = agent.https.iter().flat_map(|https| &https.callers);
         for (name, caller) in callers.filter(|(_, caller)| !accounts.contains_key(&caller.account)) {
-            let message = format!("`[https.callers.{name}]`: no service account `{}` is declared", caller.account);
+            let message = format!(
+                "`[https.callers.{name}]`: no service account `{}` is declared: it may ask nothing",
+                caller.account
+            );
             let help = "declare it in `service-accounts.d/`; it needs no `match`";
-            diagnostics.push(Diagnostic::error("unknown-account", message).help(help));
+            diagnostics.push(Diagnostic::warning("unknown-account", message).help(help));
         }
     }
     diagnostics.extend(overlaps(&references));

@@ -71,6 +71,7 @@ pub(super) fn compile(config: &Config, extra: &[SourceFile], findings: &mut Vec<
     };
     let entities = entities(config);
     let outsiders = Judge::new(policies.iter().filter(|parsed| parsed.actions.others))?;
+    let own_actions = OwnActions::of(&schema_text, policies.iter().map(|parsed| parsed.info.text.as_str()));
     let order: Vec<String> = policies.iter().map(|parsed| parsed.info.id.clone()).collect();
     let mut bundle = Bundle {
         authorizer: Authorizer::new(),
@@ -84,7 +85,7 @@ pub(super) fn compile(config: &Config, extra: &[SourceFile], findings: &mut Vec<
         classes,
         zone: zone?,
         nat64: nat64(config),
-        own_actions: OwnActions::of(&schema_text),
+        own_actions,
         outsiders,
         schema: schema_text,
         cedar_schema: schema,

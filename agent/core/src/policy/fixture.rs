@@ -76,6 +76,7 @@ pub(crate) fn config(accounts: Vec<Account>, policies: &str) -> Config {
             log: LogSettings { fsync: Fsync::Never, segment_size: 1 << 26, retention: None },
             sessions: Sessions::default(),
             ssf: BTreeMap::new(),
+            https: None,
         },
         accounts: accounts.into_iter().map(|account| (account.name.clone(), account)).collect(),
         destinations: destinations.into_iter().map(|found| (found.name.clone(), found)).collect(),

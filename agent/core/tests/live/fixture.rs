@@ -84,6 +84,7 @@ pub(crate) fn config() -> Config {
             log: LogSettings { fsync: Fsync::Checkpoint, segment_size: 1 << 26, retention: None },
             sessions: Sessions::default(),
             ssf: BTreeMap::new(),
+            https: None,
         },
         accounts: [account("billing", "svc-billing"), account("agent", "svc-agent"), account("selfie", "svc-self")]
             .map(|account| (account.name.clone(), account))

@@ -6,7 +6,7 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Map, Value, json};
 use writ_abi::{Address, Reason, Slot, Verdict};
-use writ_core::config::Mode;
+use writ_core::config::{Mode, OnRecordLoss};
 use writ_core::policy::{AccountState, ActionRequest, Attempt, Bundle, Evaluation};
 use writ_core::record::{Body, Context, Decision, Destination, PolicyRef, Request, Time, Would};
 use writ_core::stance::{Escalation, EscalationStatus, Situation, Target};
@@ -34,6 +34,8 @@ struct Judged {
     situation: Option<Situation>,
     mode: Mode,
     until: Option<Timestamp>,
+    /// Whether no record means no access.
+    needs_record: bool,
 }
 
 impl Engine {
@@ -59,6 +61,7 @@ impl Engine {
         let policies: Vec<PolicyRef> = body.policies.clone();
         let (executable, account) = (executable_of(asked, actor), body.account.clone());
         let record = if observed { Body::Observation(Box::new(body)) } else { Body::Decision(Box::new(body)) };
+        let index = self.log.size() + self.waiting.len() as u64;
         let id = self.note(record);
         let mut escalation = None;
         if verdict == Verdict::Escalate && !observed {
@@ -68,11 +71,11 @@ impl Engine {
             };
             escalation = self.escalate(&account, target, judged.evaluation.policies.clone(), &id);
         }
-        self.flush();
         let decision = verdict == Verdict::Allow || observed;
-        let context = self.context_of(&judged, &id, &policies, escalation.as_ref(), observed, clocks.wall);
+        let context = self.context_of(&judged, (&id, index), &policies, escalation.as_ref(), observed, clocks.wall);
         let waits = escalation.filter(|known| known.status == EscalationStatus::Pending);
-        Ok(Answered { decision, context, escalation: waits.map(|known| known.id) })
+        let needs_record = judged.needs_record;
+        Ok(Answered { decision, context, escalation: waits.map(|known| known.id), needs_record })
     }
 
     /// Whether a caller may ask about a subject: itself, anyone as root or operator, or whom policy lets it ask about.
@@ -139,6 +142,7 @@ impl Engine {
             situation,
             mode,
             until: earliest(ends, glass),
+            needs_record: account.is_some_and(|account| account.on_record_loss == OnRecordLoss::Deny),
         };
         let outcome = match (asked.action.as_str(), asked.account(), account) {
             (_, Some(name), None) => Err(format!("service account `{name}` is not declared")),
@@ -155,6 +159,12 @@ impl Engine {
                 "invalid-request".clone_into(&mut judged.reason_code);
                 judged.problem = Some(problem);
             }
+        }
+        if judged.needs_record && self.log_failure.is_some() {
+            // As in the kernel: observing is no way around it.
+            judged.evaluation = refused();
+            judged.mode = Mode::Enforce;
+            Reason::RecordLoss.code().clone_into(&mut judged.reason_code);
         }
         if judged.situation.as_ref().is_some_and(|situation| situation.offboarded) {
             judged.evaluation = refused();
@@ -259,7 +269,7 @@ impl Engine {
             destination: judged.destination.clone(),
             given_address: None,
             asked_by: actor.asked_by.clone(),
-            process: actor.pid.map(|pid| crate::process::describe(pid, &self.kernel.cgroup().root)),
+            process: actor.process.as_deref().cloned(),
             policies: context.policies,
             policy_digest: current.map(|current| current.policy_digest.clone()).unwrap_or_default(),
             stance_digest: stance_digest.unwrap_or_default(),
@@ -281,7 +291,7 @@ impl Engine {
     fn context_of(
         &self,
         judged: &Judged,
-        id: &str,
+        (id, index): (&str, u64),
         policies: &[PolicyRef],
         escalation: Option<&Escalation>,
         observed: bool,
@@ -325,9 +335,7 @@ impl Engine {
         if let Some(problem) = &judged.problem {
             put("error", json!({ "status": 400, "message": problem }));
         }
-        if self.waiting.is_empty() {
-            put("record", json!({ "log_origin": self.log.origin(), "index": self.log.size().saturating_sub(1) }));
-        }
+        put("record", json!({ "log_origin": self.log.origin(), "index": index }));
         context
     }
 }

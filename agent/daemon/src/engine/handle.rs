@@ -4,8 +4,10 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::Engine;
 
-/// A question.
-pub(super) type Question = Box<dyn FnOnce(&mut Engine) + Send>;
+/// A question; what it leaves behind is done once what it recorded is written.
+pub(super) type Question = Box<dyn FnOnce(&mut Engine) -> Option<Answer> + Send>;
+/// An answer that waits for its record; it is told whether that was written.
+pub(super) type Answer = Box<dyn FnOnce(bool) + Send>;
 
 /// Where to ask.
 #[derive(Clone)]
@@ -50,6 +52,25 @@ impl Handle {
         let question: Question = Box::new(move |engine| {
             // The asker may have gone away; what was asked for is done all the same.
             let _ = answer.send(question(engine));
+            None
+        });
+        self.questions.send(question).await.map_err(|_| Stopped)?;
+        answered.await.map_err(|_| Stopped)
+    }
+
+    /// Asks something that is recorded, and waits until it is: the records of many such questions are written at once. With
+    /// the answer comes whether that could be done.
+    ///
+    /// # Errors
+    /// The engine has stopped.
+    pub(crate) async fn ask_recorded<R: Send + 'static>(
+        &self,
+        question: impl FnOnce(&mut Engine) -> R + Send + 'static,
+    ) -> Result<(R, bool), Stopped> {
+        let (answer, answered) = oneshot::channel();
+        let question: Question = Box::new(move |engine| {
+            let given = question(engine);
+            Some(Box::new(move |written| drop(answer.send((given, written)))))
         });
         self.questions.send(question).await.map_err(|_| Stopped)?;
         answered.await.map_err(|_| Stopped)

@@ -1,11 +1,13 @@
 //! What people, signals and time do to accounts: each operation changes the live state, then the kernel, then the log,
 //! and only then answers.
 
+use std::sync::Arc;
+
 use jiff::Timestamp;
 use writ_core::config::Config;
 use writ_core::record::{
     AskedBy, Body, Caller as RecordCaller, EscalationState, Grant as GrantRecord, GrantState, Lifecycle, LoginUid,
-    SignalRecord, SignalState, Time,
+    Process, SignalRecord, SignalState, Time,
 };
 use writ_core::signal::{Caller, Incoming, Outcome, Signal};
 use writ_core::stance::{BreakGlass, BreakGlassRequest, Grant, GrantRequest, Offboarded, Received, RevocationCause};
@@ -25,6 +27,8 @@ pub(crate) struct Actor {
     pub pid: Option<u32>,
     /// Its executable.
     pub executable: Option<String>,
+    /// Its process as records describe one.
+    pub process: Option<Arc<Process>>,
     /// Which declared caller it is, if it is on another host.
     pub asked_by: Option<AskedBy>,
 }

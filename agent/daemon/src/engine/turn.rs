@@ -18,6 +18,8 @@ const SECOND: Duration = Duration::from_secs(1);
 const HEARTBEAT: Duration = Duration::from_secs(300);
 /// How long a stop reads on: what a flood puts into the ring after that is the next daemon's.
 const CATCHING_UP: Duration = Duration::from_secs(5);
+/// How many questions are answered before the ring has its turn.
+const TOGETHER: usize = 64;
 /// How often the log is looked through for lines that may go.
 const PRUNE: Duration = Duration::from_secs(60);
 
@@ -60,7 +62,7 @@ async fn turn(mut engine: Engine, mut questions: mpsc::Receiver<Question>, ring:
         });
         tokio::select! {
             question = questions.recv() => match question {
-                Some(question) => question(&mut engine),
+                Some(question) => answer(&mut engine, question, &mut questions),
                 None => break,
             },
             ready = ring.readable(), if !behind => {
@@ -83,6 +85,27 @@ async fn turn(mut engine: Engine, mut questions: mpsc::Receiver<Question>, ring:
     engine.stop();
     // Only now do those who wait for us see the end: see `Handle::drained`.
     drop(questions);
+}
+
+/// Answers a question, and those that wait behind it, up to so many that connects do not wait long. What they recorded is
+/// written once, and only then are those answered that wait for it.
+fn answer(engine: &mut Engine, first: Question, questions: &mut mpsc::Receiver<Question>) {
+    let mut recorded = Vec::new();
+    let mut next = Some(first);
+    let mut left = TOGETHER;
+    while let Some(question) = next {
+        recorded.extend(question(engine));
+        left -= 1;
+        next = if left == 0 || engine.stopping { None } else { questions.try_recv().ok() };
+    }
+    if recorded.is_empty() {
+        return;
+    }
+    engine.flush();
+    let written = engine.waiting.is_empty();
+    for answer in recorded {
+        answer(written);
+    }
 }
 
 async fn sleep(duration: Option<Duration>) {

@@ -2,6 +2,8 @@
 
 use std::fs;
 use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use nix::unistd::{Gid, Group, Uid, User};
 use tokio::net::UnixStream;
@@ -30,7 +32,21 @@ struct Local {
     pid: Option<i32>,
     /// Start of the process, in clock ticks: a pid that was reused has another.
     started: Option<u64>,
+    /// What was seen of it last.
+    seen: Arc<Mutex<Option<Seen>>>,
 }
+
+/// What was seen of a process, and under which tables.
+#[derive(Clone, Debug)]
+struct Seen {
+    at: Instant,
+    generation: u64,
+    actor: Actor,
+}
+
+/// How long what was seen of a process is taken for what it is. It holds for one connection, which the process had before it
+/// could become anything else; whether the process is there is looked at every time.
+const LOOK: Duration = Duration::from_millis(100);
 
 /// A caller on another host.
 #[derive(Clone, Debug)]
@@ -73,7 +89,8 @@ impl Peer {
         let credentials = stream.peer_cred().ok();
         let pid = credentials.as_ref().and_then(tokio::net::unix::UCred::pid);
         let uid = credentials.as_ref().map(tokio::net::unix::UCred::uid);
-        Self(Kind::Local(Local { uid, pid, started: pid.and_then(process::start_ticks_of) }))
+        let started = pid.and_then(process::start_ticks_of);
+        Self(Kind::Local(Local { uid, pid, started, seen: Arc::default() }))
     }
 
     /// A caller on another host.
@@ -129,6 +146,17 @@ impl Local {
         if self.started.is_none() || process::start_ticks_of(pid) != self.started {
             return Err(Unidentified);
         }
+        let generation = engine.current().map_or(0, |current| current.generation.active);
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(seen) = seen.as_ref().filter(|seen| seen.generation == generation && seen.at.elapsed() < LOOK) {
+            return Ok(seen.actor.clone());
+        }
+        let actor = self.look(engine, uid, pid)?;
+        *seen = Some(Seen { at: Instant::now(), generation, actor: actor.clone() });
+        Ok(actor)
+    }
+
+    fn look(&self, engine: &Engine, uid: u32, pid: i32) -> Result<Actor, Unidentified> {
         let user = User::from_uid(Uid::from_raw(uid)).ok().flatten();
         let loginuid = fs::read_to_string(format!("/proc/{pid}/loginuid"))
             .ok()
@@ -148,7 +176,8 @@ impl Local {
         let accounts = engine.accounts_of(&uids.into_iter().flatten().collect::<Vec<_>>(), pid.unsigned_abs());
         let executable = fs::read_link(format!("/proc/{pid}/exe")).ok().map(|path| path.to_string_lossy().into_owned());
         let caller = Caller { uid, loginuid, name: user.map(|user| user.name), groups, accounts };
-        Ok(Actor { caller, pid: Some(pid.unsigned_abs()), executable, asked_by: None })
+        let process = Arc::new(process::describe(pid.unsigned_abs(), &engine.kernel.cgroup().root));
+        Ok(Actor { caller, pid: Some(pid.unsigned_abs()), executable, process: Some(process), asked_by: None })
     }
 }
 

@@ -139,14 +139,16 @@ fn broken(status: StatusCode, what: &str) -> Value {
 /// Asks once.
 async fn ask(engine: &Handle, peer: &Peer, asked: Asked) -> Result<Answered, Trouble> {
     let peer = peer.clone();
-    let answered = engine.ask(move |engine| {
+    let answered = engine.ask_recorded(move |engine| {
         let actor = peer.actor(engine).map_err(|error| Trouble(StatusCode::UNAUTHORIZED, error.to_string()))?;
         engine.decide(&asked, &actor).map_err(|refusal| match refusal {
             Refusal::NotPermitted(what) => Trouble(StatusCode::FORBIDDEN, what),
             other => Trouble(StatusCode::SERVICE_UNAVAILABLE, other.to_string()),
         })
     });
-    answered.await.map_err(|error| Trouble(StatusCode::SERVICE_UNAVAILABLE, error.to_string()))?
+    let (answered, written) =
+        answered.await.map_err(|error| Trouble(StatusCode::SERVICE_UNAVAILABLE, error.to_string()))?;
+    answered.map(|answered| if written { answered } else { answered.unrecorded() })
 }
 
 /// Asks, and holds an escalated question until a person has answered it, or the asker's patience ends. `waited` is the

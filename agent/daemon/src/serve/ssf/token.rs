@@ -92,6 +92,9 @@ pub(super) fn verify(
             ErrorKind::InvalidIssuer => refused("invalid_issuer", "`iss` is not this issuer"),
             ErrorKind::InvalidAudience => refused("invalid_audience", "the token is for somebody else"),
             ErrorKind::InvalidSignature => refused("authentication_failed", "the signature does not hold"),
+            ErrorKind::InvalidKeyFormat | ErrorKind::InvalidAlgorithm | ErrorKind::InvalidRsaKey(_) => {
+                refused("invalid_key", "the key is not one for this signature")
+            }
             ErrorKind::MissingRequiredClaim(claim) if claim == "aud" => refused("invalid_audience", "`aud` is missing"),
             _ => invalid(format!("the token: {error}")),
         })?;
