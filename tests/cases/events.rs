@@ -140,8 +140,9 @@ fn examples() -> Vec<(String, Value, &'static str)> {
 }
 
 fn signals(host: &Host) -> Vec<(String, String)> {
-    let records = host.records_of("signal");
-    records.iter().map(|record| (record.text("/kind").to_owned(), record.text("/state").to_owned())).collect()
+    let records = host.records_of("lifecycle");
+    let signals = records.iter().filter(|record| record.text("/event") == "signal");
+    signals.map(|record| (record.text("/kind").to_owned(), record.text("/state").to_owned())).collect()
 }
 
 #[test]

@@ -123,8 +123,8 @@ pub(super) async fn read_whole(request: Request, next: Next) -> Response {
     match tokio::time::timeout(BODY, axum::body::to_bytes(body, MOST_BYTES)).await {
         Ok(Ok(bytes)) => next.run(Request::from_parts(parts, Body::from(bytes))).await,
         Ok(Err(error)) => {
-            let too_large =
-                std::error::Error::source(&error).is_some_and(|source| source.is::<http_body_util::LengthLimitError>());
+            let too_large = std::error::Error::source(&error)
+                .is_some_and(<dyn std::error::Error>::is::<http_body_util::LengthLimitError>);
             if too_large {
                 return Fault::new(
                     StatusCode::PAYLOAD_TOO_LARGE,

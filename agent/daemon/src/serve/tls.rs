@@ -39,7 +39,7 @@ impl Identity {
                     self.acceptor = acceptor;
                 }
                 Err(error) => {
-                    tracing::error!(error, "the new certificates of `[https]` cannot be used; the old ones are")
+                    tracing::error!(error, "the new certificates of `[https]` cannot be used; the old ones are");
                 }
             }
         }
