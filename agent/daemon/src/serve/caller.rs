@@ -11,7 +11,6 @@ use writ_core::record::AskedBy;
 use writ_core::signal::Caller;
 use writ_core::table::Identities;
 
-use super::limit::Limited;
 use crate::engine::{Actor, Engine};
 use crate::process;
 
@@ -115,11 +114,6 @@ impl Peer {
                 Actor { caller: Caller { uid: local.uid.unwrap_or(u32::MAX), ..Caller::default() }, ..Actor::default() }
             }
         }
-    }
-
-    /// Whether it is root: not who it may be inside, only whether it can be locked out.
-    pub(super) const fn is_root(&self) -> bool {
-        matches!(self.0, Kind::Local(Local { uid: Some(0), .. }))
     }
 
     /// Whose requests count together.

@@ -20,9 +20,9 @@ use tokio::sync::watch;
 use super::caller::Peer;
 use super::routes::Fault;
 
-/// How many connections are open at most.
+/// How many connections from other hosts are open at most.
 const MOST: usize = 1_024;
-/// How many of one peer: one user of this host, or one address.
+/// How many of one address.
 const MOST_EACH: usize = 320;
 /// How long a request's head may take, and how long a connection may be idle.
 const HEAD: Duration = Duration::from_secs(20);
@@ -50,7 +50,7 @@ pub(super) fn make_room() {
     }
 }
 
-/// The open connections of one listener, by peer.
+/// The open connections from other hosts, by address.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Connections {
     by: Arc<Mutex<HashMap<String, usize>>>,
@@ -64,15 +64,11 @@ pub(super) struct Admitted {
 }
 
 impl Connections {
-    /// Admits one more; `None`: it is to be closed at once. Root is not held to its share, so that nobody can lock it out
-    /// but by being everybody.
-    pub(super) fn admit(&self, who: &str, trusted: bool) -> Option<Admitted> {
+    /// Admits one more; `None`: it is to be closed at once.
+    pub(super) fn admit(&self, who: &str) -> Option<Admitted> {
         let mut by = self.by.lock().unwrap_or_else(PoisonError::into_inner);
         let own = by.get(who).copied().unwrap_or(0);
-        let most = if trusted { MOST } else { MOST_EACH };
-        // A quarter is kept for root: a thousand users with one connection each could lock it out otherwise.
-        let all = if trusted { MOST } else { MOST / 4 * 3 };
-        if own >= most || by.values().sum::<usize>() >= all {
+        if own >= MOST_EACH || by.values().sum::<usize>() >= MOST {
             return None;
         }
         by.insert(who.to_owned(), own + 1);
@@ -153,15 +149,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nobody_takes_every_connection_and_root_gets_one() {
+    fn nobody_takes_every_connection_and_places_come_back() {
         let connections = Connections::default();
-        let mut open: Vec<_> = (0..MOST_EACH).map(|_| connections.admit("1000", false).unwrap()).collect();
-        assert!(connections.admit("1000", false).is_none());
-        for user in 2_000..4_000 {
-            open.extend(connections.admit(&user.to_string(), false));
+        let mut open: Vec<_> = (0..MOST_EACH).map(|_| connections.admit("10.0.0.1").unwrap()).collect();
+        assert!(connections.admit("10.0.0.1").is_none());
+        for host in 0..MOST {
+            open.extend(connections.admit(&host.to_string()));
         }
-        assert_eq!(open.len(), MOST / 4 * 3);
-        open.push(connections.admit("0", true).unwrap());
+        assert_eq!(open.len(), MOST);
         open.clear();
         assert!(connections.by.lock().unwrap().is_empty());
     }

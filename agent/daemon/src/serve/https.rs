@@ -59,7 +59,7 @@ impl HttpsServer {
                 _ = stopping.wait_for(|stop| *stop) => return,
             };
             let Some((stream, address)) = settled(accepted).await else { continue };
-            let Some(admitted) = connections.admit(&address.ip().to_string(), false) else { continue };
+            let Some(admitted) = connections.admit(&address.ip().to_string()) else { continue };
             let acceptor = self.identity.acceptor();
             let (router, stop, engine) = (router.clone(), stop.clone(), engine.clone());
             tokio::spawn(async move {

@@ -15,8 +15,8 @@ use writ_core::signal::Incoming;
 use writ_core::stance::{BreakGlassRequest, GrantRequest};
 
 use super::caller::Peer;
-use super::limit::Limits;
 use super::held::Held;
+use super::limit::Limits;
 use super::{authzen, changes, ssf};
 use crate::api::{
     self, ApproveBody, BreakGlassBody, Failure, GrantBody, Problem, ReasonBody, SignalBody, SimulateBody,

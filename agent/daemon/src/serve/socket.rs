@@ -65,12 +65,8 @@ impl Server {
     /// Answers until `stop` says so: on the socket, and over HTTPS if that is configured.
     pub(crate) async fn serve(self, engine: Handle, https: Option<HttpsServer>, mut stop: watch::Receiver<bool>) {
         connection::make_room();
-        let serving = routes::Serving {
-            engine,
-            held: Held::default(),
-            limits: Limits::default(),
-            receiver: Receiver::default(),
-        };
+        let serving =
+            routes::Serving { engine, held: Held::default(), limits: Limits::default(), receiver: Receiver::default() };
         let asking = serving.receiver.clone().keep_asking(serving.engine.clone(), stop.clone());
         let asking = tokio::spawn(asking);
         let https = https.map(|https| tokio::spawn(https.serve(serving.clone(), stop.clone())));
