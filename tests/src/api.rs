@@ -28,6 +28,15 @@ impl Api {
         self.exchange(&format!("{head}{body}"))
     }
 
+    /// Posts JSON and says so, as AuthZEN asks for; the status and the answer.
+    #[track_caller]
+    pub fn post_json(&mut self, path: &str, body: &Value) -> (u16, Value) {
+        let body = body.to_string();
+        let kind = "content-type: application/json";
+        let head = format!("POST {path} HTTP/1.1\r\nhost: writ\r\n{kind}\r\ncontent-length: {}\r\n\r\n", body.len());
+        self.exchange(&format!("{head}{body}"))
+    }
+
     /// Reads; the status and the answer.
     #[track_caller]
     pub fn get(&mut self, path: &str) -> (u16, Value) {

@@ -17,6 +17,11 @@ const BENCHMARKS: &[(&str, &str, &str)] = &[
         "writ-bench-evidence",
         "records a second and their cost; verify, replay and explain on the log they make",
     ),
+    (
+        "decision",
+        "writ-bench-decision",
+        "one question to the decision point: rate and latency at 1, 32 and 256 clients",
+    ),
 ];
 
 /// What to measure.

@@ -4,6 +4,7 @@ mod bench;
 mod build;
 mod demo;
 mod fuzz;
+mod fuzz_api;
 mod lint;
 mod package;
 mod process;
@@ -52,6 +53,8 @@ enum Command {
     Fuzz(fuzz::Options),
     /// Kill the daemon under load, again and again: more than every run of the tests has time for
     Soak(soak::Options),
+    /// Throw at the API what schemathesis makes of its description; as root
+    FuzzApi(fuzz_api::Options),
     /// See writ work: a service account, its policy, real connects, the records; cleans up after itself
     Demo(demo::Options),
 }
@@ -70,6 +73,7 @@ fn main() -> ExitCode {
         Command::Bench(options) => bench::bench(&options).map(done),
         Command::Fuzz(options) => fuzz::fuzz(&options).map(done),
         Command::Soak(options) => soak::soak(&options).map(done),
+        Command::FuzzApi(options) => fuzz_api::fuzz_api(&options).map(done),
         Command::Demo(options) => demo::demo(&options).map(done),
     };
     match result {

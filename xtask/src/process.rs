@@ -26,6 +26,14 @@ pub(crate) fn cargo() -> Command {
     let program = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = command(program);
     command.env("CARGO_TARGET_DIR", workspace::target());
+    // What cargo says about xtask itself: `ring` would be built anew, and all that needs it, for each who asks.
+    for (name, _) in std::env::vars_os() {
+        let about_us =
+            name.to_str().is_some_and(|name| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_"));
+        if about_us {
+            command.env_remove(name);
+        }
+    }
     command
 }
 

@@ -13,10 +13,15 @@ const BUILD_PACKAGES: &[&str] =
     &["build-essential", "llvm-22-dev", "libpolly-22-dev", "libzstd-dev", "zlib1g-dev", "curl", "python3"];
 const TEST_PACKAGES: &[&str] = &[
     "iproute2",
+    "nginx-light",
+    "openssl",
     "passwd",
     "postgresql",
     "procps",
+    "python3-cryptography",
+    "python3-jwt",
     "python3-pip",
+    "python3-venv",
     "redis-server",
     "redis-tools",
     "systemd",

@@ -12,7 +12,7 @@ use super::value::{path, person, size};
 use crate::signal::RiskRule;
 
 /// The keys of `writ.toml`.
-pub(super) const AGENT_KEYS: [&str; 15] = [
+pub(super) const AGENT_KEYS: [&str; 16] = [
     "mode",
     "approvers",
     "operators",
@@ -28,6 +28,7 @@ pub(super) const AGENT_KEYS: [&str; 15] = [
     "sessions",
     "sink",
     "ssf",
+    "https",
 ];
 
 /// What `[kernel] require` can ask for.
@@ -76,6 +77,7 @@ impl Default for Agent {
             sessions: Sessions::default(),
             sinks: BTreeMap::new(),
             ssf: BTreeMap::new(),
+            https: None,
         }
     }
 }
@@ -134,6 +136,7 @@ pub(super) fn read_agent(mut section: Section<'_, '_>, facts: &HostFacts) -> Age
         sessions: section.section("sessions", &["at-start"]).map_or(default.sessions, read_sessions),
         sinks: super::sink::read_sinks(&mut section),
         ssf: super::ssf::read_transmitters(&mut section),
+        https: super::https::read_https(&mut section),
     }
 }
 

@@ -10,6 +10,7 @@ mod destination;
 mod draft;
 mod errno;
 mod fault;
+mod https;
 mod model;
 mod network;
 mod role;

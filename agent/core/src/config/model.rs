@@ -80,19 +80,70 @@ pub struct Agent {
     pub sinks: BTreeMap<String, Sink>,
     /// Who may push security event tokens, by issuer.
     pub ssf: BTreeMap<String, Transmitter>,
+    /// The decision point for other hosts; `None`: on the socket only.
+    pub https: Option<Https>,
+}
+
+/// `[https]`
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Https {
+    /// Where it listens.
+    pub listen: std::net::SocketAddr,
+    /// The file with its certificate chain (PEM).
+    pub certificate: String,
+    /// The file with its private key (PEM).
+    pub key: String,
+    /// The file with the authorities of clients' certificates (PEM).
+    pub client_ca: Option<String>,
+    /// The file with names of callers and hashes of their tokens.
+    pub tokens: Option<String>,
+    /// What callers call it by, in its metadata: `https://HOST[:PORT]`.
+    pub origin: String,
+    /// Who may call, by name.
+    pub callers: BTreeMap<String, HttpsCaller>,
+}
+
+/// `[https.callers.NAME]`
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct HttpsCaller {
+    /// The service account as which it asks.
+    pub account: String,
+    /// Its certificate: a DNS name in it, or `sha256-HEX` over all of it.
+    pub certificate: Option<String>,
 }
 
 /// `[ssf."ISSUER"]`
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Transmitter {
-    /// The file with its public keys.
+    /// Its public keys: a file, or an https URL (http to this host only).
     pub jwks: String,
+    /// The file of authorities that its servers' certificates are verified with.
+    pub ca: String,
     /// The audience its tokens are for.
     pub audience: String,
     /// Accounts by subject, as `docs/signals.md` writes subjects.
     pub subjects: BTreeMap<String, String>,
     /// Signal kinds by event type, where the default is not wanted.
     pub events: BTreeMap<String, String>,
+    /// Members of complex subjects that must be understood, or the event is dropped.
+    pub critical: Vec<String>,
+    /// The kind of signal that every account of `subjects` gets when the stream was verified: its freshness.
+    pub heartbeat: Option<String>,
+    /// How the stream is verified.
+    pub verification: Option<Verification>,
+}
+
+/// How a transmitter is asked for verification events.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Verification {
+    /// Its verification endpoint.
+    pub endpoint: String,
+    /// The stream's id.
+    pub stream: String,
+    /// The file with the `Authorization` header it wants.
+    pub authorization: Option<String>,
+    /// How often.
+    pub every: Duration,
 }
 
 /// `[sink.NAME]`

@@ -26,6 +26,17 @@ pub(super) fn finish(draft: Draft, facts: &HostFacts) -> (Config, Vec<Diagnostic
     if !broken.contains(&Role::Signals) {
         diagnostics.extend(references.fresh.iter().filter_map(|reference| fresh(reference, &signals)));
     }
+    if !broken.contains(&Role::Accounts) {
+        let callers = agent.https.iter().flat_map(|https| &https.callers);
+        for (name, caller) in callers.filter(|(_, caller)| !accounts.contains_key(&caller.account)) {
+            let message = format!(
+                "`[https.callers.{name}]`: no service account `{}` is declared: it may ask nothing",
+                caller.account
+            );
+            let help = "declare it in `service-accounts.d/`; it needs no `match`";
+            diagnostics.push(Diagnostic::warning("unknown-account", message).help(help));
+        }
+    }
     diagnostics.extend(overlaps(&references));
     diagnostics.extend(crowded(&references));
     // A file that could not be read may declare a parent, or be a child.

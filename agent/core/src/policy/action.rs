@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use cedar_policy::{Context, Entities, Entity, EntityUid, Request, SchemaFragment};
+use cedar_policy::{Context, Entities, Entity, EntityId, EntityTypeName, EntityUid, Request, SchemaFragment};
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 use thiserror::Error;
@@ -30,6 +30,8 @@ pub struct ActionRequest<'a> {
     /// Entities the asker knows, as `cedar authorize --entities` takes them; undeclared attributes are left out. The
     /// account and its teams are writ's own.
     pub entities: &'a Value,
+    /// Ids of the escalating policies that a person has approved for exactly this principal, action and resource.
+    pub approvals: &'a BTreeSet<String>,
 }
 
 /// The answer, with the question as it was put to Cedar.
@@ -70,14 +72,25 @@ pub enum ActionError {
 pub(crate) struct OwnActions {
     contexts: BTreeMap<String, BTreeSet<String>>,
     attributes: BTreeMap<String, BTreeSet<String>>,
+    /// The names of types, parsed: a question names three.
+    types: BTreeMap<String, EntityTypeName>,
+    /// Whether some policy asks for `now`, or for the clock.
+    now: bool,
+    clock: bool,
 }
 
 impl OwnActions {
     /// Reads them off a schema's text. What cannot be read declares nothing: the schema check then names what is missing.
-    pub(crate) fn of(schema: &str) -> Self {
+    /// `policies` are the texts of all policies.
+    pub(crate) fn of<'a>(schema: &str, policies: impl Iterator<Item = &'a str>) -> Self {
         let json =
             SchemaFragment::from_cedarschema_str(schema).ok().and_then(|(schema, _)| schema.to_json_value().ok());
         let mut declared = Self::default();
+        for text in policies {
+            let asks = |member: &str| text.contains(&format!(".{member}")) || text.contains(&format!("\"{member}\""));
+            declared.now |= asks("now");
+            declared.clock |= ["hour", "minute", "weekday"].into_iter().any(asks);
+        }
         for (namespace, body) in json.as_ref().and_then(Value::as_object).into_iter().flatten() {
             let qualified =
                 |name: &str| if namespace.is_empty() { name.to_owned() } else { format!("{namespace}::{name}") };
@@ -96,8 +109,23 @@ impl OwnActions {
                 let attributes = definition.get("shape").map(members).unwrap_or_default();
                 declared.attributes.insert(qualified(kind), attributes);
             }
+            let kinds = declared.attributes.keys().cloned().chain([qualified("Action")]).collect::<Vec<_>>();
+            let parsed = kinds.into_iter().filter_map(|kind| kind.parse().ok().map(|name| (kind, name)));
+            declared.types.extend(parsed);
         }
         declared
+    }
+
+    /// An entity's name, read by Cedar's own parser unless there is nothing in it to be read: `Type::"plain id"`.
+    fn entity(&self, name: &str) -> Result<EntityUid, ActionError> {
+        let plain = name.strip_suffix('"').and_then(|name| name.split_once("::\""));
+        if let Some((kind, id)) = plain
+            && !id.contains(['"', '\\'])
+            && let Some(kind) = self.types.get(kind)
+        {
+            return Ok(EntityUid::from_type_name_and_id(kind.clone(), EntityId::new(id)));
+        }
+        name.parse().map_err(|_| ActionError::NotAnEntity(name.to_owned()))
     }
 
     /// The context without what the action does not declare: askers may say more than anybody asks.
@@ -138,7 +166,7 @@ impl Bundle {
         if matches!(asked.action, "Action::\"connect\"" | "Action::\"open-socket\"") {
             return Err(ActionError::KernelAction(asked.action.to_owned()));
         }
-        let entity = |name: &str| name.parse::<EntityUid>().map_err(|_| ActionError::NotAnEntity(name.to_owned()));
+        let entity = |name: &str| self.own_actions.entity(name);
         let (principal, action, resource) = (entity(asked.principal)?, entity(asked.action)?, entity(asked.resource)?);
         let account_of = |uid: &EntityUid| {
             let id: &str = uid.id().as_ref();
@@ -149,7 +177,7 @@ impl Bundle {
             None => None,
         };
         let mut context = self.own_actions.context(asked.action, asked.context);
-        context.extend(self.state_of(asked.action, state));
+        context.extend(self.state_of(asked, state));
         let schema = Some(&*self.cedar_schema);
         let misfit = |error: &dyn std::fmt::Display| ActionError::Schema(error.to_string());
         let asked_context =
@@ -174,10 +202,10 @@ impl Bundle {
     }
 
     /// The members of the state that an action's context declares.
-    fn state_of(&self, action: &str, state: &AccountState) -> Map<String, Value> {
-        let Some(declared) = self.own_actions.contexts.get(action) else { return Map::new() };
-        // Only the state is taken from this question, and not the executable: nobody is connecting.
-        let own = question::state_json(state, &self.moment(state)).into_iter();
+    fn state_of(&self, asked: &ActionRequest<'_>, state: &AccountState) -> Map<String, Value> {
+        let Some(declared) = self.own_actions.contexts.get(asked.action) else { return Map::new() };
+        // Not the executable: nobody is connecting.
+        let own = question::state_json(state, asked.approvals, &self.moment(state)).into_iter();
         own.filter(|(name, _)| *name != "executable" && declared.contains(*name))
             .map(|(name, value)| (name.to_owned(), value))
             .collect()
@@ -186,14 +214,10 @@ impl Bundle {
     /// The next moment at which time alone may change an answer. The times in policies for own actions are not analysed
     /// as those for connects are: what asks for `now` may change at once, what asks for the clock with the next minute.
     fn action_until(&self, now: Timestamp) -> Option<Timestamp> {
-        let asks = |member: &str| {
-            let (dotted, quoted) = (format!(".{member}"), format!("\"{member}\""));
-            self.policies.values().any(|policy| policy.text.contains(&dotted) || policy.text.contains(&quoted))
-        };
-        if asks("now") {
+        if self.own_actions.now {
             return Some(now);
         }
-        if ["hour", "minute", "weekday"].into_iter().any(asks) {
+        if self.own_actions.clock {
             return Timestamp::from_second((now.as_second() / 60 + 1) * 60).ok();
         }
         None
@@ -228,7 +252,8 @@ when { context.pipeline == "release" && context.risk < 50 };"#,
     fn ask(context: &Value, entities: &Value, risk: u8) -> Result<Evaluation, ActionError> {
         let action = "Action::\"issue\"";
         let principal = "ServiceAccount::\"ci\"";
-        let request = ActionRequest { principal, action, resource: "Secret::\"key\"", context, entities };
+        let approvals = &BTreeSet::new();
+        let request = ActionRequest { principal, action, resource: "Secret::\"key\"", context, entities, approvals };
         broker().authorize(&request, &state(risk, NOON)).map(|answer| answer.evaluation)
     }
 
@@ -290,6 +315,7 @@ permit (principal is user, action == Action::"write", resource) when { principal
                 resource: "record::\"r\"",
                 context: &json!({}),
                 entities: &entities,
+                approvals: &BTreeSet::new(),
             };
             bundle.authorize(&request, &state(0, NOON)).unwrap().evaluation.verdict
         };
@@ -315,6 +341,7 @@ permit (principal == ServiceAccount::"broker", action == Action::"evaluate", res
                 resource: &resource,
                 context: &json!({}),
                 entities: &json!([]),
+                approvals: &BTreeSet::new(),
             };
             bundle.authorize(&request, &state(0, NOON)).unwrap().evaluation.verdict
         };

@@ -87,6 +87,7 @@ pub(super) fn compile(config: &Config, findings: &mut Vec<Diagnostic>) -> Option
     };
     let entities = entities(config);
     let outsiders = Judge::new(policies.iter().filter(|parsed| parsed.actions.others))?;
+    let own_actions = OwnActions::of(&schema_text, policies.iter().map(|parsed| parsed.info.text.as_str()));
     let order: Vec<String> = policies.iter().map(|parsed| parsed.info.id.clone()).collect();
     let mut bundle = Bundle {
         authorizer: Authorizer::new(),
@@ -101,7 +102,7 @@ pub(super) fn compile(config: &Config, findings: &mut Vec<Diagnostic>) -> Option
         granted: BTreeMap::new(),
         zone: zone?,
         nat64: nat64(config),
-        own_actions: Arc::new(OwnActions::of(&schema_text)),
+        own_actions: Arc::new(own_actions),
         outsiders: Arc::new(outsiders),
         schema: schema_text.into(),
         cedar_schema: Arc::new(schema),

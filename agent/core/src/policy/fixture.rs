@@ -80,6 +80,7 @@ pub(crate) fn config(accounts: Vec<Account>, policies: &str) -> Config {
             sessions: Sessions::default(),
             sinks: BTreeMap::new(),
             ssf: BTreeMap::new(),
+            https: None,
         },
         accounts: accounts.into_iter().map(|account| (account.name.clone(), account)).collect(),
         destinations: destinations.into_iter().map(|found| (found.name.clone(), found)).collect(),

@@ -1,6 +1,6 @@
 //! One policy as written: parsed by Cedar, its annotations read, its atoms found, and the text that is evaluated.
 
-use cedar_policy::pst::{self, ActionConstraint, EntityOrSlot, PrincipalConstraint};
+use cedar_policy::pst::{self, ActionConstraint, EntityOrSlot, PrincipalConstraint, ResourceConstraint};
 use cedar_policy::{Effect, Policy, PolicyId, Template};
 use serde::Serialize;
 
@@ -67,6 +67,20 @@ pub(crate) struct Actions {
     pub(crate) others: bool,
 }
 
+impl Actions {
+    /// Without connects and sockets, where the scope is tied to a resource of another type: they go to endpoints.
+    fn for_resource(self, resource: &ResourceConstraint) -> Self {
+        let (ResourceConstraint::Eq(EntityOrSlot::Entity(pst::EntityUID { ty, .. }))
+        | ResourceConstraint::Is(ty)
+        | ResourceConstraint::IsIn(ty, _)) = resource
+        else {
+            return self;
+        };
+        let elsewhere = self.others && !matches!(ty.to_string().as_str(), "Endpoint" | "Destination");
+        Self { connect: self.connect && !elsewhere, open_socket: self.open_socket && !elsewhere, others: self.others }
+    }
+}
+
 /// Whether a policy's text is as a person wrote it, or as it was evaluated.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Form {
@@ -122,15 +136,7 @@ pub(crate) fn policy_in<'a>(
             return None;
         }
     };
-    let actions = actions(&tree.body().action);
-    if info.escalates && actions.others && !actions.connect && !actions.open_socket {
-        findings.push(
-            Diagnostic::error("policy-annotation", "`@decision(\"escalate\")` is for connects and sockets only")
-                .help("remove the annotation")
-                .policy(&info.id)
-                .at(statement.annotation("decision").unwrap_or_else(|| statement.head())),
-        );
-    }
+    let actions = actions(&tree.body().action).for_resource(&tree.body().resource);
     let mut inputs = Inputs::default();
     if actions.connect || actions.open_socket {
         match atoms::inputs(tree.body(), destinations) {
@@ -154,7 +160,7 @@ pub(crate) fn policy_in<'a>(
         return None;
     }
     let mut policy = parsed.new_id(PolicyId::new(&info.id));
-    inputs.approvals |= info.escalates;
+    inputs.approvals |= info.escalates && (actions.connect || actions.open_socket);
     if info.escalates && form == Form::Written {
         let clause = format!("unless {{ context.approvals.contains({}) }}", quoted(&info.id));
         info.text = statement.with_clause(&clause)?;

@@ -121,9 +121,15 @@ fn state(
     ])
 }
 
-/// The state as JSON, by the names of its members, for a question in which nobody connects: no approval is for it.
-pub(crate) fn state_json(state_of: &AccountState, moment: &Moment) -> BTreeMap<&'static str, Value> {
-    let members = state(state_of.risk, &state_of.signals, &state_of.fresh, &BTreeSet::new(), UNLISTED, moment);
+/// The state as JSON, by the names of its members, for a question in which nobody connects; `approvals` are the ids of the
+/// escalating policies that a person approved for it.
+pub(crate) fn state_json(
+    state_of: &AccountState,
+    approvals: &BTreeSet<String>,
+    moment: &Moment,
+) -> BTreeMap<&'static str, Value> {
+    let approvals = approvals.iter().map(String::as_str).collect();
+    let members = state(state_of.risk, &state_of.signals, &state_of.fresh, &approvals, UNLISTED, moment);
     members.into_iter().map(|(name, member)| (name, member.json())).collect()
 }
 

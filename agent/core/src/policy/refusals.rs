@@ -221,3 +221,25 @@ fn a_grant_is_a_policy_that_ends() {
     assert_eq!(without.archived_grants("report"), "");
     assert_eq!(without.digest(), base.digest());
 }
+
+#[test]
+fn every_action_can_be_escalated_and_its_approvals_are_writs_own() {
+    let text = "@id(\"ask\") @owner(\"o\") @reason(\"r\") @decision(\"escalate\")\nforbid (principal, action, resource is Secret);";
+    let mut config = config(vec![account("broker", &[])], text);
+    let schema = |context: &str| crate::config::SourceFile {
+        name: "schema.d/broker.cedarschema".into(),
+        text: format!(
+            "namespace Acme {{ type Told = {{ pipeline: String }}; }}\nentity Secret;\naction issue, revoke appliesTo \
+             {{ principal: [ServiceAccount], resource: [Secret], context: {context} }};"
+        ),
+    };
+    for context in ["Acme::Told", "{ pipeline: String }", "{}", "{ approvals: Set<String> }"] {
+        config.schemas = vec![schema(context)];
+        let (bundle, findings) = Bundle::compile(&config);
+        let bundle = bundle.unwrap_or_else(|| panic!("{context}: {findings:#?}"));
+        assert!(cedar_policy::Schema::from_cedarschema_str(bundle.archived_schema()).is_ok());
+    }
+    config.schemas = vec![schema("{ approvals: Long }")];
+    let (_, findings) = Bundle::compile(&config);
+    assert!(findings.iter().any(|finding| finding.message.contains("writ's own")), "{findings:#?}");
+}

@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use cedar_policy::Schema;
+use cedar_policy::{Schema, SchemaFragment};
+use serde_json::{Value, json};
 
 use super::finding;
 use crate::config::{Attribute, Config};
@@ -12,13 +13,13 @@ use crate::diagnostic::{Diagnostic, Location};
 /// Attributes every account has; free attributes must not be called like them.
 const OWN_ATTRIBUTES: [&str; 3] = ["name", "owner", "executables"];
 
-/// What only an attempt in the kernel has of the state: which executable, and what a person approved for it.
-const STATE: &str = "  approvals: Set<String>,
-  executable: String,
+/// What only an attempt in the kernel has of the state: which executable.
+const STATE: &str = "  executable: String,
 ";
 
-/// The part that any action can have.
-const SITUATION: &str = "  risk: Long,
+/// The part that any action can have. What a person approved, every action has: each may be escalated.
+const SITUATION: &str = "  approvals: Set<String>,
+  risk: Long,
   signals: Set<String>,
   fresh: Set<String>,
   now: datetime,
@@ -48,10 +49,76 @@ pub(crate) fn build(config: &Config) -> Result<(String, Schema), Vec<Diagnostic>
             None
         }
     };
-    match schema {
-        Some(schema) if findings.is_empty() => Ok((text, schema)),
-        _ => Err(findings),
+    let Some(schema) = schema.filter(|_| findings.is_empty()) else { return Err(findings) };
+    if config.schemas.is_empty() {
+        return Ok((text, schema));
     }
+    approvable(&text).map_err(|finding| vec![*finding])
+}
+
+/// The schema with `approvals` in the context of every action of the operator's own, so that each can be escalated.
+fn approvable(text: &str) -> Result<(String, Schema), Box<Diagnostic>> {
+    let refused = |error: &dyn std::fmt::Display| {
+        let finding = Diagnostic::error("schema", format!("the schemas cannot be put together: {error}"));
+        Box::new(finding.help("give entity types, actions and common types names of their own"))
+    };
+    let (fragment, _) = SchemaFragment::from_cedarschema_str(text).map_err(|error| refused(&error))?;
+    let mut whole = fragment.to_json_value().map_err(|error| refused(&error))?;
+    let common = common_types(&whole);
+    for (namespace, body) in whole.as_object_mut().into_iter().flatten() {
+        let actions = body.get_mut("actions").and_then(Value::as_object_mut);
+        for (action, definition) in actions.into_iter().flatten() {
+            let Some(Value::Object(applies)) = definition.get_mut("appliesTo") else { continue };
+            let mut context =
+                applies.remove("context").unwrap_or_else(|| json!({ "type": "Record", "attributes": {} }));
+            // A context may be a common type; its members are then written out, for other uses of the type stay as they are.
+            for _ in 0..common.len() {
+                let name = context.get("name").or_else(|| context.get("type")).and_then(Value::as_str);
+                let known = name.and_then(|name| {
+                    common.get(&format!("{namespace}::{name}")).or_else(|| common.get(name.trim_start_matches("::")))
+                });
+                let Some(known) = known else { break };
+                context = known.clone();
+            }
+            let own = json!({ "type": "Set", "element": { "type": "EntityOrCommon", "name": "__cedar::String" } });
+            let Some(members) = context.get_mut("attributes").and_then(Value::as_object_mut) else {
+                return Err(refused(&format!("the context of action `{action}` cannot be read")));
+            };
+            let kept = members.entry("approvals").or_insert_with(|| own.clone());
+            if !is_set_of_strings(kept) {
+                let message = format!("`approvals` in the context of action `{action}` is writ's own: a `Set<String>`");
+                let help = "give the member another name";
+                return Err(Box::new(Diagnostic::error("schema", message).help(help)));
+            }
+            *kept = own;
+            applies.insert("context".to_owned(), context);
+        }
+    }
+    let fragment = SchemaFragment::from_json_value(whole).map_err(|error| refused(&error))?;
+    let text = fragment.to_cedarschema().map_err(|error| refused(&error))?;
+    let (schema, _) = Schema::from_cedarschema_str(&text).map_err(|error| refused(&error))?;
+    Ok((text, schema))
+}
+
+/// Every common type, by its whole name.
+fn common_types(whole: &Value) -> BTreeMap<String, Value> {
+    let mut found = BTreeMap::new();
+    for (namespace, body) in whole.as_object().into_iter().flatten() {
+        for (name, definition) in body.get("commonTypes").and_then(Value::as_object).into_iter().flatten() {
+            let name = if namespace.is_empty() { name.clone() } else { format!("{namespace}::{name}") };
+            found.insert(name, definition.clone());
+        }
+    }
+    found
+}
+
+fn is_set_of_strings(member: &Value) -> bool {
+    let text = |value: &Value, name: &str| value.get(name).and_then(Value::as_str).map(str::to_owned);
+    let element = member.get("element");
+    let named = element.and_then(|element| text(element, "name").or_else(|| text(element, "type")));
+    text(member, "type").as_deref() == Some("Set")
+        && named.is_some_and(|named| matches!(named.as_str(), "String" | "__cedar::String"))
+        && member.get("required").and_then(Value::as_bool).unwrap_or(true)
 }
 
 fn generated(config: &Config, findings: &mut Vec<Diagnostic>) -> String {

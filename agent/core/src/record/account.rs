@@ -225,10 +225,17 @@ pub struct Escalation {
     pub state: EscalationState,
     /// The account.
     pub account: String,
-    /// Where the attempt was going.
-    pub destination: Endpoint,
+    /// Where the attempt was going, if it was a connect.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub destination: Option<Endpoint>,
     /// The executable that made it.
     pub executable: Option<String>,
+    /// The action that was asked about, as Cedar writes it, if it was an action of the operator's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub action: Option<String>,
+    /// Its resource.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resource: Option<String>,
     /// The escalating policies.
     pub policies: Vec<PolicyRef>,
     /// Id of the decision that opened it.

@@ -88,6 +88,9 @@ pub struct Decision {
     /// The process that made the attempt; absent for questions from other hosts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub process: Option<Process>,
+    /// Who asked, for questions from other hosts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub asked_by: Option<AskedBy>,
     /// The determining policies; empty when nothing permits.
     pub policies: Vec<PolicyRef>,
     /// Digest of the policy set (`archive/sha256-HEX`).
@@ -136,6 +139,20 @@ pub struct AlreadyOpen {
     pub outcome: String,
     /// Whether the session is kept with its socket, so that its packets can be stopped without the daemon.
     pub tracked: bool,
+}
+
+/// A declared caller of the decision point on another host.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct AskedBy {
+    /// Its name in the configuration.
+    pub caller: String,
+    /// The service account as which it asked.
+    pub account: String,
+    /// From where.
+    pub address: String,
+    /// How it was known: `certificate` or `token`.
+    pub by: String,
 }
 
 /// A destination.

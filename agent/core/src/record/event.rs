@@ -76,6 +76,7 @@ impl Decision {
             action: if open_socket { "open-socket" } else { "connect" }.to_owned(),
             destination,
             given_address,
+            asked_by: None,
             process: Some(Process {
                 pid: event.pid,
                 tid: event.tid,

@@ -23,7 +23,8 @@ mod time;
 pub use account::{Approver, Caller, Change, Cut, Endpoint, Escalation, EscalationState, Grant, GrantState, LoginUid};
 pub use account::{Loss, SignalRecord, SignalState, StanceState};
 pub use decision::{
-    AlreadyOpen, Decision, Destination, EffectiveMode, GrantRef, Kernel, PolicyRef, Request, SignalRef, Verdict, Would,
+    AlreadyOpen, AskedBy, Decision, Destination, EffectiveMode, GrantRef, Kernel, PolicyRef, Request, SignalRef,
+    Verdict, Would,
 };
 pub use event::{Context, errno_name, identified_by};
 pub use id::{IdSource, record_id, time_of_id};

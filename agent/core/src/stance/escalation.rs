@@ -1,8 +1,8 @@
 //! Escalations: denied attempts that wait for a person, and what the person said.
 //!
-//! An attempt is known by account, executable, endpoint and the policies that escalate it; its repeats fold into one.
-//! Approval is for exactly that, for a while, under the policy set it was judged by. A denial is remembered as long as
-//! a request would have waited, so that a retrying workload does not ask again and again.
+//! An attempt is known by account, target and the policies that escalate it; its repeats fold into one. Approval is for
+//! exactly that, for a while, under the policy set it was judged by. A denial is remembered as long as a request would have
+//! waited, so that a retrying workload does not ask again and again.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -20,20 +20,74 @@ use crate::signal::{Approver, ApproverRefusal, Caller, Signal, after, matches_an
 /// How many escalations of one account are open at most: a workload that tries every port must not exhaust memory.
 pub const OPEN_PER_ACCOUNT: usize = 256;
 
+/// How many questions about the operator's own actions are open at most, over all subjects: a broker may name any number.
+pub const OPEN_QUESTIONS: usize = 1_024;
+
+/// What an attempt was for.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Target {
+    /// A connect, in the kernel or asked about.
+    Connect {
+        /// Path of the executable. An attempt whose executable is unknown cannot be escalated: its approval would be for
+        /// any.
+        executable: String,
+        /// Canonical address.
+        address: IpAddr,
+        /// Port.
+        port: u16,
+        /// Protocol, by name.
+        protocol: String,
+    },
+    /// A question about an action of the operator's own, as Cedar writes its parts.
+    Action {
+        /// Who: the account, or an entity of the operator's own.
+        principal: String,
+        /// The action.
+        action: String,
+        /// The resource.
+        resource: String,
+    },
+}
+
+impl Target {
+    /// Whether only the decision point can be asked for it: the kernel has no part in its approval.
+    pub const fn is_action(&self) -> bool {
+        matches!(self, Self::Action { .. })
+    }
+
+    /// Whether the subject is an entity of the operator's own, and no account.
+    pub fn is_of_outsider(&self) -> bool {
+        matches!(self, Self::Action { principal, .. } if !principal.starts_with("ServiceAccount::"))
+    }
+
+    /// The executable, for a connect.
+    pub fn executable(&self) -> Option<&str> {
+        match self {
+            Self::Connect { executable, .. } => Some(executable),
+            Self::Action { .. } => None,
+        }
+    }
+}
+
+impl std::fmt::Display for Target {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Connect { address, port, protocol, .. } => {
+                write!(out, "{}/{protocol}", std::net::SocketAddr::new(*address, *port))
+            }
+            Self::Action { action, resource, .. } => write!(out, "{action} {resource}"),
+        }
+    }
+}
+
 /// One attempt that was judged `escalate`.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Attempt {
-    /// Whose.
+    /// Whose: an account's name, or an entity of the operator's own as Cedar writes it.
     pub account: String,
-    /// Path of the executable. An attempt whose executable is unknown cannot be escalated: its approval would be for
-    /// any.
-    pub executable: String,
-    /// Canonical address.
-    pub address: IpAddr,
-    /// Port.
-    pub port: u16,
-    /// Protocol, by name.
-    pub protocol: String,
+    /// What for.
+    pub target: Target,
     /// The escalating policies that forbade it.
     pub policies: BTreeSet<String>,
     /// Digest of the policy set that judged it.
@@ -63,14 +117,9 @@ pub struct Escalation {
     pub id: String,
     /// Whose.
     pub account: String,
-    /// Path of the executable.
-    pub executable: String,
-    /// Canonical address.
-    pub address: IpAddr,
-    /// Port.
-    pub port: u16,
-    /// Protocol, by name.
-    pub protocol: String,
+    /// What for; its members are members of the escalation.
+    #[serde(flatten)]
+    pub target: Target,
     /// The escalating policies.
     pub policies: BTreeSet<String>,
     /// Digest of the policy set that judged the latest attempt; an approval holds under this one only.
@@ -111,26 +160,25 @@ impl Escalation {
         matches!(self.status, Pending | Approved | Denied) && now < self.expires
     }
 
-    /// What policy is told, if this is an approval that holds under the policy set in force.
+    /// Whether it is an approval that holds under the policy set in force.
+    pub fn holds(&self, policy_digest: &str, now: Timestamp) -> bool {
+        self.status == EscalationStatus::Approved && now < self.expires && self.policy_digest == policy_digest
+    }
+
+    /// What policy is told about connects, if this is an approval of one that holds under the policy set in force.
     pub fn approval(&self, policy_digest: &str, now: Timestamp) -> Option<Approval> {
-        let holds =
-            self.status == EscalationStatus::Approved && now < self.expires && self.policy_digest == policy_digest;
-        holds.then(|| Approval {
+        let Target::Connect { executable, address, port, protocol } = &self.target else { return None };
+        self.holds(policy_digest, now).then(|| Approval {
             policies: self.policies.clone(),
-            executable: Some(self.executable.clone()),
-            address: self.address,
-            port: self.port,
-            protocol: self.protocol.clone(),
+            executable: Some(executable.clone()),
+            address: *address,
+            port: *port,
+            protocol: protocol.clone(),
         })
     }
 
     fn is_of(&self, attempt: &Attempt) -> bool {
-        self.account == attempt.account
-            && self.executable == attempt.executable
-            && self.address == attempt.address
-            && self.port == attempt.port
-            && self.protocol == attempt.protocol
-            && self.policies == attempt.policies
+        self.account == attempt.account && self.target == attempt.target && self.policies == attempt.policies
     }
 }
 
@@ -154,7 +202,7 @@ pub enum Attempted {
         /// The escalation.
         id: String,
     },
-    /// The account has as many open as are kept; nobody is asked.
+    /// As many are open as are kept; nobody is asked.
     Overflow,
 }
 
@@ -222,17 +270,17 @@ impl EscalationStore {
                 }
             };
         }
-        if self.open(&attempt.account, now).count() >= OPEN_PER_ACCOUNT {
+        let questions = || self.all(now).filter(|known| known.target.is_action()).count();
+        if self.open(&attempt.account, now).count() >= OPEN_PER_ACCOUNT
+            || (attempt.target.is_action() && questions() >= OPEN_QUESTIONS)
+        {
             return Attempted::Overflow;
         }
         self.made += 1;
         let escalation = Escalation {
             id: format!("E-{}", short_digest(6, &format!("{} {attempt:?} {now}", self.made))),
             account: attempt.account.clone(),
-            executable: attempt.executable.clone(),
-            address: attempt.address,
-            port: attempt.port,
-            protocol: attempt.protocol.clone(),
+            target: attempt.target.clone(),
             policies: attempt.policies.clone(),
             policy_digest: attempt.policy_digest.clone(),
             first_seen: now,
@@ -264,7 +312,7 @@ impl EscalationStore {
         if known.status == EscalationStatus::Approved {
             return Err(AnswerRefusal::Already(id.to_owned()));
         }
-        if !config.accounts.contains_key(&known.account) {
+        if !config.accounts.contains_key(&known.account) && !known.target.is_of_outsider() {
             return Err(AnswerRefusal::UnknownAccount(known.account.clone()));
         }
         if known.policy_digest != policy_digest {
@@ -359,6 +407,17 @@ impl EscalationStore {
     /// The open escalations of every account, oldest first.
     pub fn all(&self, now: Timestamp) -> impl Iterator<Item = &Escalation> {
         self.open.iter().filter(move |known| known.is_open(now))
+    }
+
+    /// The approvals of exactly this question that hold under the policy set in force.
+    pub fn approved<'a>(
+        &'a self,
+        account: &str,
+        target: &'a Target,
+        policy_digest: &'a str,
+        now: Timestamp,
+    ) -> impl Iterator<Item = &'a Escalation> + use<'a> {
+        self.open(account, now).filter(move |known| known.target == *target && known.holds(policy_digest, now))
     }
 
     /// The latest that ended.

@@ -257,7 +257,8 @@ impl LiveState {
         rule: RiskRule,
         policy_digest: &'a str,
     ) -> AccountLive<'a> {
-        let approved = |known: &&Escalation| known.status == EscalationStatus::Approved;
+        // The kernel, and so the stance, has no part in questions about other actions.
+        let approved = |known: &&Escalation| known.status == EscalationStatus::Approved && !known.target.is_action();
         AccountLive {
             account,
             signals: self.signals.live(account, now).collect(),

@@ -20,6 +20,7 @@ pub use change::{Cause, Change, Delta, Difference, Reach, Side, difference};
 pub use destination::{DestinationError, GrantDestination};
 pub use escalation::{
     Answer, AnswerRefusal, Attempt, Attempted, Escalation, EscalationStatus, EscalationStore, OPEN_PER_ACCOUNT,
+    OPEN_QUESTIONS, Target,
 };
 pub use expiry::{ExpiryStep, TimeClasses, deadline, expiry_states, expiry_steps, valid_until};
 pub use grant::{

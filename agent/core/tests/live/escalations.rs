@@ -3,19 +3,23 @@
 use std::time::Duration;
 
 use writ_core::signal::{ApproverRefusal, Caller};
-use writ_core::stance::{AnswerRefusal, Attempt, Attempted, EscalationStatus, LiveState, OPEN_PER_ACCOUNT};
+use writ_core::stance::{
+    AnswerRefusal, Attempt, Attempted, EscalationStatus, LiveState, OPEN_PER_ACCOUNT, OPEN_QUESTIONS, Target,
+};
 
 use crate::fixture::{
     HOUR, MINUTE, POLICY, account, at, config, root, root_of, security, signal, situation, user, workload,
 };
 
+fn to(executable: &str, address: &str, port: u16, protocol: &str) -> Target {
+    let (executable, protocol) = (executable.to_owned(), protocol.to_owned());
+    Target::Connect { executable, address: address.parse().unwrap(), port, protocol }
+}
+
 fn attempt() -> Attempt {
     Attempt {
         account: "billing".into(),
-        executable: "/usr/bin/psql".into(),
-        address: "10.20.0.5".parse().unwrap(),
-        port: 5432,
-        protocol: "tcp".into(),
+        target: to("/usr/bin/psql", "10.20.0.5", 5432, "tcp"),
         policies: ["prod-needs-a-person".to_owned()].into(),
         policy_digest: POLICY.into(),
     }
@@ -45,10 +49,10 @@ fn repeats_fold_and_every_other_attempt_is_its_own() {
     assert_eq!(known.expires, at(3600), "repeats do not prolong the request");
     for change in [
         |a: &mut Attempt| a.account = "agent".into(),
-        |a: &mut Attempt| a.executable = "/usr/bin/curl".into(),
-        |a: &mut Attempt| a.address = "10.20.0.6".parse().unwrap(),
-        |a: &mut Attempt| a.port = 5433,
-        |a: &mut Attempt| a.protocol = "udp".into(),
+        |a: &mut Attempt| a.target = to("/usr/bin/curl", "10.20.0.5", 5432, "tcp"),
+        |a: &mut Attempt| a.target = to("/usr/bin/psql", "10.20.0.6", 5432, "tcp"),
+        |a: &mut Attempt| a.target = to("/usr/bin/psql", "10.20.0.5", 5433, "tcp"),
+        |a: &mut Attempt| a.target = to("/usr/bin/psql", "10.20.0.5", 5432, "udp"),
         |a: &mut Attempt| a.policies = ["another".to_owned()].into(),
     ] {
         let mut other = attempt();
@@ -69,7 +73,7 @@ fn an_approval_is_for_exactly_what_was_attempted_and_ends() {
     assert_eq!(now.approvals, [id.clone()].into());
     let [approval] = now.state.approvals.as_slice() else { panic!("{now:?}") };
     assert_eq!(approval.executable.as_deref(), Some("/usr/bin/psql"));
-    assert_eq!((approval.address, approval.port), (attempt().address, 5432));
+    assert_eq!((approval.address, approval.port), ("10.20.0.5".parse().unwrap(), 5432));
     assert_eq!((approval.protocol.as_str(), &approval.policies), ("tcp", &attempt().policies));
     assert!(situation(&live, "agent", at(60), &config).state.approvals.is_empty());
     assert_eq!(live.attempt(&attempt(), at(61), &config), Attempted::Approved { id: id.clone() });
@@ -161,9 +165,54 @@ fn a_scan_does_not_fill_memory_or_silence_other_accounts() {
     let config = config();
     let mut live = LiveState::default();
     for port in 1..=u16::try_from(OPEN_PER_ACCOUNT).unwrap() {
-        new(live.attempt(&Attempt { port, ..attempt() }, at(0), &config));
+        new(live.attempt(
+            &Attempt { target: to("/usr/bin/psql", "10.20.0.5", port, "tcp"), ..attempt() },
+            at(0),
+            &config,
+        ));
     }
     assert_eq!(live.attempt(&attempt(), at(0), &config), Attempted::Overflow);
     new(live.attempt(&Attempt { account: "agent".into(), ..attempt() }, at(0), &config));
     new(live.attempt(&attempt(), at(3600), &config));
+}
+
+fn question(account: &str, resource: &str) -> Attempt {
+    let principal = if account.contains("::") { account.to_owned() } else { format!("ServiceAccount::\"{account}\"") };
+    let target = Target::Action { principal, action: "Action::\"issue\"".into(), resource: resource.into() };
+    Attempt { account: account.into(), target, ..attempt() }
+}
+
+#[test]
+fn an_approved_question_holds_for_itself_alone_and_no_connect() {
+    let config = config();
+    let mut live = LiveState::default();
+    let asked = question("billing", "Credential::\"key\"");
+    let id = new(live.attempt(&asked, at(0), &config));
+    approve(&mut live, &id, 10 * MINUTE, &security(), 0).unwrap();
+    assert!(situation(&live, "billing", at(1), &config).state.approvals.is_empty());
+    let holds = |attempt: &Attempt, digest: &str, second| {
+        live.escalations().approved(&attempt.account, &attempt.target, digest, at(second)).count() == 1
+    };
+    assert!(holds(&asked, POLICY, 1));
+    assert!(!holds(&asked, POLICY, 600), "its time is over");
+    assert!(!holds(&asked, "sha256-other", 1), "the policies have changed");
+    assert!(!holds(&question("billing", "Credential::\"root\""), POLICY, 1));
+    assert!(!holds(&question("agent", "Credential::\"key\""), POLICY, 1));
+    // It outlives a restart as it is.
+    let restored = LiveState::restore(&live.to_json().unwrap()).unwrap();
+    assert_eq!(restored.escalations().get(&id), live.escalations().get(&id));
+}
+
+#[test]
+fn subjects_that_are_no_accounts_are_approved_too_and_their_number_is_bounded() {
+    let config = config();
+    let mut live = LiveState::default();
+    for number in 0..OPEN_QUESTIONS {
+        let id = new(live.attempt(&question(&format!("user::\"{number}\""), "r::\"1\""), at(0), &config));
+        if number == 0 {
+            approve(&mut live, &id, MINUTE, &security(), 0).unwrap();
+        }
+    }
+    assert_eq!(live.attempt(&question("user::\"more\"", "r::\"1\""), at(1), &config), Attempted::Overflow);
+    new(live.attempt(&attempt(), at(1), &config));
 }

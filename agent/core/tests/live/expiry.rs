@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use proptest::prelude::*;
 use writ_core::signal::{Caller, Incoming};
 use writ_core::stance::{
-    Attempt, Attempted, LiveState, Situation, TimeClasses, deadline, expiry_states, expiry_steps, valid_until,
+    Attempt, Attempted, LiveState, Situation, Target, TimeClasses, deadline, expiry_states, expiry_steps, valid_until,
 };
 
 use crate::fixture::{HOUR, MINUTE, POLICY, account, at, config, edr, grant, root, signal};
@@ -28,10 +28,12 @@ fn a_situation_holds_until_the_first_end_that_policy_can_notice() {
     assert_eq!(until(&live, &never), Some(at(300)), "freshness ends");
     let attempt = Attempt {
         account: "billing".into(),
-        executable: "/usr/bin/psql".into(),
-        address: "10.20.0.5".parse().unwrap(),
-        port: 5432,
-        protocol: "tcp".into(),
+        target: Target::Connect {
+            executable: "/usr/bin/psql".into(),
+            address: "10.20.0.5".parse().unwrap(),
+            port: 5432,
+            protocol: "tcp".into(),
+        },
         policies: Default::default(),
         policy_digest: POLICY.into(),
     };

@@ -89,6 +89,7 @@ pub(crate) fn config() -> Config {
             sessions: Sessions::default(),
             sinks: BTreeMap::new(),
             ssf: BTreeMap::new(),
+            https: None,
         },
         accounts: [account("billing", "svc-billing"), account("agent", "svc-agent"), account("selfie", "svc-self")]
             .map(|account| (account.name.clone(), account))

@@ -6,7 +6,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use proptest::prelude::*;
 use writ_core::signal::{Caller, Incoming, Outcome, RiskRule, SignalStore};
-use writ_core::stance::{Attempt, Attempted, LiveState};
+use writ_core::stance::{Attempt, Attempted, LiveState, Target};
 
 use crate::fixture::{POLICY, at, config, grant, signal, user};
 
@@ -192,10 +192,12 @@ fn run(steps: Vec<Step>) -> Result<(), TestCaseError> {
                 let account = ACCOUNTS[account];
                 let attempt = Attempt {
                     account: account.into(),
-                    executable: "/bin/x".into(),
-                    address: "10.0.0.1".parse().unwrap(),
-                    port,
-                    protocol: "tcp".into(),
+                    target: Target::Connect {
+                        executable: "/bin/x".into(),
+                        address: "10.0.0.1".parse().unwrap(),
+                        port,
+                        protocol: "tcp".into(),
+                    },
                     policies: BTreeSet::new(),
                     policy_digest: POLICY.into(),
                 };

@@ -6,7 +6,7 @@ use jiff::SignedDuration;
 use writ_core::signal::{ApproverRefusal, ClockReading};
 use writ_core::stance::{
     AnswerRefusal, Attempt, Attempted, BreakGlassRefusal, BreakGlassRequest, FORMAT, GrantRefusal, LiveState,
-    OffboardingRefusal, RestoreError, difference,
+    OffboardingRefusal, RestoreError, Target, difference,
 };
 
 use crate::fixture::{
@@ -16,10 +16,12 @@ use crate::fixture::{
 fn attempt() -> Attempt {
     Attempt {
         account: "billing".into(),
-        executable: "/usr/bin/psql".into(),
-        address: "fd00:20::5".parse().unwrap(),
-        port: 5432,
-        protocol: "tcp".into(),
+        target: Target::Connect {
+            executable: "/usr/bin/psql".into(),
+            address: "fd00:20::5".parse().unwrap(),
+            port: 5432,
+            protocol: "tcp".into(),
+        },
         policies: ["p".to_owned()].into(),
         policy_digest: POLICY.into(),
     }

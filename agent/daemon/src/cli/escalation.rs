@@ -106,16 +106,16 @@ fn answered(escalation: &Escalation, word: &str, json: bool) -> anyhow::Result<(
         "{word}: {} {} ({}) → {} until {}",
         escalation.id,
         escalation.account,
-        escalation.executable,
-        endpoint(escalation),
+        who(escalation),
+        escalation.target,
         escalation.expires.strftime("%F %T")
     );
     Ok(())
 }
 
-fn endpoint(escalation: &Escalation) -> String {
-    let at = std::net::SocketAddr::new(escalation.address, escalation.port);
-    format!("{at}/{}", escalation.protocol)
+/// The program that tried, or whoever it was asked about.
+fn who(escalation: &Escalation) -> &str {
+    escalation.target.executable().unwrap_or("asked")
 }
 
 fn status(escalation: &Escalation) -> &'static str {
@@ -136,8 +136,8 @@ fn table(open: &[Escalation]) -> comfy_table::Table {
             escalation.id.clone(),
             status(escalation).to_owned(),
             escalation.account.clone(),
-            escalation.executable.clone(),
-            endpoint(escalation),
+            who(escalation).to_owned(),
+            escalation.target.to_string(),
             escalation.policies.iter().cloned().collect::<Vec<_>>().join(" "),
             format!("×{}", escalation.count),
             ago(escalation.last_seen),
@@ -165,8 +165,8 @@ fn follow(config_dir: &Path, json: bool) -> anyhow::Result<()> {
                     escalation.id,
                     status(&escalation),
                     escalation.account,
-                    escalation.executable,
-                    endpoint(&escalation),
+                    who(&escalation),
+                    escalation.target,
                     escalation.policies.iter().cloned().collect::<Vec<_>>().join(" ")
                 )
             };

@@ -41,6 +41,7 @@ pub(super) fn run(config_dir: &Path, _: &Args) -> anyhow::Result<ExitCode> {
         eprint!("{}", render::render(&findings, &sources, output::colours()));
     }
     let socket = engine.current().map(|current| PathBuf::from(&current.config.agent.paths.socket)).unwrap_or_default();
+    let https = engine.current().and_then(|current| current.config.agent.https.clone());
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let code = runtime.block_on(async move {
         let server = match serve::bind(&socket).await {
@@ -50,9 +51,19 @@ pub(super) fn run(config_dir: &Path, _: &Args) -> anyhow::Result<ExitCode> {
                 return ExitCode::FAILURE;
             }
         };
+        let https = match &https {
+            None => None,
+            Some(https) => match serve::bind_https(https).await {
+                Ok(server) => Some(server),
+                Err(error) => {
+                    eprintln!("error: {error}");
+                    return ExitCode::FAILURE;
+                }
+            },
+        };
         match engine::run(engine) {
             Ok((handle, stopped)) => {
-                lifecycle(handle, stopped, server).await;
+                lifecycle(handle, stopped, server, https).await;
                 ExitCode::SUCCESS
             }
             Err(error) => {
@@ -64,12 +75,14 @@ pub(super) fn run(config_dir: &Path, _: &Args) -> anyhow::Result<ExitCode> {
     Ok(code)
 }
 
-async fn lifecycle(handle: Handle, stopped: tokio::sync::oneshot::Receiver<()>, server: serve::Server) {
+async fn lifecycle(
+    handle: Handle,
+    stopped: tokio::sync::oneshot::Receiver<()>,
+    server: serve::Server,
+    https: Option<serve::HttpsServer>,
+) {
     let (stop, stopping) = tokio::sync::watch::channel(false);
-    let mut until = stopping.clone();
-    let serving = tokio::spawn(server.serve(handle.clone(), async move {
-        let _ = until.wait_for(|stop| *stop).await;
-    }));
+    let serving = tokio::spawn(server.serve(handle.clone(), https, stopping));
     // Policy is in force, and the socket answers.
     let _ = sd_notify::notify(&[NotifyState::Ready, NotifyState::Status("policy in force")]);
     tracing::info!("policy in force");

@@ -16,9 +16,13 @@ pub(crate) fn summary(record: &Record) -> String {
             format!("cut       {}: {}:{}/{}, {}", cut.account, to.address, to.port, to.protocol, cut.reason)
         }
         Body::Escalation(escalation) => {
-            let to = &escalation.destination;
+            let to = match (&escalation.destination, &escalation.action, &escalation.resource) {
+                (Some(to), ..) => format!("{}:{}", to.address, to.port),
+                (None, Some(action), Some(resource)) => format!("{action} {resource}"),
+                _ => "-".to_owned(),
+            };
             let state = word(&escalation.state);
-            format!("escalation {} {state}: {} → {}:{}", escalation.escalation, escalation.account, to.address, to.port)
+            format!("escalation {} {state}: {} → {to}", escalation.escalation, escalation.account)
         }
         Body::Grant(grant) => {
             format!("grant     {} {}: {} → {}", grant.grant, word(&grant.state), grant.account, grant.destination)

@@ -6,12 +6,13 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Map, Value, json};
 use writ_abi::{Address, Reason, Slot, Verdict};
-use writ_core::config::Mode;
+use writ_core::config::{Mode, OnRecordLoss};
 use writ_core::policy::{AccountState, ActionRequest, Attempt, Bundle, Evaluation};
 use writ_core::record::{Body, Context, Decision, Destination, PolicyRef, Request, Time, Would};
-use writ_core::stance::Situation;
+use writ_core::stance::{Escalation, EscalationStatus, Situation, Target};
 
 use super::clock::Clocks;
+use super::escalate::connect_target;
 use super::evidence::describe;
 use super::explain::Moment;
 use super::question::{Answered, Asked, quoted};
@@ -33,6 +34,8 @@ struct Judged {
     situation: Option<Situation>,
     mode: Mode,
     until: Option<Timestamp>,
+    /// Whether no record means no access.
+    needs_record: bool,
 }
 
 impl Engine {
@@ -58,21 +61,21 @@ impl Engine {
         let policies: Vec<PolicyRef> = body.policies.clone();
         let (executable, account) = (executable_of(asked, actor), body.account.clone());
         let record = if observed { Body::Observation(Box::new(body)) } else { Body::Decision(Box::new(body)) };
+        let index = self.log.size() + self.waiting.len() as u64;
         let id = self.note(record);
         let mut escalation = None;
-        if verdict == Verdict::Escalate
-            && !observed
-            && let Some(attempt) = &judged.attempt
-        {
-            let ids = judged.evaluation.policies.clone();
-            self.last_executable.clone_from(&executable);
-            self.escalate(&account, attempt, ids, &id);
-            escalation = self.escalation_for(&account, attempt, executable.as_deref(), clocks.wall);
+        if verdict == Verdict::Escalate && !observed {
+            let target = match &judged.attempt {
+                Some(attempt) => connect_target(attempt, executable.as_deref()),
+                None => Some(action_target(&judged.request)),
+            };
+            escalation = self.escalate(&account, target, judged.evaluation.policies.clone(), &id);
         }
-        self.flush();
         let decision = verdict == Verdict::Allow || observed;
-        let context = self.context_of(&judged, &id, &policies, escalation.as_deref(), observed, clocks.wall);
-        Ok(Answered { decision, context, escalation })
+        let context = self.context_of(&judged, (&id, index), &policies, escalation.as_ref(), observed, clocks.wall);
+        let waits = escalation.filter(|known| known.status == EscalationStatus::Pending);
+        let needs_record = judged.needs_record;
+        Ok(Answered { decision, context, escalation: waits.map(|known| known.id), needs_record })
     }
 
     /// Whether a caller may ask about a subject: itself, anyone as root or operator, or whom policy lets it ask about.
@@ -100,6 +103,7 @@ impl Engine {
                 resource: &resource,
                 context: &json!({}),
                 entities: &json!([]),
+                approvals: &BTreeSet::new(),
             };
             let answer = current.bundle.authorize(&request, &situation.state);
             !situation.offboarded && answer.is_ok_and(|answer| answer.evaluation.verdict == Verdict::Allow)
@@ -138,12 +142,13 @@ impl Engine {
             situation,
             mode,
             until: earliest(ends, glass),
+            needs_record: account.is_some_and(|account| account.on_record_loss == OnRecordLoss::Deny),
         };
         let outcome = match (asked.action.as_str(), asked.account(), account) {
             (_, Some(name), None) => Err(format!("service account `{name}` is not declared")),
             ("connect", _, Some(account)) => self.judge_connect(asked, actor, &account.name, &state, &mut judged),
             ("connect", ..) => Err("only service accounts connect".to_owned()),
-            _ => judge_action(&current.bundle, asked, &state, &mut judged),
+            _ => self.judge_action(asked, &state, &mut judged),
         };
         match outcome {
             Ok(evaluation) => {
@@ -154,6 +159,12 @@ impl Engine {
                 "invalid-request".clone_into(&mut judged.reason_code);
                 judged.problem = Some(problem);
             }
+        }
+        if judged.needs_record && self.log_failure.is_some() {
+            // As in the kernel: observing is no way around it.
+            judged.evaluation = refused();
+            judged.mode = Mode::Enforce;
+            Reason::RecordLoss.code().clone_into(&mut judged.reason_code);
         }
         if judged.situation.as_ref().is_some_and(|situation| situation.offboarded) {
             judged.evaluation = refused();
@@ -197,6 +208,26 @@ impl Engine {
         Ok(evaluation)
     }
 
+    fn judge_action(&self, asked: &Asked, state: &AccountState, judged: &mut Judged) -> Result<Evaluation, String> {
+        let current = self.current().ok_or("nothing is in force")?;
+        let target = action_target(&judged.request);
+        let account = asked.account().map_or_else(|| asked.principal(), str::to_owned);
+        let (approvals, approved_until) = self.approved_for(&account, &target, state.now);
+        let request = ActionRequest {
+            principal: &judged.request.principal,
+            action: &judged.request.action,
+            resource: &judged.request.resource,
+            context: &Value::Object(asked.context.clone()),
+            entities: &asked.entities(),
+            approvals: &approvals,
+        };
+        let answer = current.bundle.authorize(&request, state).map_err(|error| error.to_string())?;
+        judged.request.context = answer.context;
+        judged.request.entities = answer.entities;
+        judged.until = earliest(judged.until, earliest(answer.until, approved_until));
+        Ok(answer.evaluation)
+    }
+
     /// Whether the account has not been there: as the kernel remembers it, and never while its baseline is learnt.
     fn is_new(&self, account: &str, ip: std::net::IpAddr, now: Timestamp) -> bool {
         let Some(current) = self.current() else { return true };
@@ -209,24 +240,6 @@ impl Engine {
         }
         let octets = Address::from(ip).octets();
         current.generation.account(account).is_none_or(|index| !self.kernel.has_seen(index, octets))
-    }
-
-    fn escalation_for(
-        &self,
-        account: &str,
-        attempt: &Attempt,
-        executable: Option<&str>,
-        now: Timestamp,
-    ) -> Option<String> {
-        let Attempt::Connect { ip, port, protocol, .. } = attempt else { return None };
-        let mut open = self.live.escalations().open(account, now);
-        let found = open.find(|known| {
-            known.address == *ip
-                && known.port == *port
-                && known.protocol == protocol.name()
-                && Some(known.executable.as_str()) == executable
-        });
-        found.map(|known| known.id.clone())
     }
 
     fn decision_of(&self, asked: &Asked, actor: &Actor, judged: &Judged, observed: bool, clocks: &Clocks) -> Decision {
@@ -256,7 +269,8 @@ impl Engine {
             action: asked.action.clone(),
             destination: judged.destination.clone(),
             given_address: None,
-            process: actor.pid.map(|pid| crate::process::describe(pid, &self.kernel.cgroup().root)),
+            asked_by: actor.asked_by.clone(),
+            process: actor.process.as_deref().cloned(),
             policies: context.policies,
             policy_digest,
             stance_digest: stance_digest.unwrap_or_default(),
@@ -278,9 +292,9 @@ impl Engine {
     fn context_of(
         &self,
         judged: &Judged,
-        id: &str,
+        (id, index): (&str, u64),
         policies: &[PolicyRef],
-        escalation: Option<&str>,
+        escalation: Option<&Escalation>,
         observed: bool,
         now: Timestamp,
     ) -> Map<String, Value> {
@@ -317,37 +331,24 @@ impl Engine {
             }
         }
         if let Some(escalation) = escalation {
-            put("escalation", json!({ "id": escalation, "status": "pending" }));
+            let status = escalation.status;
+            put("escalation", json!({ "id": escalation.id, "status": status, "expires": Time(escalation.expires) }));
         }
         if let Some(problem) = &judged.problem {
             put("error", json!({ "status": 400, "message": problem }));
         }
-        if self.waiting.is_empty() {
-            put("record", json!({ "log_origin": self.log.origin(), "index": self.log.size().saturating_sub(1) }));
-        }
+        put("record", json!({ "log_origin": self.log.origin(), "index": index }));
         context
     }
 }
 
-fn judge_action(
-    bundle: &Bundle,
-    asked: &Asked,
-    state: &AccountState,
-    judged: &mut Judged,
-) -> Result<Evaluation, String> {
-    let (principal, action, resource) = (asked.principal(), asked.action_uid(), asked.resource.uid());
-    let request = ActionRequest {
-        principal: &principal,
-        action: &action,
-        resource: &resource,
-        context: &Value::Object(asked.context.clone()),
-        entities: &asked.entities(),
-    };
-    let answer = bundle.authorize(&request, state).map_err(|error| error.to_string())?;
-    judged.request.context = answer.context;
-    judged.request.entities = answer.entities;
-    judged.until = earliest(judged.until, answer.until);
-    Ok(answer.evaluation)
+/// What a question is known by to whoever approves it.
+fn action_target(request: &Request) -> Target {
+    Target::Action {
+        principal: request.principal.clone(),
+        action: request.action.clone(),
+        resource: request.resource.clone(),
+    }
 }
 
 /// The executable that would connect: the caller's own, or the one that the asker names.

@@ -120,7 +120,7 @@ impl Engine {
         let groups = user.as_ref().and_then(of).unwrap_or_default();
         let accounts = self.accounts_of(&[uid], 0);
         let caller = Caller { uid, loginuid: None, name: user.map(|user| user.name), groups, accounts };
-        Actor { caller, pid: None, executable: None }
+        Actor { caller, ..Actor::default() }
     }
 }
 

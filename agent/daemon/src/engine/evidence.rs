@@ -14,6 +14,7 @@ use writ_core::stance::Situation;
 
 use super::Engine;
 use super::clock::Clocks;
+use super::escalate::connect_target;
 use super::explain::{Moment, Names};
 use super::persist::Explained as Kept;
 
@@ -80,7 +81,8 @@ impl Engine {
             self.remember_opened(event.socket_cookie, &id);
         }
         if escalates {
-            self.escalate(&account, &attempt, policies, &id);
+            let target = connect_target(&attempt, self.last_executable.as_deref());
+            self.escalate(&account, target, policies, &id);
         }
     }
 

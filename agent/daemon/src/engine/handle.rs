@@ -4,7 +4,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::Engine;
 
-/// A question.
+/// A question; its answer is given once what it changed and recorded is settled.
 pub(super) type Question = Box<dyn FnOnce(&mut Engine) + Send>;
 
 /// Where to ask.
@@ -50,7 +50,25 @@ impl Handle {
         let question: Question = Box::new(move |engine| {
             let found = question(engine);
             // The asker may have gone away; what was asked for is done all the same.
-            engine.unsettled.answer(Box::new(move || drop(answer.send(found))));
+            engine.unsettled.answer(Box::new(move |_| drop(answer.send(found))));
+        });
+        self.questions.send(question).await.map_err(|_| Stopped)?;
+        answered.await.map_err(|_| Stopped)
+    }
+
+    /// Asks something that is recorded, and waits until it is: the records of many such questions are written at once. With
+    /// the answer comes whether that could be done.
+    ///
+    /// # Errors
+    /// The engine has stopped.
+    pub(crate) async fn ask_recorded<R: Send + 'static>(
+        &self,
+        question: impl FnOnce(&mut Engine) -> R + Send + 'static,
+    ) -> Result<(R, bool), Stopped> {
+        let (answer, answered) = oneshot::channel();
+        let question: Question = Box::new(move |engine| {
+            let given = question(engine);
+            engine.unsettled.answer(Box::new(move |written| drop(answer.send((given, written)))));
         });
         self.questions.send(question).await.map_err(|_| Stopped)?;
         answered.await.map_err(|_| Stopped)

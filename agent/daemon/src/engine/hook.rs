@@ -15,7 +15,7 @@ use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 use writ_core::config::Config;
 use writ_core::record::Time;
-use writ_core::stance::Escalation;
+use writ_core::stance::{Escalation, Target};
 
 /// How long one run may take.
 const LONGEST: Duration = Duration::from_secs(10);
@@ -112,6 +112,14 @@ impl super::Engine {
         let name = nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok()).unwrap_or_default();
         let ttl = config.agent.grant_max_ttl.min(Duration::from_secs(900)).as_secs();
         let (id, directory) = (&escalation.id, self.config_dir.display());
+        let (destination, action, resource) = match &escalation.target {
+            Target::Connect { address, port, protocol, .. } => (
+                Some(serde_json::json!({ "address": address.to_string(), "port": port, "protocol": protocol })),
+                None,
+                None,
+            ),
+            Target::Action { action, resource, .. } => (None, Some(action), Some(resource)),
+        };
         self.hook.run(
             &config.agent.on_escalation,
             &serde_json::json!({
@@ -119,12 +127,10 @@ impl super::Engine {
                 "escalation": id,
                 "account": escalation.account,
                 "owner": config.accounts.get(&escalation.account).and_then(|account| account.owner.clone()),
-                "destination": {
-                    "address": escalation.address.to_string(),
-                    "port": escalation.port,
-                    "protocol": escalation.protocol,
-                },
-                "executable": escalation.executable,
+                "destination": destination,
+                "action": action,
+                "resource": resource,
+                "executable": escalation.target.executable(),
                 "policies": escalation.policies,
                 "record": decision,
                 "expires": Time(escalation.expires),

@@ -1,25 +1,20 @@
 //! What people, signals and time do to accounts: each operation changes the live state, then the kernel, then the log,
 //! and only then answers.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::Duration;
 
 use jiff::Timestamp;
 use writ_core::config::Config;
-use writ_core::policy::Attempt;
 use writ_core::record::{
-    Body, Caller as RecordCaller, Endpoint, Escalation as EscalationRecord, EscalationState, Grant as GrantRecord,
-    GrantState, Lifecycle, LoginUid, PolicyRef, SignalRecord, SignalState, Time,
+    AskedBy, Body, Caller as RecordCaller, EscalationState, Grant as GrantRecord, GrantState, Lifecycle, LoginUid,
+    Process, SignalRecord, SignalState, Time,
 };
 use writ_core::signal::{Caller, Incoming, Outcome, Signal};
-use writ_core::stance::{
-    Attempted, BreakGlass, BreakGlassRequest, Escalation, EscalationStatus, Grant, GrantRequest, Offboarded, Received,
-    RevocationCause,
-};
+use writ_core::stance::{BreakGlass, BreakGlassRequest, Grant, GrantRequest, Offboarded, Received, RevocationCause};
 
 use super::Engine;
 use super::activate::ActivateError;
+use super::escalate::escalation_record;
 use super::evidence::approver;
 use super::refresh::Why;
 
@@ -32,9 +27,19 @@ pub(crate) struct Actor {
     pub pid: Option<u32>,
     /// Its executable.
     pub executable: Option<String>,
+    /// Its process as records describe one.
+    pub process: Option<Arc<Process>>,
+    /// Which declared caller it is, if it is on another host.
+    pub asked_by: Option<AskedBy>,
 }
 
 impl Actor {
+    /// Somebody on another host, who is nobody here: no user, no group, no account yet.
+    pub(crate) fn remote(address: &str) -> Self {
+        let caller = Caller { uid: u32::MAX, name: Some(format!("https:{address}")), ..Caller::default() };
+        Self { caller, ..Self::default() }
+    }
+
     /// The actor as records name it.
     pub(crate) fn recorded(&self) -> RecordCaller {
         RecordCaller {
@@ -82,7 +87,7 @@ impl From<ActivateError> for Refusal {
     }
 }
 
-type Done<T> = Result<T, Refusal>;
+pub(super) type Done<T> = Result<T, Refusal>;
 
 impl Engine {
     pub(crate) fn config(&self) -> Done<Arc<Config>> {
@@ -173,7 +178,13 @@ impl Engine {
         }
     }
 
-    fn not_permitted(&mut self, operation: &str, actor: &Actor, account: Option<String>, reason: String) -> Refusal {
+    pub(super) fn not_permitted(
+        &mut self,
+        operation: &str,
+        actor: &Actor,
+        account: Option<String>,
+        reason: String,
+    ) -> Refusal {
         self.note_refused(operation, actor, account, &reason);
         Refusal::NotPermitted(reason)
     }
@@ -241,105 +252,6 @@ impl Engine {
         self.refresh(&grant.account, &why)?;
         self.flush();
         Ok(grant)
-    }
-
-    /// Notes an attempt that waits for a person.
-    pub(crate) fn escalate(&mut self, account: &str, attempt: &Attempt, policies: Vec<String>, decision: &str) {
-        let Attempt::Connect { ip, port, protocol, .. } = attempt else { return };
-        let Ok(config) = self.config() else { return };
-        let now = Timestamp::now();
-        let executable = self.last_executable.clone();
-        let attempt = writ_core::stance::Attempt {
-            account: account.to_owned(),
-            executable: executable.unwrap_or_default(),
-            address: *ip,
-            port: *port,
-            protocol: protocol.name().to_owned(),
-            policies: policies.into_iter().collect::<BTreeSet<_>>(),
-            policy_digest: self.base.digest().to_owned(),
-        };
-        if attempt.executable.is_empty() {
-            tracing::warn!(account, "an attempt by an unknown executable cannot be escalated");
-            return;
-        }
-        let attempted = self.live.attempt(&attempt, now, &config);
-        if attempted == Attempted::Overflow {
-            // It is refused all the same, and its record is written.
-            *self.tally.unasked.entry(account.to_owned()).or_default() += 1;
-        }
-        if let Attempted::New(escalation) = attempted {
-            self.save_live();
-            let mut record = escalation_record(&escalation, EscalationState::Opened, None);
-            if let Body::Escalation(record) = &mut record {
-                record.decision = Some(decision.to_owned());
-            }
-            self.note(record);
-            self.tell_of(&escalation, decision, &config);
-        }
-    }
-
-    /// Approves an escalation.
-    ///
-    /// # Errors
-    /// There is none, or the caller may not, or the kernel could not be told.
-    pub(crate) fn approve(
-        &mut self,
-        id: &str,
-        ttl: Duration,
-        reason: &str,
-        ticket: Option<String>,
-        actor: &Actor,
-    ) -> Done<Escalation> {
-        let config = self.config()?;
-        let digest = self.base.digest().to_owned();
-        let now = Timestamp::now();
-        let approved = self.live.approve(id, ttl, reason, ticket, &actor.caller, &digest, now, &config);
-        let escalation = approved.map_err(|refusal| self.answer_refused("escalation approve", actor, refusal))?;
-        self.answered(&escalation, EscalationState::Approved, "approval", reason, actor)?;
-        Ok(escalation)
-    }
-
-    /// Denies an escalation, or takes its approval back.
-    ///
-    /// # Errors
-    /// There is none, or the caller may not, or the kernel could not be told.
-    pub(crate) fn deny(&mut self, id: &str, reason: &str, actor: &Actor) -> Done<Escalation> {
-        let config = self.config()?;
-        let denied = self.live.deny(id, reason, &actor.caller, Timestamp::now(), &config);
-        let escalation = denied.map_err(|refusal| self.answer_refused("escalation deny", actor, refusal))?;
-        self.answered(&escalation, EscalationState::Denied, "approval-denied", reason, actor)?;
-        Ok(escalation)
-    }
-
-    fn answer_refused(&mut self, operation: &str, actor: &Actor, refusal: writ_core::stance::AnswerRefusal) -> Refusal {
-        use writ_core::stance::AnswerRefusal;
-        let text = refusal.to_string();
-        match refusal {
-            AnswerRefusal::Approver(_) => self.not_permitted(operation, actor, None, text),
-            AnswerRefusal::Unknown(_) => Refusal::NotFound(text),
-            _ => Refusal::Invalid(text),
-        }
-    }
-
-    fn answered(
-        &mut self,
-        escalation: &Escalation,
-        state: EscalationState,
-        cause: &str,
-        reason: &str,
-        actor: &Actor,
-    ) -> Done<()> {
-        self.save_live();
-        let why = Why {
-            cause: cause.into(),
-            id: Some(escalation.id.clone()),
-            reason: Some(reason.into()),
-            by: Some(actor.recorded()),
-        };
-        self.note(escalation_record(escalation, state, Some(reason)));
-        self.refresh(&escalation.account, &why)?;
-        self.flush();
-        Ok(())
     }
 
     /// Ends an account's access until it is reinstated.
@@ -466,28 +378,5 @@ pub(super) fn grant_record(grant: &Grant, state: GrantState, actor: Option<&Acto
         ended_because: because,
         ended_by: actor.map(Actor::recorded),
         signal,
-    }))
-}
-
-pub(super) fn escalation_record(escalation: &Escalation, state: EscalationState, reason: Option<&str>) -> Body {
-    Body::Escalation(Box::new(EscalationRecord {
-        escalation: escalation.id.clone(),
-        state,
-        account: escalation.account.clone(),
-        destination: Endpoint {
-            address: escalation.address.to_string(),
-            port: escalation.port,
-            protocol: escalation.protocol.clone(),
-        },
-        executable: Some(escalation.executable.clone()),
-        policies: escalation.policies.iter().map(|id| PolicyRef { id: id.clone(), ..PolicyRef::default() }).collect(),
-        decision: None,
-        approver: escalation
-            .answer
-            .as_ref()
-            .map(|answer| approver(&answer.approver))
-            .filter(|_| escalation.status != EscalationStatus::Pending),
-        reason: reason.map(str::to_owned),
-        expires: Time(escalation.expires),
     }))
 }

@@ -11,6 +11,7 @@ mod clock;
 mod decide;
 mod drift;
 mod dropped;
+mod escalate;
 mod evidence;
 mod explain;
 mod failure;
@@ -62,7 +63,7 @@ use crate::sink::Sinks;
 
 pub(crate) use changes::{Change, Page};
 pub(crate) use explain::Moment;
-pub(crate) use handle::Handle;
+pub(crate) use handle::{Handle, Stopped};
 pub(crate) use live::{Actor, Refusal};
 pub(crate) use losses::Losses;
 pub(crate) use persist::Store;

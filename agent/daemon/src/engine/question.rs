@@ -38,6 +38,21 @@ pub(crate) struct Answered {
     pub(crate) context: Map<String, Value>,
     /// The escalation that waits for a person, if one does.
     pub(crate) escalation: Option<String>,
+    /// Whether it is worth nothing without its record.
+    pub(crate) needs_record: bool,
+}
+
+impl Answered {
+    /// What is left of it when its record could not be written.
+    pub(crate) fn unrecorded(mut self) -> Self {
+        if self.needs_record {
+            self.decision = false;
+            self.context.insert("verdict".into(), "deny".into());
+            self.context.insert("reason_codes".into(), json!(["record-loss"]));
+        }
+        self.context.remove("record");
+        self
+    }
 }
 
 impl Party {

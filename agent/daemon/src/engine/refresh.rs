@@ -15,8 +15,9 @@ use writ_core::stance::EscalationStatus;
 use super::Engine;
 use super::activate::ActivateError;
 use super::clock::Clocks;
+use super::escalate::escalation_record;
 use super::explain::Moment;
-use super::live::{escalation_record, grant_record, signal_record};
+use super::live::{grant_record, signal_record};
 
 /// Why stances change.
 #[derive(Clone, Debug, Default)]
@@ -257,7 +258,10 @@ impl Engine {
         }
         for escalation in &ended.escalations {
             self.note(escalation_record(escalation, EscalationState::Expired, None));
-            if escalation.answer.is_some() && escalation.status != EscalationStatus::Denied {
+            if !escalation.target.is_action()
+                && escalation.answer.is_some()
+                && escalation.status != EscalationStatus::Denied
+            {
                 affected.insert(escalation.account.clone(), Why::ended("approval-expired", &escalation.id));
             }
         }

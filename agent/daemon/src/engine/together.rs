@@ -11,7 +11,8 @@ use super::sessions::Cause;
 /// How many questions are taken up before the ones before them are answered.
 pub(super) const MOST_TOGETHER: usize = 64;
 
-type Answer = Box<dyn FnOnce() + Send>;
+/// An answer; it is told whether what was recorded is written.
+type Answer = Box<dyn FnOnce(bool) + Send>;
 
 /// What is in the kernel, and not yet recorded or answered.
 #[derive(Default)]
@@ -64,8 +65,9 @@ impl Engine {
             self.judge_sessions(&Cause::Changes(changes, causes.join(", "), tightened), began);
         }
         self.flush();
+        let written = self.waiting.is_empty();
         for answer in answers {
-            answer();
+            answer(written);
         }
     }
 }

@@ -4,7 +4,7 @@ use std::collections::{HashMap, VecDeque};
 
 use jiff::Timestamp;
 use writ_core::record::{Body, Decision, Record, Verdict};
-use writ_core::stance::EscalationStatus;
+use writ_core::stance::{EscalationStatus, Target};
 
 use super::{Actor, Engine, Refusal};
 use crate::api::{Denial, OpenEscalation, WhyAccount, WhyAnswer};
@@ -17,7 +17,7 @@ const KEPT: usize = 16;
 struct Kept {
     uid: u32,
     denial: Denial,
-    destination: Option<(String, u16, String)>,
+    target: Option<Target>,
 }
 
 /// The latest refusals of every account, newest first.
@@ -60,16 +60,34 @@ impl Denials {
                 escalation: None,
                 next: String::new(),
             },
-            destination: judged.destination.as_ref().map(|to| (to.address.clone(), to.port, to.protocol.clone())),
+            target: escalated(judged, process.executable.as_deref()),
         });
     }
 }
 
 fn target(judged: &Decision) -> String {
     match &judged.destination {
-        None => judged.action.clone(),
+        None if judged.request.resource.is_empty() => judged.action.clone(),
+        None => format!("{} {}", judged.action, judged.request.resource),
         Some(to) if to.address.contains(':') => format!("[{}]:{}/{}", to.address, to.port, to.protocol),
         Some(to) => format!("{}:{}/{}", to.address, to.port, to.protocol),
+    }
+}
+
+/// What a person would be asked about it.
+fn escalated(judged: &Decision, executable: Option<&str>) -> Option<Target> {
+    match &judged.destination {
+        Some(to) => Some(Target::Connect {
+            executable: executable?.to_owned(),
+            address: to.address.parse().ok()?,
+            port: to.port,
+            protocol: to.protocol.clone(),
+        }),
+        None => Some(Target::Action {
+            principal: judged.request.principal.clone(),
+            action: judged.request.action.clone(),
+            resource: judged.request.resource.clone(),
+        }),
     }
 }
 
@@ -101,17 +119,12 @@ impl Engine {
     }
 
     fn escalation_of(&self, account: &str, kept: &Kept, now: Timestamp) -> Option<OpenEscalation> {
-        let (address, port, protocol) = kept.destination.as_ref()?;
-        self.live
-            .escalations()
-            .open(account, now)
-            .find(|known| {
-                known.address.to_string() == *address
-                    && known.port == *port
-                    && known.protocol == *protocol
-                    && Some(&known.executable) == kept.denial.executable.as_ref()
-            })
-            .map(|known| OpenEscalation { id: known.id.clone(), status: known.status, expires: known.expires })
+        let target = kept.target.as_ref()?;
+        self.live.escalations().open(account, now).find(|known| known.target == *target).map(|known| OpenEscalation {
+            id: known.id.clone(),
+            status: known.status,
+            expires: known.expires,
+        })
     }
 }
 

@@ -1,50 +1,156 @@
 //! Who is on the other end of a connection, from the kernel and never from what it says.
 
 use std::fs;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
-use axum::extract::connect_info::Connected;
-use axum::serve::IncomingStream;
 use nix::unistd::{Gid, Group, Uid, User};
+use tokio::net::UnixStream;
+use writ_core::record::AskedBy;
 use writ_core::signal::Caller;
 use writ_core::table::Identities;
 
-use super::limit::Limited;
 use crate::engine::{Actor, Engine};
 use crate::process;
 
-/// The peer of one connection, as the kernel gave it when the connection was made.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Peer {
+/// The peer of one connection.
+#[derive(Clone, Debug)]
+pub(super) struct Peer(Kind);
+
+#[derive(Clone, Debug)]
+enum Kind {
+    Local(Local),
+    Remote(Remote),
+}
+
+/// A process of this host, as the kernel gave it when the connection was made.
+#[derive(Clone, Debug)]
+struct Local {
     uid: Option<u32>,
     pid: Option<i32>,
     /// Start of the process, in clock ticks: a pid that was reused has another.
     started: Option<u64>,
+    /// What was seen of it last.
+    seen: Arc<Mutex<Option<Seen>>>,
 }
 
-impl Connected<IncomingStream<'_, Limited>> for Peer {
-    fn connect_info(stream: IncomingStream<'_, Limited>) -> Self {
-        let credentials = stream.io().stream().peer_cred().ok();
-        let pid = credentials.as_ref().and_then(tokio::net::unix::UCred::pid);
-        Self {
-            uid: credentials.as_ref().map(tokio::net::unix::UCred::uid),
-            pid,
-            started: pid.and_then(process::start_ticks_of),
-        }
+/// What was seen of a process, and under which tables.
+#[derive(Clone, Debug)]
+struct Seen {
+    at: Instant,
+    generation: u64,
+    actor: Actor,
+}
+
+/// How long what was seen of a process is taken for what it is. It holds for one connection, which the process had before it
+/// could become anything else; whether the process is there is looked at every time.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// A caller on another host.
+#[derive(Clone, Debug)]
+pub(super) struct Remote {
+    /// The declared caller, once it is known.
+    pub(super) name: Option<String>,
+    pub(super) address: SocketAddr,
+    /// How it is known.
+    pub(super) by: &'static str,
+}
+
+impl Remote {
+    /// Somebody who has not said who it is.
+    pub(super) fn unknown(address: SocketAddr) -> Self {
+        Self { name: None, address, by: "nothing" }
+    }
+
+    /// The caller as the account that configuration names for it now.
+    fn actor(&self, engine: &Engine) -> Result<Actor, Unidentified> {
+        let name = self.name.as_ref().ok_or(Unidentified)?;
+        let current = engine.current().ok_or(Unidentified)?;
+        let https = current.config.agent.https.as_ref().ok_or(Unidentified)?;
+        let account = https.callers.get(name).map(|caller| caller.account.clone()).ok_or(Unidentified)?;
+        let mut actor = Actor::remote(&self.address.to_string());
+        actor.caller.accounts = vec![account.clone()];
+        actor.asked_by =
+            Some(AskedBy { caller: name.clone(), account, address: self.address.to_string(), by: self.by.to_owned() });
+        Ok(actor)
     }
 }
 
 /// A peer that is gone, or whose pid belongs to somebody else by now, is nobody.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
-#[error("the caller could not be identified: it is gone, or not on this host")]
+#[error("the caller could not be identified: it is gone, not on this host, or not declared")]
 pub(super) struct Unidentified;
 
 impl Peer {
-    /// What the host knows of the peer now. `engine` knows which accounts its views lead to.
+    /// The process at the other end.
+    pub(super) fn local(stream: &UnixStream) -> Self {
+        let credentials = stream.peer_cred().ok();
+        let pid = credentials.as_ref().and_then(tokio::net::unix::UCred::pid);
+        let uid = credentials.as_ref().map(tokio::net::unix::UCred::uid);
+        let started = pid.and_then(process::start_ticks_of);
+        Self(Kind::Local(Local { uid, pid, started, seen: Arc::default() }))
+    }
+
+    /// A caller on another host.
+    pub(super) const fn remote(remote: Remote) -> Self {
+        Self(Kind::Remote(remote))
+    }
+
+    /// The caller on another host, if it is one.
+    pub(super) const fn as_remote(&self) -> Option<&Remote> {
+        match &self.0 {
+            Kind::Remote(remote) => Some(remote),
+            Kind::Local(_) => None,
+        }
+    }
+
+    /// What can be said of a peer that is nobody here.
+    pub(super) fn unknown(&self) -> Actor {
+        match &self.0 {
+            Kind::Remote(remote) => Actor::remote(&remote.address.to_string()),
+            // The uid is the kernel's word, whatever became of the process.
+            Kind::Local(local) => {
+                Actor { caller: Caller { uid: local.uid.unwrap_or(u32::MAX), ..Caller::default() }, ..Actor::default() }
+            }
+        }
+    }
+
+    /// Whose requests count together.
+    pub(super) fn who(&self) -> String {
+        match &self.0 {
+            Kind::Local(local) => local.uid.map(|uid| uid.to_string()).unwrap_or_default(),
+            Kind::Remote(remote) => remote.name.clone().unwrap_or_else(|| remote.address.ip().to_string()),
+        }
+    }
+
+    /// What is known of the peer now. `engine` knows which accounts its views lead to.
     pub(super) fn actor(&self, engine: &Engine) -> Result<Actor, Unidentified> {
+        match &self.0 {
+            Kind::Local(local) => local.actor(engine),
+            Kind::Remote(remote) => remote.actor(engine),
+        }
+    }
+}
+
+impl Local {
+    /// What the host knows of the peer now. `engine` knows which accounts its views lead to.
+    fn actor(&self, engine: &Engine) -> Result<Actor, Unidentified> {
         let (Some(uid), Some(pid)) = (self.uid, self.pid) else { return Err(Unidentified) };
         if self.started.is_none() || process::start_ticks_of(pid) != self.started {
             return Err(Unidentified);
         }
+        let generation = engine.current().map_or(0, |current| current.generation.active);
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(seen) = seen.as_ref().filter(|seen| seen.generation == generation && seen.at.elapsed() < LOOK) {
+            return Ok(seen.actor.clone());
+        }
+        let actor = self.look(engine, uid, pid)?;
+        *seen = Some(Seen { at: Instant::now(), generation, actor: actor.clone() });
+        Ok(actor)
+    }
+
+    fn look(&self, engine: &Engine, uid: u32, pid: i32) -> Result<Actor, Unidentified> {
         let user = User::from_uid(Uid::from_raw(uid)).ok().flatten();
         let loginuid = fs::read_to_string(format!("/proc/{pid}/loginuid"))
             .ok()
@@ -64,7 +170,8 @@ impl Peer {
         let accounts = engine.accounts_of(&uids.into_iter().flatten().collect::<Vec<_>>(), pid.unsigned_abs());
         let executable = fs::read_link(format!("/proc/{pid}/exe")).ok().map(|path| path.to_string_lossy().into_owned());
         let caller = Caller { uid, loginuid, name: user.map(|user| user.name), groups, accounts };
-        Ok(Actor { caller, pid: Some(pid.unsigned_abs()), executable })
+        let process = Arc::new(process::describe(pid.unsigned_abs(), &engine.kernel.cgroup().root));
+        Ok(Actor { caller, pid: Some(pid.unsigned_abs()), executable, process: Some(process), asked_by: None })
     }
 }
 

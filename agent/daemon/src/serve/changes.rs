@@ -40,8 +40,12 @@ async fn page(engine: &Handle, peer: &Peer, since: Option<u64>, account: Option<
         let visible = |change: &Change| match &change.account {
             Some(about) => {
                 let wanted = account.as_ref().is_none_or(|account| account == about);
-                let may =
-                    wanted && (operator || engine.may_ask(Some(about), "ServiceAccount", &actor).unwrap_or(false));
+                // A subject that is no account is written as Cedar does: `user::"alice"`.
+                let (account, kind) = match about.split_once("::\"") {
+                    Some((kind, _)) => (None, kind),
+                    None => (Some(about.as_str()), "ServiceAccount"),
+                };
+                let may = wanted && (operator || engine.may_ask(account, kind, &actor).unwrap_or(false));
                 may.then(|| change.clone())
             }
             // That everything may have changed concerns everybody; who did it and how does not.

@@ -1,15 +1,9 @@
 //! How many connections one user may keep open: nobody can take the API's room from another.
 
 use std::collections::HashMap;
-use std::io;
-use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll};
 
-use axum::serve::Listener;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::unix::SocketAddr;
-use tokio::net::{UnixListener, UnixStream};
+use tokio::net::UnixStream;
 
 /// How many connections one user has at most, and how many all users but root have together. Root is not limited: whoever
 /// has to put things right gets in.
@@ -37,7 +31,7 @@ impl Limits {
     }
 
     /// A place for a connection of this user, if it may have one more.
-    fn admit(&self, uid: u32) -> Option<Place> {
+    pub(super) fn admit(&self, uid: u32) -> Option<Place> {
         let mut open = self.open();
         let mine = open.users.get(&uid).copied().unwrap_or(0);
         let others: usize = open.users.iter().filter(|(uid, _)| **uid != 0).map(|(_, count)| *count).sum();
@@ -58,7 +52,7 @@ impl Limits {
 
 /// One connection's place; given back when it is dropped.
 #[derive(Debug)]
-struct Place {
+pub(super) struct Place {
     limits: Limits,
     uid: u32,
 }
@@ -75,75 +69,9 @@ impl Drop for Place {
     }
 }
 
-/// The socket, with a limit for each user.
-pub(super) struct Limited {
-    listener: UnixListener,
-    limits: Limits,
-}
-
-impl Limited {
-    pub(super) fn new(listener: UnixListener, limits: Limits) -> Self {
-        Self { listener, limits }
-    }
-}
-
-impl Listener for Limited {
-    type Io = Connection;
-    type Addr = SocketAddr;
-
-    async fn accept(&mut self) -> (Connection, SocketAddr) {
-        loop {
-            let (stream, address) = Listener::accept(&mut self.listener).await;
-            // Who cannot be told shares one place.
-            let uid = stream.peer_cred().map_or(u32::MAX, |credentials| credentials.uid());
-            match self.limits.admit(uid) {
-                Some(place) => return (Connection { stream, _place: place }, address),
-                // As much as goes out at once: nobody is waited for.
-                None => drop(stream.try_write(TOO_MANY)),
-            }
-        }
-    }
-
-    fn local_addr(&self) -> io::Result<SocketAddr> {
-        Listener::local_addr(&self.listener)
-    }
-}
-
-/// A connection that has its place.
-#[derive(Debug)]
-pub(super) struct Connection {
-    stream: UnixStream,
-    _place: Place,
-}
-
-impl Connection {
-    pub(super) fn stream(&self) -> &UnixStream {
-        &self.stream
-    }
-}
-
-impl AsyncRead for Connection {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(context, buffer)
-    }
-}
-
-impl AsyncWrite for Connection {
-    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(context, bytes)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
-    }
+/// Tells one too many so, as far as it goes out at once: nobody is waited for.
+pub(super) fn turn_away(stream: &UnixStream) {
+    drop(stream.try_write(TOO_MANY));
 }
 
 #[cfg(test)]

@@ -3,8 +3,11 @@
 mod authzen;
 mod caller;
 mod changes;
+mod connection;
 #[cfg(test)]
 mod fuzz;
+mod held;
+mod https;
 mod limit;
 mod metrics;
 #[cfg(test)]
@@ -12,5 +15,8 @@ mod openapi;
 mod routes;
 mod socket;
 mod ssf;
+mod tls;
+mod token;
 
+pub(crate) use https::{HttpsServer, bind_https};
 pub(crate) use socket::{Server, bind};

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use axum::body::Bytes;
-use axum::extract::{ConnectInfo, DefaultBodyLimit, Path, State};
+use axum::extract::{ConnectInfo, FromRef, Path, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -15,15 +15,13 @@ use writ_core::signal::Incoming;
 use writ_core::stance::{BreakGlassRequest, GrantRequest};
 
 use super::caller::Peer;
+use super::held::Held;
 use super::limit::Limits;
 use super::{authzen, changes, ssf};
 use crate::api::{
     self, ApproveBody, BreakGlassBody, Failure, GrantBody, Problem, ReasonBody, SignalBody, SimulateBody,
 };
 use crate::engine::{Actor, Engine, Handle, Refusal};
-
-/// The largest request body.
-const MOST_BYTES: usize = 256 * 1024;
 
 /// An answer that is an error.
 pub(super) struct Fault {
@@ -32,7 +30,7 @@ pub(super) struct Fault {
 }
 
 impl Fault {
-    fn new(status: StatusCode, code: &str, message: impl Into<String>) -> Self {
+    pub(super) fn new(status: StatusCode, code: &str, message: impl Into<String>) -> Self {
         let problem = Problem { code: code.into(), message: message.into(), hint: None, findings: Vec::new() };
         Self { status, problem: Box::new(problem) }
     }
@@ -114,8 +112,35 @@ async fn ask<R: Send + 'static>(
         .map_err(|_| Fault::stopped())?
 }
 
+/// What requests are answered with.
+#[derive(Clone)]
+pub(super) struct Serving {
+    pub(super) engine: Handle,
+    pub(super) held: Held,
+    pub(super) limits: Limits,
+    pub(super) receiver: ssf::Receiver,
+}
+
+impl FromRef<Serving> for Handle {
+    fn from_ref(serving: &Serving) -> Self {
+        serving.engine.clone()
+    }
+}
+
+impl FromRef<Serving> for Held {
+    fn from_ref(serving: &Serving) -> Self {
+        serving.held.clone()
+    }
+}
+
+impl FromRef<Serving> for ssf::Receiver {
+    fn from_ref(serving: &Serving) -> Self {
+        serving.receiver.clone()
+    }
+}
+
 /// Every route.
-pub(super) fn router(engine: Handle, limits: Limits) -> Router {
+pub(super) fn router(serving: Serving) -> Router {
     Router::new()
         .route("/v1/status", get(status))
         .route("/v1/metrics", get(metrics))
@@ -143,10 +168,10 @@ pub(super) fn router(engine: Handle, limits: Limits) -> Router {
         .route("/access/v1/evaluations", post(authzen::evaluations))
         .route("/.well-known/authzen-configuration", get(authzen::configuration))
         .fallback(|| async { Fault::new(StatusCode::NOT_FOUND, "not-found", "there is nothing at this path") })
-        .layer(DefaultBodyLimit::max(MOST_BYTES))
+        .layer(axum::middleware::from_fn(super::connection::read_whole))
         .layer(axum::middleware::from_fn(authzen::echo_request_id))
-        .layer(Extension(limits))
-        .with_state(engine)
+        .layer(Extension(serving.limits.clone()))
+        .with_state(serving)
 }
 
 /// What only root, operators and approvers may read: it names every account and what each is doing.

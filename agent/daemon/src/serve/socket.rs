@@ -4,12 +4,19 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
 
 use super::caller::Peer;
-use super::limit::{Limited, Limits};
+use super::connection;
+use super::held::Held;
+use super::https::HttpsServer;
+use super::limit::{Limits, turn_away};
 use super::routes;
+use super::ssf::Receiver;
 use crate::engine::Handle;
 
 /// Why the socket cannot be opened.
@@ -55,15 +62,51 @@ pub(crate) async fn bind(path: &Path) -> Result<Server, ServeError> {
 }
 
 impl Server {
-    /// Answers until `stop` resolves.
-    ///
-    /// # Errors
-    /// The socket failed.
-    pub(crate) async fn serve(self, engine: Handle, stop: impl Future<Output = ()> + Send + 'static) -> io::Result<()> {
-        let limits = Limits::default();
-        let service = routes::router(engine, limits.clone()).into_make_service_with_connect_info::<Peer>();
-        let served = axum::serve(Limited::new(self.listener, limits), service).with_graceful_shutdown(stop).await;
+    /// Answers until `stop` says so: on the socket, and over HTTPS if that is configured.
+    pub(crate) async fn serve(self, engine: Handle, https: Option<HttpsServer>, mut stop: watch::Receiver<bool>) {
+        connection::make_room();
+        let serving =
+            routes::Serving { engine, held: Held::default(), limits: Limits::default(), receiver: Receiver::default() };
+        let asking = serving.receiver.clone().keep_asking(serving.engine.clone(), stop.clone());
+        let asking = tokio::spawn(asking);
+        let https = https.map(|https| tokio::spawn(https.serve(serving.clone(), stop.clone())));
+        let limits = serving.limits.clone();
+        let router = routes::router(serving);
+        let mut open = JoinSet::new();
+        let until = stop.clone();
+        loop {
+            let accepted = tokio::select! {
+                accepted = self.listener.accept() => accepted,
+                Some(_) = open.join_next(), if !open.is_empty() => continue,
+                _ = stop.wait_for(|stop| *stop) => break,
+            };
+            let stream = match accepted {
+                Ok((stream, _)) => stream,
+                Err(error) => {
+                    // Too many open files, for one: it passes.
+                    tracing::warn!(%error, "a connection could not be accepted");
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                    continue;
+                }
+            };
+            let peer = Peer::local(&stream);
+            // Who cannot be told shares one place.
+            let uid = stream.peer_cred().map_or(u32::MAX, |credentials| credentials.uid());
+            let Some(admitted) = limits.admit(uid) else {
+                turn_away(&stream);
+                continue;
+            };
+            let conversation = connection::converse(stream, router.clone(), peer, until.clone());
+            open.spawn(async move {
+                let _admitted = admitted;
+                conversation.await;
+            });
+        }
         let _ = fs::remove_file(&self.path);
-        served
+        while open.join_next().await.is_some() {}
+        if let Some(https) = https {
+            let _ = https.await;
+        }
+        let _ = asking.await;
     }
 }

@@ -42,6 +42,7 @@ fn no_file_at_all_means_the_documented_defaults() {
         sessions: Sessions::default(),
         sinks: std::collections::BTreeMap::new(),
         ssf: std::collections::BTreeMap::new(),
+        https: None,
     };
     assert_eq!(config(&[]).agent, expected);
     assert_eq!(config(&[("writ.toml", "")]).agent, expected);
@@ -108,6 +109,7 @@ fn every_setting_is_read() {
         sessions: Sessions { at_start: AtStart::Cut },
         sinks: std::collections::BTreeMap::new(),
         ssf: std::collections::BTreeMap::new(),
+        https: None,
     };
     assert_eq!(config(&[("writ.toml", text)]).agent, expected);
 }
@@ -128,7 +130,7 @@ fn an_unknown_key_is_refused_at_the_key() {
     refused(
         "colour = 1\n",
         &[
-            "1:1: error[unknown-key]: unknown key `colour` in `writ.toml`; one of: `mode`, `approvers`, `operators`, `escalation-ttl`, `grant-max-ttl`, `on-escalation`, `risk`, `time-zone`, `nat64`, `paths`, `kernel`, `log`, `sessions`, `sink`, `ssf`",
+            "1:1: error[unknown-key]: unknown key `colour` in `writ.toml`; one of: `mode`, `approvers`, `operators`, `escalation-ttl`, `grant-max-ttl`, `on-escalation`, `risk`, `time-zone`, `nat64`, `paths`, `kernel`, `log`, `sessions`, `sink`, `ssf`, `https`",
         ],
     );
 }

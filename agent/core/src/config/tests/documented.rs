@@ -7,12 +7,13 @@ use super::check_files;
 const DOCUMENT: &str = include_str!("../../../../../docs/configuration.md");
 
 /// The sources that name keys and findings.
-const SOURCES: [&str; 12] = [
+const SOURCES: [&str; 13] = [
     include_str!("../account.rs"),
     include_str!("../agent.rs"),
     include_str!("../destination.rs"),
     include_str!("../draft.rs"),
     include_str!("../errno.rs"),
+    include_str!("../https.rs"),
     include_str!("../network.rs"),
     include_str!("../section.rs"),
     include_str!("../signal.rs"),

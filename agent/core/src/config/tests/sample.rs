@@ -101,6 +101,7 @@ fn the_sample_configuration_is_exactly_this_model() {
         sessions: Sessions::default(),
         sinks: BTreeMap::new(),
         ssf: BTreeMap::new(),
+        https: None,
     };
     assert_eq!(config.agent, agent);
 

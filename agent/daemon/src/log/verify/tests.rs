@@ -56,6 +56,7 @@ fn decision(cpu: u32, sequence: u64) -> Decision {
             ..Destination::default()
         }),
         given_address: None,
+        asked_by: None,
         process: Some(Process { pid: 100, comm: "python3".to_owned(), ..Process::default() }),
         policies: Vec::new(),
         policy_digest: "sha256-00".to_owned(),

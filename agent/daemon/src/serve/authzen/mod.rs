@@ -14,6 +14,7 @@ use tokio::time::Instant;
 
 use self::read::{Batch, Semantic};
 use super::caller::Peer;
+use super::held::Held;
 use crate::engine::{Answered, Asked, Handle, Refusal};
 
 /// The longest that `Prefer: wait=N` holds a question.
@@ -46,9 +47,15 @@ pub(super) async fn echo_request_id(request: Request, next: Next) -> Response {
 }
 
 /// `GET /.well-known/authzen-configuration`
-pub(super) async fn configuration() -> Response {
-    // On a unix socket there is no origin of its own: a gateway that puts this on HTTPS states its own.
-    let point = "https://localhost";
+pub(super) async fn configuration(State(engine): State<Handle>) -> Response {
+    let https = engine.ask(|engine| Some(engine.current()?.config.agent.https.as_ref()?.origin.clone()));
+    // A unix socket has no origin of its own: a gateway that puts this on HTTPS states its own.
+    let origin = https.await.ok().flatten().unwrap_or_else(|| "https://localhost".to_owned());
+    configuration_of(origin).await
+}
+
+/// The same, by the origin that callers call it by.
+pub(super) async fn configuration_of(point: String) -> Response {
     let path = |path: &str| format!("{point}{path}");
     json_answer(&json!({
         "policy_decision_point": point,
@@ -60,31 +67,39 @@ pub(super) async fn configuration() -> Response {
 /// `POST /access/v1/evaluation`
 pub(super) async fn evaluation(
     State(engine): State<Handle>,
+    State(places): State<Held>,
     ConnectInfo(peer): ConnectInfo<Peer>,
     headers: HeaderMap,
     body: Bytes,
 ) -> Response {
+    let mut waited = None;
     let answer = async {
         let asked = read::question(&read::object(json_body(&headers, &body)?)?)?;
-        held(&engine, &peer, asked, wait(&headers)).await
+        held(&engine, &places, &peer, asked, wait(&headers), &mut waited).await
     };
-    respond(answer.await.map(|answered| whole(&answered)), wait(&headers))
+    let answer = answer.await.map(|answered| whole(&answered));
+    respond(answer, waited)
 }
 
 /// `POST /access/v1/evaluations`
 pub(super) async fn evaluations(
     State(engine): State<Handle>,
+    State(places): State<Held>,
     ConnectInfo(peer): ConnectInfo<Peer>,
     headers: HeaderMap,
     body: Bytes,
 ) -> Response {
+    let mut waited = None;
     let answer = async {
         match read::batch(&read::object(json_body(&headers, &body)?)?)? {
-            Batch::Single(asked) => Ok(whole(&held(&engine, &peer, *asked, wait(&headers)).await?)),
+            Batch::Single(asked) => {
+                Ok(whole(&held(&engine, &places, &peer, *asked, wait(&headers), &mut waited).await?))
+            }
             Batch::Several(items, semantic) => several(&engine, &peer, items, semantic).await,
         }
     };
-    respond(answer.await, wait(&headers))
+    let answer = answer.await;
+    respond(answer, waited)
 }
 
 async fn several(
@@ -124,21 +139,33 @@ fn broken(status: StatusCode, what: &str) -> Value {
 /// Asks once.
 async fn ask(engine: &Handle, peer: &Peer, asked: Asked) -> Result<Answered, Trouble> {
     let peer = peer.clone();
-    let answered = engine.ask(move |engine| {
+    let answered = engine.ask_recorded(move |engine| {
         let actor = peer.actor(engine).map_err(|error| Trouble(StatusCode::UNAUTHORIZED, error.to_string()))?;
         engine.decide(&asked, &actor).map_err(|refusal| match refusal {
             Refusal::NotPermitted(what) => Trouble(StatusCode::FORBIDDEN, what),
             other => Trouble(StatusCode::SERVICE_UNAVAILABLE, other.to_string()),
         })
     });
-    answered.await.map_err(|error| Trouble(StatusCode::SERVICE_UNAVAILABLE, error.to_string()))?
+    let (answered, written) =
+        answered.await.map_err(|error| Trouble(StatusCode::SERVICE_UNAVAILABLE, error.to_string()))?;
+    answered.map(|answered| if written { answered } else { answered.unrecorded() })
 }
 
-/// Asks, and holds an escalated question until a person has answered it, or the asker's patience ends.
-async fn held(engine: &Handle, peer: &Peer, asked: Asked, patience: Option<Duration>) -> Result<Answered, Trouble> {
+/// Asks, and holds an escalated question until a person has answered it, or the asker's patience ends. `waited` is the
+/// patience that was granted: none if too many questions are held already.
+async fn held(
+    engine: &Handle,
+    places: &Held,
+    peer: &Peer,
+    asked: Asked,
+    patience: Option<Duration>,
+    waited: &mut Option<Duration>,
+) -> Result<Answered, Trouble> {
     let mut news = engine.news();
     let answered = ask(engine, peer, asked.clone()).await?;
     let (Some(patience), Some(id)) = (patience, answered.escalation.clone()) else { return Ok(answered) };
+    let Some(_place) = places.take(&peer.who()) else { return Ok(answered) };
+    *waited = Some(patience);
     let deadline = Instant::now() + patience;
     loop {
         let waited = id.clone();

@@ -1,23 +1,42 @@
 //! `POST /v1/ssf/events`: security event tokens pushed (RFC 8935) become signals of the account they are about.
 
+mod fetch;
 #[cfg(test)]
 mod fuzz;
+mod keys;
 mod meaning;
 mod token;
+mod verification;
 
 use axum::body::Bytes;
 use axum::extract::{ConnectInfo, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use jiff::Timestamp;
-use jsonwebtoken::jwk::JwkSet;
 use serde_json::json;
+use tokio::sync::watch;
 use writ_core::config::Transmitter;
-use writ_core::signal::{Caller, Incoming};
+use writ_core::signal::{Caller, Incoming, Signal};
 
 use self::token::{Event, Refused, refused};
 use super::caller::Peer;
 use crate::engine::{Actor, Engine, Handle};
+
+const VERIFICATION: &str = "https://schemas.openid.net/secevent/ssf/event-type/verification";
+
+/// What the receiver keeps between deliveries.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Receiver {
+    keys: keys::Keys,
+    asked: verification::Asked,
+}
+
+impl Receiver {
+    /// Asks transmitters to verify their streams until `stop` says so.
+    pub(super) async fn keep_asking(self, engine: Handle, stop: watch::Receiver<bool>) {
+        verification::keep_asking(engine, self.asked, stop).await;
+    }
+}
 
 /// Ids of signals are at most this long; a longer `jti` is cut after what tells it apart.
 const LONGEST_ID: usize = 128;
@@ -25,11 +44,12 @@ const LONGEST_ID: usize = 128;
 /// `POST /v1/ssf/events`. Anyone may deliver: what counts is who signed.
 pub(super) async fn events(
     State(engine): State<Handle>,
+    State(receiver): State<Receiver>,
     ConnectInfo(peer): ConnectInfo<Peer>,
     headers: HeaderMap,
     body: Bytes,
 ) -> Response {
-    let outcome = match accept(&engine, &headers, &body).await {
+    let outcome = match accept(&engine, &receiver, &headers, &body).await {
         Ok((issuer, transmitter, event)) => {
             let taken = engine.ask(move |engine| take(engine, &peer, &issuer, &transmitter, &event)).await;
             taken.map_err(|_| None)
@@ -37,7 +57,7 @@ pub(super) async fn events(
         Err(Some(refusal)) => {
             let noted = refusal.clone();
             let note = move |engine: &mut Engine| {
-                let actor = peer.actor(engine).unwrap_or_default();
+                let actor = peer.actor(engine).unwrap_or_else(|_| peer.unknown());
                 let why = format!("{}: {}", noted.err, noted.description);
                 engine.note_refused("security event", &actor, None, &why);
             };
@@ -60,6 +80,7 @@ pub(super) async fn events(
 /// Verifies what was delivered. `None`: writ cannot now, and nothing is wrong with the token.
 async fn accept(
     engine: &Handle,
+    receiver: &Receiver,
     headers: &HeaderMap,
     body: &Bytes,
 ) -> Result<(String, Transmitter, Event), Option<Refused>> {
@@ -76,22 +97,39 @@ async fn accept(
     let Some(transmitter) = transmitter else {
         return Err(Some(refused("invalid_issuer", format!("no `[ssf.\"{issuer}\"]` is configured"))));
     };
-    // Read each time: a rotated key is known as soon as the file has it.
-    let keys = tokio::fs::read(&transmitter.jwks).await.map_err(|error| error.to_string());
-    let keys = keys.and_then(|text| serde_json::from_slice::<JwkSet>(&text).map_err(|error| error.to_string()));
-    let keys = keys.map_err(|error| {
-        tracing::error!(error, file = transmitter.jwks, "the keys of a transmitter cannot be read");
+    let unreadable = |error: String| {
+        tracing::error!(error, "there are no keys to verify a transmitter's tokens with");
         None
-    })?;
+    };
+    let mut keys = receiver.keys.of(&transmitter, false).await.map_err(unreadable)?;
+    if !token::names_known_key(token, &keys) {
+        // It may have been rotated: asked for again, at most once in a while.
+        keys = receiver.keys.of(&transmitter, true).await.map_err(unreadable)?;
+    }
     let event = token::verify(token, &issuer, &transmitter, &keys, Timestamp::now()).map_err(Some)?;
+    if event.kind == VERIFICATION {
+        let state = event.body.get("state").and_then(serde_json::Value::as_str);
+        if !receiver.asked.answers(&issuer, state) {
+            return Err(Some(refused("invalid_state", "`state` is not what was asked with")));
+        }
+        let stream = transmitter.verification.as_ref().map(|verification| verification.stream.as_str());
+        let about = event.subject.get("id").and_then(serde_json::Value::as_str);
+        if stream.is_some() && about != stream {
+            return Err(Some(refused("invalid_request", "`sub_id` is not the stream that is configured")));
+        }
+    }
     Ok((issuer, transmitter, event))
 }
 
 /// Makes the event a signal. What is well said but means nothing here is accepted, and recorded as not taken: RFC 8935's
 /// errors are for tokens that are wrong.
 fn take(engine: &mut Engine, peer: &Peer, issuer: &str, transmitter: &Transmitter, event: &Event) {
-    let delivered = peer.actor(engine).unwrap_or_default();
+    let delivered = peer.actor(engine).unwrap_or_else(|_| peer.unknown());
     let actor = Actor { caller: Caller::detector(issuer), ..delivered };
+    if event.kind == VERIFICATION {
+        verified(engine, transmitter, event, &actor);
+        return;
+    }
     let kind = meaning::kind(&event.kind, &event.body, transmitter);
     let account = meaning::account(&event.subject, transmitter);
     let (Some(kind), Some(account)) = (&kind, &account) else {
@@ -112,7 +150,47 @@ fn take(engine: &mut Engine, peer: &Peer, issuer: &str, transmitter: &Transmitte
         at: Some(event.at),
     };
     // A repeat is answered as it was the first time; a kind that signals.d does not declare is recorded as refused.
-    if let Err(refusal) = engine.signal(&incoming, &actor) {
-        tracing::warn!(%refusal, issuer, "a security event was not taken");
+    match engine.signal(&incoming, &actor) {
+        Ok(received) => {
+            if let Some(signal) = received.outcome.accepted() {
+                supersede(engine, signal, &actor);
+            }
+        }
+        Err(refusal) => tracing::warn!(%refusal, issuer, "a security event was not taken"),
+    }
+}
+
+/// Ends what the same transmitter said before and this statement replaces. Only once the new one holds: in between, both do.
+fn supersede(engine: &mut Engine, signal: &Signal, actor: &Actor) {
+    let replaced = meaning::superseded(&signal.kind);
+    let older = engine.live.signals().live(&signal.account, Timestamp::now()).filter(|known| {
+        replaced.contains(&known.kind.as_str()) && known.source.same(&signal.source) && known.at <= signal.at
+    });
+    let ids: Vec<String> = older.map(|known| known.id.clone()).collect();
+    for id in ids {
+        if let Err(refusal) = engine.clear_signal(&id, &format!("superseded by {}", signal.id), actor) {
+            tracing::warn!(%refusal, id, "an earlier statement could not be ended");
+        }
+    }
+}
+
+/// A stream that was verified is alive: each account it is about gets the freshness that is configured for it.
+fn verified(engine: &mut Engine, transmitter: &Transmitter, event: &Event, actor: &Actor) {
+    let Some(kind) = &transmitter.heartbeat else { return };
+    let accounts: std::collections::BTreeSet<&String> = transmitter.subjects.values().collect();
+    for account in accounts {
+        let incoming = Incoming {
+            // One event is a signal to each account.
+            id: None,
+            account: account.clone(),
+            kind: kind.clone(),
+            risk: None,
+            ttl: None,
+            evidence: Some("the stream was verified".to_owned()),
+            at: Some(event.at),
+        };
+        if let Err(refusal) = engine.signal(&incoming, actor) {
+            tracing::warn!(%refusal, account, "a verified stream's freshness was not taken");
+        }
     }
 }

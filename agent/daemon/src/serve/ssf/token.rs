@@ -55,6 +55,12 @@ pub(super) fn claimed_issuer(token: &str) -> Result<String, Refused> {
     }
 }
 
+/// Whether the keys have the one that the token names.
+pub(super) fn names_known_key(token: &str, keys: &JwkSet) -> bool {
+    let kid = decode_header(token).ok().and_then(|header| header.kid);
+    kid.is_none_or(|kid| keys.find(&kid).is_some())
+}
+
 /// Verifies a token of this issuer.
 pub(super) fn verify(
     token: &str,
@@ -86,6 +92,9 @@ pub(super) fn verify(
             ErrorKind::InvalidIssuer => refused("invalid_issuer", "`iss` is not this issuer"),
             ErrorKind::InvalidAudience => refused("invalid_audience", "the token is for somebody else"),
             ErrorKind::InvalidSignature => refused("authentication_failed", "the signature does not hold"),
+            ErrorKind::InvalidKeyFormat | ErrorKind::InvalidAlgorithm | ErrorKind::InvalidRsaKey(_) => {
+                refused("invalid_key", "the key is not one for this signature")
+            }
             ErrorKind::MissingRequiredClaim(claim) if claim == "aud" => refused("invalid_audience", "`aud` is missing"),
             _ => invalid(format!("the token: {error}")),
         })?;
