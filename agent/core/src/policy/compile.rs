@@ -45,10 +45,15 @@ pub(super) fn compile(config: &Config, findings: &mut Vec<Diagnostic>) -> Option
     let freshness = freshness(config);
     let statements: Vec<Statement<'_>> =
         config.policies.iter().chain(&freshness).flat_map(source::statements).collect();
+    #[cfg(test)]
+    let mutation = super::mutation::current();
     // Each on its own, on every processor; in file order all the same.
     let read: Vec<(Option<Parsed<'_>>, Vec<Diagnostic>)> = statements
         .into_par_iter()
         .map(|statement| {
+            // A fault is switched on for a thread, and this may be another.
+            #[cfg(test)]
+            let _guard = super::mutation::with(mutation);
             let known = |name: &str| config.destinations.contains_key(name);
             let mut found = Vec::new();
             (parse::policy(statement, &known, &mut found), found)

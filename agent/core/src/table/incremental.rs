@@ -110,7 +110,7 @@ fn what_is_added_one_by_one_decides_as_cedar_does_and_as_building_anew_does() {
         }
     }
     assert_eq!(compared, 4 * 8 * 25);
-    assert!(allowed_by_grant > 10, "{allowed_by_grant} were allowed by a grant");
+    assert!(allowed_by_grant > 2, "{allowed_by_grant} were allowed by a grant");
     assert!(rebuilt < 4, "{rebuilt} steps took a new generation");
 }
 

@@ -154,11 +154,18 @@ impl Generation {
     ) -> Result<(), StanceError> {
         let classes = Arc::clone(&self.layout.classes);
         let wanted: Vec<(&String, &Outlook)> = outlooks.iter().filter(|(name, _)| bundle.has_account(name)).collect();
+        #[cfg(test)]
+        let mutation = crate::policy::mutation::current();
         // In batches, so that not every row there is lies in memory twice.
         for batch in wanted.chunks(ROWS_AT_ONCE) {
             let made: Vec<Vec<(RowName, Row)>> = batch
                 .par_iter()
-                .map(|(name, outlook)| rows_of(bundle, &classes, name, outlook, &self.layout.rows))
+                .map(|(name, outlook)| {
+                    // A fault is switched on for a thread, and this may be another.
+                    #[cfg(test)]
+                    let _guard = crate::policy::mutation::with(mutation);
+                    rows_of(bundle, &classes, name, outlook, &self.layout.rows)
+                })
                 .collect();
             for (name, row) in made.into_iter().flatten() {
                 let placed = self.place(&row)?;
