@@ -6,6 +6,7 @@ use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 
 use nix::unistd::chown;
+use serde_json::Value;
 use writ_tests::{Config, Host, Record, wait};
 
 const KIND: &str = "[signal.\"cm.drift\"]\nrisk = 60\nttl = \"1h\"\nfrom = [\"root\"]\n";
@@ -48,8 +49,8 @@ fn a_file_becomes_its_owners_signals_and_a_repeat_changes_nothing() {
     put(&directory, "run-17.json", line);
     taken(&directory, "run-17.json");
     let signals = host.writ_json(&["signal", "list"]);
-    assert_eq!(signals.pointer("/0/risk").and_then(|risk| risk.as_u64()), Some(60), "{signals}");
-    assert_eq!(signals.pointer("/0/source/uid").and_then(|uid| uid.as_u64()), Some(0), "{signals}");
+    assert_eq!(signals.pointer("/0/risk").and_then(Value::as_u64), Some(60), "{signals}");
+    assert_eq!(signals.pointer("/0/source/uid").and_then(Value::as_u64), Some(0), "{signals}");
 
     put(&directory, "again.json", line);
     taken(&directory, "again.json");

@@ -133,8 +133,8 @@ fn situation_5_a_rotated_credential_ends_what_was_opened_with_the_old_one_and_of
     let cuts = host.records_of("cut");
     assert_eq!(cuts.len(), 2);
     assert!(cuts.iter().all(|cut| cut.text("/reason").starts_with("opened before `credential-rotated`")), "{cuts:#?}");
-    let signals = host.records_of("lifecycle").into_iter().filter(|record| record.text("/event") == "signal");
-    let signal = signals.last().expect("the signal is on record");
+    let mut signals = host.records_of("lifecycle").into_iter().filter(|record| record.text("/event") == "signal");
+    let signal = signals.next_back().expect("the signal is on record");
     assert!(cuts.iter().all(|cut| cut.text("/change") == signal.text("/id")));
 
     // What it may do, what it did, and where it is now.

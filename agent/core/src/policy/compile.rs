@@ -305,12 +305,15 @@ fn unreachable_resolver(bundle: &Bundle, policy: &AccountPolicy) -> Option<IpAdd
     })
 }
 
+/// What a look at one account's rows found: what is wrong, and policies that fail for some connect, with the account.
+type Looked = (Vec<Diagnostic>, Vec<(String, String)>);
+
 /// Refuses rows that are too large, and policies that fail for some connect: Cedar would skip a forbid that fails.
 fn check_rows(bundle: &Bundle, config: &Config, findings: &mut Vec<Diagnostic>) {
     let signals = config.signals.values().filter(|kind| kind.flag).map(|kind| kind.kind.clone()).collect();
     let quiet = AccountState::quiet(Timestamp::UNIX_EPOCH);
     let loud = AccountState { risk: 100, signals, ..quiet.clone() };
-    let looked: Vec<(Vec<Diagnostic>, Vec<(String, String)>)> = bundle
+    let looked: Vec<Looked> = bundle
         .accounts
         .par_iter()
         .map(|(name, policy)| {

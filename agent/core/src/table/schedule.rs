@@ -87,13 +87,16 @@ pub(super) struct Schedule<T> {
     pub(super) then: Option<(Timestamp, Option<T>)>,
 }
 
+/// Gives the row that allows what every one of these states and moments allows.
+type Rows<'a, T, E> = dyn FnMut(&[(&AccountState, Moment)]) -> Result<T, E> + 'a;
+
 /// Asks `row` for the rows of a stance, in whatever form it has them.
 pub(super) fn schedule<T: PartialEq, E>(
     bundle: &Bundle,
     account: &str,
     first: &AccountState,
     states: &[AccountState],
-    row: &mut dyn FnMut(&[(&AccountState, Moment)]) -> Result<T, E>,
+    row: &mut Rows<'_, T, E>,
 ) -> Result<Schedule<T>, E> {
     let now = row(&[(first, bundle.moment(first))])?;
     let mut valid_until = None;

@@ -100,8 +100,11 @@ fn first_time(segment: &Path) -> Option<String> {
     Head::of(line).ok().map(|head| head.time.into_owned())
 }
 
+/// A line with its index.
+type Line = (u64, Vec<u8>);
+
 /// The last records that match with their indices, oldest first, and the index to go on from.
-pub(super) fn last(log: &Path, filter: &Filter, count: usize) -> anyhow::Result<(Vec<(u64, Vec<u8>)>, u64)> {
+pub(super) fn last(log: &Path, filter: &Filter, count: usize) -> anyhow::Result<(Vec<Line>, u64)> {
     let segments = Layout::new(log).segments()?;
     let mut found: Vec<(u64, Vec<u8>)> = Vec::new();
     let mut next = None;

@@ -164,9 +164,9 @@ fn two_hosts_logs_that_were_spliced_are_named() {
     for part in ["records", "tile", "checkpoint"] {
         let (from, to) = (stranger.dir().join(part), swapped.log.dir().join(part));
         if to.is_dir() {
-            fs::remove_dir_all(&to).unwrap()
+            fs::remove_dir_all(&to).unwrap();
         } else {
-            fs::remove_file(&to).unwrap()
+            fs::remove_file(&to).unwrap();
         }
         if from.is_dir() { copy_dir(&from, &to) } else { fs::copy(&from, &to).map(drop).unwrap() }
     }
