@@ -157,10 +157,7 @@ fn sock(socket: *const c_void) -> *const c_void {
 fn number(context: &LsmContext) -> u64 {
     // The context holds the arguments, a word each.
     let socket = task::follow(context.as_ptr() as u64, 0);
-    match socket.and_then(|socket| task::follow(socket, config!(sockets.socket_sk))) {
-        Some(sock) => sock,
-        None => 1,
-    }
+    socket.and_then(|socket| task::follow(socket, config!(sockets.socket_sk))).unwrap_or(1)
 }
 
 /// Whether anything can come of judging this family here.

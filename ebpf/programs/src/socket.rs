@@ -8,11 +8,8 @@ use crate::{config::config, task};
 /// `ctx->sk` only to members it knows; but the context is a structure in kernel memory like any other.
 #[inline(always)]
 pub(crate) fn of_sock_addr(context: *mut c_void) -> u64 {
-    match task::follow(context as u64, config!(sockets.sock_addr_sk)) {
-        Some(socket) => socket,
-        // Never 0, which means that there is none: what cannot be read there will deny.
-        None => 1,
-    }
+    // Never 0, which means that there is none: what cannot be read there will deny.
+    task::follow(context as u64, config!(sockets.sock_addr_sk)).unwrap_or(1)
 }
 
 /// Address of the cgroup a socket was made in; 0 for a socket of the kernel's own and where version 1 of the network
