@@ -61,7 +61,7 @@ impl Engine {
         if doomed.is_empty() {
             return;
         }
-        while self.pump() {}
+        self.catch_up();
         for (netns, doomed) in doomed {
             self.cut(netns, doomed, began);
         }

@@ -20,6 +20,8 @@ use super::Engine;
 use super::clock::Clocks;
 use crate::kernel::{Diag, Kernel, Socket, boot_ns};
 
+/// How long a cut waits for the decisions before it to be read: a flood of connects must not hold it up.
+const READING: Duration = Duration::from_millis(5);
 /// How often a socket that is listed and not found is looked for again: a connect that has been let through takes a moment
 /// to become visible.
 const LOOKS: u32 = 3;
@@ -161,7 +163,7 @@ impl Engine {
             return;
         }
         // The decision that opened a session comes before its end in the log.
-        while self.pump() {}
+        self.catch_up();
         for (netns, doomed) in doomed {
             self.cut(netns, doomed, began);
         }
@@ -174,6 +176,12 @@ impl Engine {
             tracing::error!(%error, "the kernel's grace period could not be awaited; a session could be missed");
         }
         self.judge_sessions(&Cause::Everything(id, reason), began);
+    }
+
+    /// Reads what the ring holds, for a moment.
+    pub(super) fn catch_up(&mut self) {
+        let until = Instant::now() + READING;
+        while self.pump() && Instant::now() < until {}
     }
 
     /// The account by which a session may not go on, with the judgement.
