@@ -333,7 +333,8 @@ mod tests {
         let port = listener.local_addr().unwrap().port();
         let listed = diag.connected_to(Protocol::Tcp, port).unwrap();
         assert!(listed.iter().all(|socket| socket.remote.port() == port), "{listed:?}");
-        assert!(diag.connected(Protocol::Tcp).unwrap().len() > listed.len(), "the accepted end is one more");
+        let all = diag.connected(Protocol::Tcp).unwrap();
+        assert!(all.len() > listed.len(), "the accepted end is one more");
         let found = listed.iter().find(|socket| socket.local == near.local_addr().unwrap()).unwrap();
         assert_eq!(found.remote, listener.local_addr().unwrap());
         assert!(found.inode != 0 && found.cookie != 0);
@@ -341,7 +342,7 @@ mod tests {
         assert!(found.cgroup.is_some_and(|cgroup| cgroup != 0));
         let listening = diag.listening().unwrap();
         assert!(!found.accepted_at(&listening));
-        let accepted = listed.iter().find(|socket| socket.remote == near.local_addr().unwrap()).unwrap();
+        let accepted = all.iter().find(|socket| socket.remote == near.local_addr().unwrap()).unwrap();
         assert!(accepted.accepted_at(&listening));
 
         diag.destroy(found).unwrap();
