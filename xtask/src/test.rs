@@ -46,7 +46,6 @@ pub(crate) fn test(options: &Options) -> Result<ExitCode> {
         } else {
             report.step("whole-system tests, in virtual machines", || vm::suite(&vm::Options::CI));
             report.step("what fleets are given", rollout::fleet);
-            report.step("rollout to three hosts", || rollout::claims(&rollout::Options::default()));
         }
     }
     Ok(report.close())

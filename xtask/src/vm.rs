@@ -70,7 +70,7 @@ impl Options {
         package: false,
         brief: false,
         release: false,
-        timeout: 900,
+        timeout: 2400,
         cpus: 2,
     };
 }
