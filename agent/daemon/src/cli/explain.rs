@@ -194,7 +194,8 @@ fn what_next(judged: &Decision) -> String {
     match (judged.verdict, judged.policies.is_empty(), judged.reason_code.as_str()) {
         (Verdict::Allow, _, _) => "Nothing to do: it was allowed.".to_owned(),
         (Verdict::Escalate, _, _) => {
-            "To allow it: an approver answers the escalation (`writ escalation list`, `writ approve ID`).".to_owned()
+            "To allow it: an approver answers the escalation (`writ escalation list`, `writ escalation approve ID`)."
+                .to_owned()
         }
         (Verdict::Deny, true, "policy") => {
             "To allow it: no policy permits it; a `permit` would have to, or a grant (`writ grant create`).".to_owned()
