@@ -30,7 +30,6 @@ pub(crate) fn test(options: &Options) -> Result<ExitCode> {
             build: true,
             test: true,
             vm: !options.no_vm,
-            deb: !options.no_vm,
             rollout: !options.no_vm,
             ..Default::default()
         })?;
