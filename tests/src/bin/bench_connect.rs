@@ -215,8 +215,9 @@ fn nftables(rules: &str) -> anyhow::Result<()> {
         "set" => format!("meta skuid {{ {} }} drop", uids.join(", ")),
         _ => uids.iter().map(|uid| format!("meta skuid {uid} drop\n")).collect(),
     };
-    let text =
-        format!("table inet bench {{ chain out {{ type filter hook output priority 0; policy accept;\n{body}\n}}\n}}\n");
+    let text = format!(
+        "table inet bench {{ chain out {{ type filter hook output priority 0; policy accept;\n{body}\n}}\n}}\n"
+    );
     let mut nft = Command::new("nft").args(["-f", "-"]).stdin(std::process::Stdio::piped()).spawn()?;
     nft.stdin.take().context("no input")?.write_all(text.as_bytes())?;
     ensure!(nft.wait()?.success(), "nft refused the rules");
