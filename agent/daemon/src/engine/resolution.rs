@@ -173,9 +173,9 @@ impl Engine {
     /// Puts a new generation in force where a named user or executable appeared, was replaced or went to somebody else.
     pub(super) fn resolve_again(&mut self) {
         let Some(current) = &self.current else { return };
-        let before = self.resolution.earlier.clone();
+        let before = self.resolution.clone();
         let Difference { found, gone, replaced } = self.resolution.look(&current.config, &current.generation);
-        if found.is_empty() && gone.is_empty() && replaced.is_empty() && before == self.resolution.earlier {
+        if found.is_empty() && gone.is_empty() && replaced.is_empty() && before.earlier == self.resolution.earlier {
             return;
         }
         match self.regenerate() {
@@ -187,7 +187,7 @@ impl Engine {
             Err(error) => {
                 tracing::error!(%error, "the kernel could not be told who is who; it is tried again");
                 // As if nothing had been seen: the next look finds the same differences.
-                self.resolution = self.store.load_resolution();
+                self.resolution = before;
             }
         }
     }
