@@ -83,12 +83,13 @@ impl ProcessTable {
         self.processes.insert((event.pid, event.start_time), file);
         let length = (event.path_len as usize).min(PATH_LEN);
         let given = String::from_utf8_lossy(event.path.get(..length).unwrap_or(&[])).into_owned();
-        // The path as given may be relative, a link, or cut: what the process itself says is better, while it lives.
-        let path = running(event.pid, event.start_time, file)
-            .or_else(|| is_file(&given, file).then_some(given.clone()))
-            .or_else(|| (!given.is_empty() && given.starts_with('/')).then_some(given));
+        // The path as given may be relative, a link, or cut: what the process itself says is better, while it lives, and
+        // so is where the path leads. One file has one name, however it is started: approvals are for a path.
+        let path = running(event.pid, event.start_time, file).or_else(|| resolved(&given, file));
         if let Some(path) = path {
             self.executables.insert(file, path);
+        } else if given.starts_with('/') && !self.executables.entries.contains_key(&file) {
+            self.executables.insert(file, given);
         }
     }
 
@@ -162,8 +163,14 @@ fn running(pid: u32, start_time: u64, file: (u32, u64)) -> Option<String> {
     (file.1 == 0 || found.ino() == file.1).then_some(path)
 }
 
-fn is_file(path: &str, file: (u32, u64)) -> bool {
-    path.starts_with('/') && fs::metadata(path).is_ok_and(|found| found.ino() == file.1)
+/// Where a path leads, if that is this file.
+fn resolved(given: &str, file: (u32, u64)) -> Option<String> {
+    if !given.starts_with('/') {
+        return None;
+    }
+    let path = fs::canonicalize(given).ok()?;
+    let found = fs::metadata(&path).ok()?;
+    (found.ino() == file.1).then(|| path.to_string_lossy().into_owned())
 }
 
 /// Whether a process has this start time: `/proc` counts in hundredths of a second, the kernel in nanoseconds.
@@ -241,6 +248,19 @@ mod tests {
         );
         assert_eq!(unit_of("/docker/abc"), None);
         assert_eq!(unit_of("/system.slice"), None);
+    }
+
+    #[test]
+    fn an_executable_started_by_a_link_is_named_by_its_own_path() {
+        let directory = tempfile::tempdir().unwrap();
+        let program = fs::canonicalize(directory.path()).unwrap().join("program");
+        fs::write(&program, "").unwrap();
+        let link = directory.path().join("link");
+        std::os::unix::fs::symlink(&program, &link).unwrap();
+        let file = (0, fs::metadata(&program).unwrap().ino());
+        assert_eq!(resolved(&link.to_string_lossy(), file), Some(program.to_string_lossy().into_owned()));
+        assert_eq!(resolved(&link.to_string_lossy(), (0, file.1 + 1)), None, "the link leads elsewhere by now");
+        assert_eq!(resolved("link", file), None, "a relative path is relative to somebody else");
     }
 
     #[test]
