@@ -5,6 +5,7 @@ use serde_json::{Map, Value};
 
 use super::{Process, Time};
 use crate::config::Mode;
+use crate::policy::PolicyInfo;
 
 /// The judgement, by name.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
@@ -185,6 +186,18 @@ pub struct PolicyRef {
     /// Its `@controls`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub controls: Vec<String>,
+}
+
+impl PolicyRef {
+    /// What a record says of this policy; its id alone if it is in no set any more.
+    pub fn new(id: &str, policy: Option<&PolicyInfo>) -> Self {
+        Self {
+            id: id.to_owned(),
+            owner: policy.and_then(|policy| policy.owner.clone()),
+            reason: policy.and_then(|policy| policy.reason.clone()),
+            controls: policy.map(|policy| policy.controls.clone()).unwrap_or_default(),
+        }
+    }
 }
 
 /// A live signal at the moment of the attempt.

@@ -371,16 +371,7 @@ fn refused() -> Evaluation {
 }
 
 fn references(bundle: &Bundle, ids: &[String]) -> Vec<PolicyRef> {
-    let refer = |id: &String| {
-        let policy = bundle.policy(id);
-        PolicyRef {
-            id: id.clone(),
-            owner: policy.and_then(|policy| policy.owner.clone()),
-            reason: policy.and_then(|policy| policy.reason.clone()),
-            controls: policy.map(|policy| policy.controls.clone()).unwrap_or_default(),
-        }
-    };
-    ids.iter().map(refer).collect()
+    ids.iter().map(|id| PolicyRef::new(id, bundle.policy(id))).collect()
 }
 
 /// What the deciding permits have in common: the scopes that all allow, and the shortest time.

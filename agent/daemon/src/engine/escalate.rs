@@ -44,11 +44,9 @@ impl Engine {
         let id = match self.live.attempt(&attempt, Timestamp::now(), &config) {
             Attempted::New(escalation) => {
                 self.save_live();
-                let mut record = escalation_record(&escalation, EscalationState::Opened, None);
-                if let Body::Escalation(record) = &mut record {
-                    record.decision = Some(decision.to_owned());
-                }
-                self.note(record);
+                let mut record = self.escalation_record(&escalation, EscalationState::Opened, None);
+                record.decision = Some(decision.to_owned());
+                self.note(Body::Escalation(Box::new(record)));
                 self.tell_of(&escalation, decision, &config);
                 escalation.id
             }
@@ -138,7 +136,7 @@ impl Engine {
             reason: Some(reason.into()),
             by: Some(actor.recorded()),
         };
-        self.note(escalation_record(escalation, state, Some(reason)));
+        self.note_escalation(escalation, state, Some(reason));
         // What only the decision point can be asked for, the kernel need not know.
         if !escalation.target.is_action() {
             self.refresh(&escalation.account, &why)?;
@@ -146,32 +144,48 @@ impl Engine {
         self.flush();
         Ok(())
     }
-}
 
-pub(super) fn escalation_record(escalation: &Escalation, state: EscalationState, reason: Option<&str>) -> Body {
-    let (destination, asked) = match &escalation.target {
-        Target::Connect { address, port, protocol, .. } => {
-            (Some(Endpoint { address: address.to_string(), port: *port, protocol: protocol.clone() }), None)
+    /// Records what became of an escalation.
+    pub(super) fn note_escalation(&mut self, escalation: &Escalation, state: EscalationState, reason: Option<&str>) {
+        let record = self.escalation_record(escalation, state, reason);
+        self.note(Body::Escalation(Box::new(record)));
+    }
+
+    fn escalation_record(
+        &self,
+        escalation: &Escalation,
+        state: EscalationState,
+        reason: Option<&str>,
+    ) -> EscalationRecord {
+        let (destination, asked) = match &escalation.target {
+            Target::Connect { address, port, protocol, .. } => {
+                (Some(Endpoint { address: address.to_string(), port: *port, protocol: protocol.clone() }), None)
+            }
+            Target::Action { action, resource, .. } => (None, Some((action.clone(), resource.clone()))),
+        };
+        let (action, resource) = asked.unzip();
+        let bundle = self.current().map(|current| &current.bundle);
+        EscalationRecord {
+            escalation: escalation.id.clone(),
+            state,
+            account: escalation.account.clone(),
+            destination,
+            executable: escalation.target.executable().map(str::to_owned),
+            action,
+            resource,
+            policies: escalation
+                .policies
+                .iter()
+                .map(|id| PolicyRef::new(id, bundle.and_then(|bundle| bundle.policy(id))))
+                .collect(),
+            decision: None,
+            approver: escalation
+                .answer
+                .as_ref()
+                .map(|answer| approver(&answer.approver))
+                .filter(|_| escalation.status != EscalationStatus::Pending),
+            reason: reason.map(str::to_owned),
+            expires: Time(escalation.expires),
         }
-        Target::Action { action, resource, .. } => (None, Some((action.clone(), resource.clone()))),
-    };
-    let (action, resource) = asked.unzip();
-    Body::Escalation(Box::new(EscalationRecord {
-        escalation: escalation.id.clone(),
-        state,
-        account: escalation.account.clone(),
-        destination,
-        executable: escalation.target.executable().map(str::to_owned),
-        action,
-        resource,
-        policies: escalation.policies.iter().map(|id| PolicyRef { id: id.clone(), ..PolicyRef::default() }).collect(),
-        decision: None,
-        approver: escalation
-            .answer
-            .as_ref()
-            .map(|answer| approver(&answer.approver))
-            .filter(|_| escalation.status != EscalationStatus::Pending),
-        reason: reason.map(str::to_owned),
-        expires: Time(escalation.expires),
-    }))
+    }
 }

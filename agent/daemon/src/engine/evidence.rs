@@ -133,15 +133,7 @@ impl Engine {
         context.stance_digest = legend.digests.get(event.stance as usize).cloned().unwrap_or_default();
         context.also_matched =
             event.also.iter().filter_map(|index| legend.accounts.get(usize::from(*index)).cloned()).collect();
-        let reference = |id: &String| match names.policy(id) {
-            Some(policy) => PolicyRef {
-                id: id.clone(),
-                owner: policy.owner.clone(),
-                reason: policy.reason.clone(),
-                controls: policy.controls.clone(),
-            },
-            None => PolicyRef { id: id.clone(), ..PolicyRef::default() },
-        };
+        let reference = |id: &String| PolicyRef::new(id, names.policy(id));
         if let Some(explanation) = legend.explanations.get(event.explanation as usize) {
             let determining = if explanation.errors.is_empty() { &explanation.policies } else { &explanation.errors };
             context.policies = determining.iter().map(reference).collect();

@@ -14,7 +14,6 @@ use writ_core::stance::{BreakGlass, BreakGlassRequest, Grant, GrantRequest, Offb
 
 use super::Engine;
 use super::activate::ActivateError;
-use super::escalate::escalation_record;
 use super::evidence::approver;
 use super::refresh::Why;
 
@@ -122,7 +121,7 @@ impl Engine {
             self.note(grant_record(grant, GrantState::Revoked, None));
         }
         for escalation in &received.approvals {
-            self.note(escalation_record(escalation, EscalationState::Expired, None));
+            self.note_escalation(escalation, EscalationState::Expired, None);
         }
         let why = Why {
             cause: "signal".into(),
@@ -268,7 +267,7 @@ impl Engine {
             self.note(grant_record(grant, GrantState::Revoked, Some(actor)));
         }
         for escalation in &escalations {
-            self.note(escalation_record(escalation, EscalationState::Expired, Some(reason)));
+            self.note_escalation(escalation, EscalationState::Expired, Some(reason));
         }
         let why = Why { cause: "offboard".into(), id: None, reason: Some(reason.into()), by: Some(actor.recorded()) };
         self.refresh(account, &why)?;

@@ -15,7 +15,6 @@ use writ_core::stance::EscalationStatus;
 use super::Engine;
 use super::activate::ActivateError;
 use super::clock::Clocks;
-use super::escalate::escalation_record;
 use super::explain::Moment;
 use super::live::{grant_record, signal_record};
 
@@ -257,7 +256,7 @@ impl Engine {
             }
         }
         for escalation in &ended.escalations {
-            self.note(escalation_record(escalation, EscalationState::Expired, None));
+            self.note_escalation(escalation, EscalationState::Expired, None);
             if !escalation.target.is_action()
                 && escalation.answer.is_some()
                 && escalation.status != EscalationStatus::Denied

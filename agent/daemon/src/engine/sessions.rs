@@ -280,15 +280,7 @@ impl Engine {
         let policies = generation
             .explanation(decision.explanation)
             .map(|explanation| if explanation.errors.is_empty() { &explanation.policies } else { &explanation.errors });
-        let named = |id: &String| match current.bundle.policy(id) {
-            Some(policy) => PolicyRef {
-                id: id.clone(),
-                owner: policy.owner.clone(),
-                reason: policy.reason.clone(),
-                controls: policy.controls.clone(),
-            },
-            None => PolicyRef { id: id.clone(), ..PolicyRef::default() },
-        };
+        let named = |id: &String| PolicyRef::new(id, current.bundle.policy(id));
         let cut = Cut {
             account: generation.account_name(u32::from(*account)).unwrap_or("unknown").to_owned(),
             destination: destination(session),

@@ -108,15 +108,7 @@ pub(crate) fn simulate(
         executable: asked.executable.clone(),
     };
     let Evaluation { verdict, would, reason, policies, errors, .. } = bundle.evaluate(&asked.account, state, &attempt);
-    let named = |id: &String| match bundle.policy(id) {
-        Some(policy) => PolicyRef {
-            id: id.clone(),
-            owner: policy.owner.clone(),
-            reason: policy.reason.clone(),
-            controls: policy.controls.clone(),
-        },
-        None => PolicyRef { id: id.clone(), ..PolicyRef::default() },
-    };
+    let named = |id: &String| PolicyRef::new(id, bundle.policy(id));
     let determining = if errors.is_empty() { &policies } else { &errors };
     let name = |verdict: writ_abi::Verdict| writ_core::record::Verdict::from(verdict).name().to_owned();
     Ok(Simulated {
