@@ -339,6 +339,38 @@ fn what_a_person_approved_succeeds_on_retry_and_nothing_else_does() {
 }
 
 #[test]
+fn a_program_has_one_name_however_it_is_started_and_its_escalation_names_who_answers_for_the_policy() {
+    let peer = TcpPeer::new();
+    let ask = "@id(\"ask\")\n@owner(\"dba\")\n@reason(\"a person decides\")\n@decision(\"escalate\")\nforbid (principal, \
+               action == Action::\"connect\", resource in Destination::\"db\");\n";
+    let config = Config::new().destination("db", peer.address).permit("to-db", "db").file("policies.d/ask.cedar", ask);
+    let host = Host::start(&config);
+    // Short-lived processes: the daemon often reads of them when they are gone, and only has the path they were given.
+    let link = host.probe().with_file_name("link-to-probe");
+    std::os::unix::fs::symlink(host.probe(), &link).unwrap();
+    for program in [&link, &host.probe()].into_iter().cycle().take(20) {
+        let mut attempt = host.command(program);
+        attempt.args(["tcp", &peer.address.to_string()]);
+        assert!(attempt.output().expect("the probe runs").status.success());
+    }
+    let open = wait::until("twenty attempts are one escalation", || {
+        let open = done(&host, &["escalation", "list"]);
+        (open.pointer("/0/count").and_then(Value::as_u64) == Some(20)).then_some(open)
+    });
+    assert_eq!(open.as_array().map(Vec::len), Some(1), "{open}");
+    let own = host.probe().canonicalize().unwrap();
+    for record in host.judgements() {
+        assert_eq!(record.text("/process/executable"), own.to_str().unwrap());
+    }
+    let opened = of_type(&host, "escalation");
+    assert_eq!(opened.len(), 1);
+    assert_eq!(
+        (opened[0].text("/policies/0/owner"), opened[0].text("/policies/0/reason")),
+        ("dba", "a person decides")
+    );
+}
+
+#[test]
 fn a_workload_cannot_speak_for_itself_and_what_it_tried_is_recorded() {
     let host = Host::start(&Config::new().file("signals.d/edr.toml", MALWARE));
     let service = host.service_user().clone();

@@ -96,9 +96,12 @@ pub(crate) struct ApproveBody {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct BreakGlassBody {
-    /// For which account; absent: for all.
+    /// For which account.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub account: Option<String>,
+    /// For every account: said in so many words, so that a name left out is not taken for it.
+    #[serde(default)]
+    pub all: bool,
     /// For how long.
     pub ttl: String,
     /// Why.

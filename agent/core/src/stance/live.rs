@@ -31,6 +31,9 @@ pub struct LiveState {
 /// What a signal did.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
 pub struct Received {
+    /// Id of the signal that is live by it: what `signal clear` takes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
     /// What became of it.
     pub outcome: Outcome,
     /// Grants it ended for good.
@@ -96,7 +99,8 @@ impl LiveState {
     /// good.
     pub fn receive(&mut self, incoming: &Incoming, caller: &Caller, now: Timestamp, config: &Config) -> Received {
         let outcome = self.signals.receive(incoming, caller, now, config);
-        let mut received = Received { outcome, grants: Vec::new(), approvals: Vec::new() };
+        let id = outcome.accepted().map(|signal| signal.id.clone());
+        let mut received = Received { id, outcome, grants: Vec::new(), approvals: Vec::new() };
         if let Some(signal) = received.outcome.accepted()
             && let Some(account) = config.accounts.get(&signal.account)
         {

@@ -3,10 +3,9 @@
 use std::path::Path;
 use std::process::ExitCode;
 
-use anstyle::AnsiColor;
 use clap::Subcommand;
+use comfy_table::{Cell, Color};
 use serde_json::Value;
-use writ_core::config::Mode;
 
 use super::{draft, output};
 use crate::api::ReasonBody;
@@ -106,23 +105,20 @@ pub(super) fn table(accounts: &[AccountStatus]) -> comfy_table::Table {
     for account in accounts {
         let mut notes: Vec<String> = Vec::new();
         if account.offboarded {
-            notes.push(output::painted("offboarded", AnsiColor::Red));
+            notes.push("offboarded".to_owned());
         }
         if !account.unmatched.is_empty() {
             notes.push(format!("unmatched: {}", account.unmatched.join(", ")));
         }
         table.add_row([
-            account.name.clone(),
-            account.owner.clone().unwrap_or_default(),
-            match account.mode {
-                Mode::Enforce => output::painted("enforce", AnsiColor::Green),
-                Mode::Observe => output::painted("observe", AnsiColor::Yellow),
-            },
-            account.risk.to_string(),
-            account.signals.join(" "),
-            account.grants.join(" "),
-            account.valid_until.map_or_else(String::new, output::ahead),
-            notes.join(", "),
+            Cell::new(&account.name),
+            Cell::new(account.owner.as_deref().unwrap_or_default()),
+            output::mode_cell(account.mode),
+            Cell::new(account.risk),
+            Cell::new(account.signals.join(" ")),
+            Cell::new(account.grants.join(" ")),
+            Cell::new(account.valid_until.map_or_else(String::new, output::ahead)),
+            if account.offboarded { output::cell(notes.join(", "), Color::Red) } else { Cell::new(notes.join(", ")) },
         ]);
     }
     table

@@ -32,7 +32,12 @@ pub(super) struct Args {
 
 /// Breaks it.
 pub(super) fn run(config_dir: &Path, args: &Args) -> anyhow::Result<ExitCode> {
-    let body = BreakGlassBody { account: args.account.clone(), ttl: args.ttl.clone(), reason: args.reason.clone() };
+    let body = BreakGlassBody {
+        account: args.account.clone(),
+        all: args.all,
+        ttl: args.ttl.clone(),
+        reason: args.reason.clone(),
+    };
     let broken: Value = output::converse(config_dir, async |client| client.post("/v1/break-glass", &body).await)?;
     if output::is_json(args.json) {
         output::json(&broken)?;

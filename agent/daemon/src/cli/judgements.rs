@@ -5,13 +5,14 @@ use std::io::IsTerminal as _;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
 use indicatif::{ProgressBar, ProgressStyle};
 use rayon::iter::{IndexedParallelIterator as _, ParallelIterator as _};
 use rayon::slice::ParallelSlice as _;
 use writ_core::record::Head;
 use writ_core::replay::{ArchiveError, Archived, Attempt, Memo};
 
+use super::output;
 use crate::log::{Layout, archive_get};
 
 /// Lines that one thread takes in one go: enough that it meets the same questions again.
@@ -86,7 +87,7 @@ pub(super) fn fold<T: Default + Send>(
 ) -> anyhow::Result<T> {
     let layout = Layout::new(log);
     if !layout.records().is_dir() {
-        bail!("{}: there is no log here", log.display());
+        return Err(output::no_log(log));
     }
     let segments = layout.segments()?;
     let bytes = segments.iter().filter_map(|(_, path)| path.metadata().ok()).map(|data| data.len()).sum();

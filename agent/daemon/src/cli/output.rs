@@ -5,14 +5,18 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anstyle::{AnsiColor, Style};
-use comfy_table::{ContentArrangement, Table};
+use comfy_table::{Cell, Color, ContentArrangement, Table};
 use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
+use writ_core::config::Mode;
 
 use super::{INTERNAL, NOT_PERMITTED, USAGE};
 use crate::client::{Client, ClientError};
 use crate::configuration;
 use crate::engine::agent_alone;
+
+/// The width tables have at least.
+const NARROWEST: u16 = 80;
 
 /// Whether a command prints JSON: asked to, or not speaking to a terminal.
 pub(super) fn is_json(asked: bool) -> bool {
@@ -41,12 +45,35 @@ pub(super) fn table(columns: &[&str]) -> Table {
     let mut table = Table::new();
     table.load_style(comfy_table::presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic);
     table.set_header(columns.iter().map(|column| column.to_uppercase()));
+    // A terminal that does not say how wide it is, or is hardly that: better cut by it than one letter a line.
+    if table.width().is_some_and(|width| width < NARROWEST) {
+        table.set_width(NARROWEST);
+    }
     table
+}
+
+/// A word in a colour, in a table.
+pub(super) fn cell(word: impl ToString, colour: Color) -> Cell {
+    let cell = Cell::new(word);
+    if paints() { cell.fg(colour) } else { cell }
+}
+
+/// An account's mode, in a table.
+pub(super) fn mode_cell(mode: Mode) -> Cell {
+    match mode {
+        Mode::Enforce => cell("enforce", Color::Green),
+        Mode::Observe => cell("observe", Color::Yellow),
+    }
+}
+
+/// Whether what is printed may be coloured.
+pub(super) fn paints() -> bool {
+    io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none()
 }
 
 /// A word in a colour, on a terminal.
 pub(super) fn painted(word: &str, colour: AnsiColor) -> String {
-    if !io::stdout().is_terminal() || std::env::var_os("NO_COLOR").is_some() {
+    if !paints() {
         return word.to_owned();
     }
     let style = Style::new().fg_color(Some(colour.into()));
@@ -61,6 +88,16 @@ pub(super) struct Refusal {
     text: String,
 }
 
+/// There is no log where one was to be read, as far as the caller may see.
+pub(super) fn no_log(directory: &Path) -> anyhow::Error {
+    match directory.read_dir() {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            anyhow::Error::from(error).context(format!("cannot read {}", directory.display()))
+        }
+        _ => usage(format!("{}: there is no log here: name the directory that holds `records`", directory.display())),
+    }
+}
+
 /// What was asked makes no sense: exit code 64.
 pub(super) fn usage(text: impl Into<String>) -> anyhow::Error {
     Refusal { code: USAGE, text: text.into() }.into()
@@ -71,10 +108,28 @@ pub(super) fn not_found(text: impl Into<String>) -> anyhow::Error {
     Refusal { code: 1, text: text.into() }.into()
 }
 
+/// It cannot be done, for a reason that is not the program's: exit code 1.
+pub(super) fn refused(text: impl Into<String>) -> anyhow::Error {
+    Refusal { code: 1, text: text.into() }.into()
+}
+
+/// An error with its causes; what a cause repeats is said once.
+fn told(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if text.is_empty() {
+            text = cause;
+        } else if !text.ends_with(&cause) {
+            text = format!("{text}: {cause}");
+        }
+    }
+    text
+}
+
 /// Says what went wrong, and turns it into the exit code it means.
 pub(super) fn failure(error: &anyhow::Error) -> ExitCode {
     let bold = if colours() { Style::new().bold().fg_color(Some(AnsiColor::Red.into())) } else { Style::new() };
-    eprintln!("{bold}error{bold:#}: {error:#}");
+    eprintln!("{bold}error{bold:#}: {}", told(error));
     if let Some(refusal) = error.downcast_ref::<Refusal>() {
         return ExitCode::from(refusal.code);
     }
@@ -85,7 +140,9 @@ pub(super) fn failure(error: &anyhow::Error) -> ExitCode {
     };
     match refused {
         ClientError::Refused { problem, .. } => {
-            if let Some(hint) = &problem.hint {
+            // What is wrong with a request or in what it asks for, the message says; the rest is for who writes clients.
+            let plain = matches!(problem.code.as_str(), "invalid-request" | "refused");
+            if let Some(hint) = problem.hint.as_ref().filter(|_| !plain) {
                 eprintln!("  hint: {hint}");
             }
         }

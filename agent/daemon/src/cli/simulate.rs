@@ -5,7 +5,6 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use anstyle::AnsiColor;
-use anyhow::bail;
 use jiff::Timestamp;
 use writ_core::policy::{AccountState, Bundle};
 
@@ -25,7 +24,7 @@ pub(super) struct Args {
     #[arg(long, value_name = "HOST:PORT")]
     to: String,
     /// tcp or udp
-    #[arg(long, default_value = "tcp")]
+    #[arg(long, default_value = "tcp", value_parser = ["tcp", "udp"], ignore_case = true)]
     protocol: String,
     /// Risk instead of the account's own
     #[arg(long, value_parser = clap::value_parser!(u8).range(0..=100))]
@@ -51,7 +50,7 @@ pub(super) fn run(config_dir: &Path, args: &Args) -> anyhow::Result<ExitCode> {
         account: args.account.clone(),
         address,
         port,
-        protocol: args.protocol.clone(),
+        protocol: args.protocol.to_ascii_lowercase(),
         executable: args.executable.clone(),
         risk: args.risk,
         at: args.at,
@@ -95,11 +94,15 @@ fn destination(text: &str) -> anyhow::Result<(IpAddr, u16)> {
 
 fn alone(config_dir: &Path, asked: &SimulateBody) -> anyhow::Result<Simulated> {
     let loaded = configuration::load(config_dir);
-    let Some(config) = loaded.config else { bail!("the configuration has errors: see `writ check`") };
-    let (Some(bundle), _) = Bundle::compile(&config) else { bail!("the policies have errors: see `writ check`") };
+    let Some(config) = loaded.config else {
+        return Err(output::refused("the configuration has errors: see `writ check`"));
+    };
+    let (Some(bundle), _) = Bundle::compile(&config) else {
+        return Err(output::refused("the policies have errors: see `writ check`"));
+    };
     let mut state = AccountState::quiet(asked.at.unwrap_or_else(Timestamp::now));
     state.risk = asked.risk.unwrap_or(0);
-    simulate(&config, &bundle, asked, &state).map_err(|refusal| anyhow::anyhow!("{refusal}"))
+    simulate(&config, &bundle, asked, &state).map_err(|refusal| output::refused(refusal.to_string()))
 }
 
 fn show(asked: &SimulateBody, simulated: &Simulated) {

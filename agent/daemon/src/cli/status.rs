@@ -4,6 +4,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use anstyle::AnsiColor;
+use comfy_table::Cell;
 use writ_core::config::Mode;
 
 use super::output;
@@ -126,13 +127,13 @@ fn show(status: &Status) {
             format!("unmatched: {}", account.unmatched.join(", "))
         };
         table.add_row([
-            account.name.clone(),
-            mode(account.mode),
-            account.risk.to_string(),
-            account.signals.join(" "),
-            account.grants.join(" "),
-            account.valid_until.map_or_else(String::new, |until| until.strftime("%F %T").to_string()),
-            note,
+            Cell::new(&account.name),
+            output::mode_cell(account.mode),
+            Cell::new(account.risk),
+            Cell::new(account.signals.join(" ")),
+            Cell::new(account.grants.join(" ")),
+            Cell::new(account.valid_until.map_or_else(String::new, |until| until.strftime("%F %T").to_string())),
+            Cell::new(note),
         ]);
     }
     println!("\n{table}");

@@ -5,9 +5,11 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use writ_core::record::{Body, Place, Record, to_ocsf};
+use anstyle::{AnsiColor, Style};
+use writ_core::record::{Body, Place, Record, Verdict, to_ocsf};
 
 use super::find::{Filter, begin, each, last, since};
+use super::output;
 use super::show::summary;
 use crate::log::{Follow, Layout, own_key};
 
@@ -50,11 +52,20 @@ pub(super) enum Form {
     Text(Folding),
 }
 
-/// Repeats on a terminal are shown as one line with their number.
+/// Repeats on a terminal are shown as one line with their number, whichever process they are of.
 #[derive(Default)]
 pub(super) struct Folding {
-    shown: Option<(String, String)>,
-    repeats: u64,
+    pub(super) colours: bool,
+    waiting: Option<Waiting>,
+}
+
+/// A line that is not shown yet: it may come again.
+struct Waiting {
+    key: String,
+    time: String,
+    text: String,
+    colour: Option<AnsiColor>,
+    times: u64,
 }
 
 /// Shows the log below `log`.
@@ -72,7 +83,7 @@ pub(crate) fn tail(args: &TailArgs, log: &Path) -> anyhow::Result<ExitCode> {
             Form::Ocsf(key.map(|key| format!("{}+{:08x}", key.name(), key.id())))
         }
         (false, true) => Form::Json,
-        (false, false) => Form::Text(Folding::default()),
+        (false, false) => Form::Text(Folding { colours: output::paints(), ..Folding::default() }),
     };
     let output = io::BufWriter::new(io::stdout().lock());
     match show(args, log, &filter, form, output) {
@@ -133,11 +144,20 @@ impl Form {
                 }
             }
             Self::Text(folding) => {
-                let (time, text) = match Record::from_line(line) {
-                    Ok(record) => (record.time.to_string(), summary(&record)),
-                    Err(error) => (String::new(), format!("{error}: {}", String::from_utf8_lossy(line))),
+                let line = match Record::from_line(line) {
+                    Ok(record) => Waiting {
+                        key: key(&record),
+                        time: record.time.to_string(),
+                        text: summary(&record),
+                        colour: colour(&record),
+                        times: 1,
+                    },
+                    Err(error) => {
+                        let text = format!("{error}: {}", String::from_utf8_lossy(line));
+                        Waiting { key: text.clone(), time: String::new(), text, colour: Some(AnsiColor::Red), times: 1 }
+                    }
                 };
-                folding.write(time, text, output)?;
+                folding.write(line, output)?;
             }
         }
         Ok(())
@@ -150,25 +170,56 @@ impl Form {
 }
 
 impl Folding {
-    fn write(&mut self, time: String, text: String, output: &mut impl Write) -> anyhow::Result<()> {
-        if let Some((last, shown)) = &mut self.shown
-            && *shown == text
-        {
-            *last = time;
-            self.repeats += 1;
+    fn write(&mut self, line: Waiting, output: &mut impl Write) -> anyhow::Result<()> {
+        if let Some(waiting) = self.waiting.as_mut().filter(|waiting| waiting.key == line.key) {
+            waiting.times += 1;
+            waiting.time = line.time;
+            waiting.text = line.text;
             return Ok(());
         }
         self.flush(output)?;
-        writeln!(output, "{} {text}", time.get(11..19).unwrap_or(&time))?;
-        self.shown = Some((time, text));
+        self.waiting = Some(line);
         Ok(())
     }
 
     fn flush(&mut self, output: &mut impl Write) -> anyhow::Result<()> {
-        if let Some((time, text)) = self.shown.as_ref().filter(|_| self.repeats > 0) {
-            writeln!(output, "{} {text} ×{}", time.get(11..19).unwrap_or(time), self.repeats)?;
-        }
-        self.repeats = 0;
+        let Some(Waiting { time, text, colour, times, .. }) = self.waiting.take() else { return Ok(()) };
+        let (word, rest) = text.split_once(' ').unwrap_or((&text, ""));
+        let word = match colour.filter(|_| self.colours) {
+            Some(colour) => {
+                let style = Style::new().fg_color(Some(colour.into()));
+                format!("{style}{word}{style:#}")
+            }
+            None => word.to_owned(),
+        };
+        let times = if times > 1 { format!(" ×{times}") } else { String::new() };
+        writeln!(output, "{} {word} {rest}{times}", time.get(11..19).unwrap_or(&time))?;
         Ok(())
+    }
+}
+
+/// What makes a record a repeat: all that is shown but the process id.
+fn key(record: &Record) -> String {
+    let mut alike = record.clone();
+    if let Body::Decision(judged) | Body::Observation(judged) = &mut alike.body
+        && let Some(process) = &mut judged.process
+    {
+        process.pid = 0;
+    }
+    summary(&alike)
+}
+
+fn colour(record: &Record) -> Option<AnsiColor> {
+    match &record.body {
+        Body::Decision(judged) => Some(match judged.verdict {
+            Verdict::Allow => AnsiColor::Green,
+            Verdict::Escalate => AnsiColor::Yellow,
+            Verdict::Deny => AnsiColor::Red,
+        }),
+        Body::Observation(judged) if judged.verdict != Verdict::Allow => Some(AnsiColor::Cyan),
+        Body::Cut(_) | Body::Loss(_) => Some(AnsiColor::Red),
+        Body::Escalation(_) => Some(AnsiColor::Yellow),
+        Body::Change(_) | Body::Grant(_) => Some(AnsiColor::Cyan),
+        Body::Observation(_) | Body::Lifecycle(_) => None,
     }
 }

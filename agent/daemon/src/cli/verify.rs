@@ -9,7 +9,8 @@ use serde_json::json;
 use writ_core::log::{TlogProof, Vkey};
 use writ_core::record::Head;
 
-use crate::log::{Layout, Report, Trust, own_key, verify as verify_log};
+use super::output;
+use crate::log::{Layout, LogError, Report, Trust, own_key, verify as verify_log};
 
 /// Options of `verify`.
 #[derive(clap::Args, Clone, Debug, Default)]
@@ -45,7 +46,10 @@ pub(crate) fn verify(args: &VerifyArgs, log: &Path) -> anyhow::Result<ExitCode> 
             .against
             .as_ref()
             .map(|path| std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display())));
-        let report = verify_log(log, &Trust { key, against: against.transpose()? })?;
+        let report = verify_log(log, &Trust { key, against: against.transpose()? }).map_err(|error| match error {
+            LogError::None { path } => output::no_log(&path),
+            other => other.into(),
+        })?;
         if json {
             serde_json::to_writer(&mut output, &report)?;
             writeln!(output)?;
@@ -63,7 +67,8 @@ fn read_key(argument: &str) -> anyhow::Result<Vkey> {
         Ok(text) => text,
         Err(_) => argument.to_owned(),
     };
-    Vkey::parse(text.trim_end()).with_context(|| format!("`{argument}`"))
+    Vkey::parse(text.trim_end())
+        .map_err(|error| output::usage(format!("`{argument}` is no key, nor a file with one: {error}")))
 }
 
 fn print(report: &Report, output: &mut impl Write) -> io::Result<()> {
@@ -108,7 +113,9 @@ pub(super) fn check_proof(
     let given = key.is_some();
     let key = match key.or_else(|| own_key(&Layout::new(log), &mut Vec::new())) {
         Some(key) => key,
-        None => anyhow::bail!("a proof needs a key: give --key VKEY, or the directory of the log it is of"),
+        None => {
+            return Err(output::usage("a proof needs a key: give --key VKEY, or the directory of the log it is of"));
+        }
     };
     let trust = if given { "key given" } else { "integrity only: key taken from the log itself" };
     let checked = TlogProof::parse(text).and_then(|proof| {

@@ -22,6 +22,12 @@ pub(crate) enum LogError {
         /// The log directory.
         path: PathBuf,
     },
+    /// There is no log at all.
+    #[error("{}: there is no log here", path.display())]
+    None {
+        /// Where it was looked for.
+        path: PathBuf,
+    },
     /// A file that is there is not what it should be.
     #[error("{}: {reason}", path.display())]
     Invalid {

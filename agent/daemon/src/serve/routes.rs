@@ -31,7 +31,19 @@ pub(super) struct Fault {
 
 impl Fault {
     pub(super) fn new(status: StatusCode, code: &str, message: impl Into<String>) -> Self {
-        let problem = Problem { code: code.into(), message: message.into(), hint: None, findings: Vec::new() };
+        // What to do in general; who knows better says so.
+        let hint = match status {
+            StatusCode::BAD_REQUEST => "nothing was changed; docs/openapi.yaml describes what each path takes",
+            StatusCode::FORBIDDEN => "`approvers` and `operators` in writ.toml say who may",
+            StatusCode::NOT_FOUND => "docs/openapi.yaml has every path",
+            StatusCode::METHOD_NOT_ALLOWED => "docs/openapi.yaml has every path and its methods",
+            StatusCode::TOO_MANY_REQUESTS => "close what is not used, and try again",
+            StatusCode::UNPROCESSABLE_ENTITY => "nothing was changed: correct what the message names",
+            StatusCode::SERVICE_UNAVAILABLE => "try again in a moment",
+            _ => "what was in force still is; see the daemon's own messages",
+        };
+        let hint = Some(hint.to_owned());
+        let problem = Problem { code: code.into(), message: message.into(), hint, findings: Vec::new() };
         Self { status, problem: Box::new(problem) }
     }
 
@@ -49,7 +61,7 @@ impl Fault {
     }
 
     pub(super) fn stopped() -> Self {
-        Self::new(StatusCode::SERVICE_UNAVAILABLE, "stopping", "the daemon is stopping").hint("try again in a moment")
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "stopping", "the daemon is stopping")
     }
 }
 
@@ -57,13 +69,12 @@ impl From<Refusal> for Fault {
     fn from(refusal: Refusal) -> Self {
         let text = refusal.to_string();
         match refusal {
-            Refusal::NotPermitted(_) => Self::new(StatusCode::FORBIDDEN, "not-permitted", text)
-                .hint("`approvers` and `operators` in writ.toml say who may"),
-            Refusal::NotFound(_) => Self::new(StatusCode::NOT_FOUND, "not-found", text),
+            Refusal::NotPermitted(_) => Self::new(StatusCode::FORBIDDEN, "not-permitted", text),
+            Refusal::NotFound(_) => Self::new(StatusCode::NOT_FOUND, "not-found", text)
+                .hint("the list of its kind names what there is (`writ account list`, `writ grant list`, …)"),
             Refusal::Invalid(_) => Self::new(StatusCode::UNPROCESSABLE_ENTITY, "refused", text),
             Refusal::Malformed(_) => Self::new(StatusCode::BAD_REQUEST, "invalid-request", text),
-            Refusal::Kernel(_) => Self::new(StatusCode::INTERNAL_SERVER_ERROR, "kernel", text)
-                .hint("what was in force still is; see the daemon's own messages"),
+            Refusal::Kernel(_) => Self::new(StatusCode::INTERNAL_SERVER_ERROR, "kernel", text),
             Refusal::NotReady => Self::new(StatusCode::SERVICE_UNAVAILABLE, "starting", text),
         }
     }
@@ -168,6 +179,9 @@ pub(super) fn router(serving: Serving) -> Router {
         .route("/access/v1/evaluations", post(authzen::evaluations))
         .route("/.well-known/authzen-configuration", get(authzen::configuration))
         .fallback(|| async { Fault::new(StatusCode::NOT_FOUND, "not-found", "there is nothing at this path") })
+        .method_not_allowed_fallback(|| async {
+            Fault::new(StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", "this path does not answer that method")
+        })
         .layer(axum::middleware::from_fn(super::connection::read_whole))
         .layer(axum::middleware::from_fn(authzen::echo_request_id))
         .layer(Extension(serving.limits.clone()))
@@ -434,6 +448,9 @@ async fn reinstate(
 
 async fn break_glass(State(engine): State<Handle>, ConnectInfo(peer): ConnectInfo<Peer>, body: Bytes) -> Answer {
     let asked: BreakGlassBody = read(&body)?;
+    if asked.all == asked.account.is_some() {
+        return Err(Fault::invalid("either `account` names one account, or `all` is true"));
+    }
     let request = BreakGlassRequest { account: asked.account, ttl: ttl(&asked.ttl)?, reason: asked.reason };
     let broken = ask(&engine, peer, move |engine, actor| engine.break_glass(&request, actor).map_err(Fault::from));
     ok(&json!(broken.await?))

@@ -27,6 +27,9 @@ pub(crate) struct ReportArgs {
     /// How it is written
     #[arg(long, value_parser = ["text", "json", "html"], default_value = "text")]
     pub format: String,
+    /// As `--format json`
+    #[arg(long, conflicts_with = "format")]
+    pub json: bool,
 }
 
 /// Everything the report says.
@@ -57,7 +60,7 @@ pub(crate) fn report(args: &ReportArgs, log: &Path) -> anyhow::Result<ExitCode> 
     let since = args.since.as_deref().map(since).transpose()?;
     let report = gather(log, since)?;
     let mut output = std::io::stdout().lock();
-    match args.format.as_str() {
+    match if args.json { "json" } else { args.format.as_str() } {
         "json" => {
             serde_json::to_writer(&mut output, &report)?;
             writeln!(output)?;
