@@ -109,9 +109,20 @@ pub(crate) fn root(cache: &Path) -> Result<PathBuf> {
     debootstrap.arg("--variant=minbase").arg(format!("--cache-dir={}", downloads.display()));
     debootstrap.arg(format!("--include={}", PACKAGES.join(","))).arg(SUITE).arg(&unfinished).arg(&mirror.archive);
     run(debootstrap.stdout(std::process::Stdio::null()))?;
+    unmounted(&unfinished)?;
     configure(&unfinished).context("cannot configure the guest's root")?;
     fs::rename(&unfinished, &root).with_context(|| format!("cannot name the root `{}`", root.display()))?;
     Ok(root)
+}
+
+/// Takes away what debootstrap mounted below the root and, on some hosts, leaves there.
+fn unmounted(root: &Path) -> Result<()> {
+    let mounts = fs::read_to_string("/proc/self/mounts").context("cannot read what is mounted")?;
+    let points = mounts.lines().filter_map(|line| line.split(' ').nth(1)).filter(|at| Path::new(at).starts_with(root));
+    for point in points.collect::<Vec<_>>().into_iter().rev() {
+        run(command("umount").arg(point))?;
+    }
+    Ok(())
 }
 
 /// Removes what an earlier recipe made.
