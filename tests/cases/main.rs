@@ -22,6 +22,7 @@ mod draft;
 mod drift;
 mod dropped;
 mod events;
+mod exhausted;
 mod expiry;
 mod families;
 mod forms;

@@ -1,4 +1,4 @@
-//! bpf(2) as benchmarks need it, and how much of the kernel's memory the maps below a pin directory take.
+//! bpf(2) as benchmarks and tests of full maps need it, and how much of the kernel's memory the maps below a pin directory take.
 
 use std::collections::BTreeMap;
 use std::ffi::CString;
@@ -9,6 +9,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 const MAP_LOOKUP_ELEM: i64 = 1;
+const MAP_UPDATE_ELEM: i64 = 2;
+const MAP_DELETE_ELEM: i64 = 3;
 const OBJ_GET: i64 = 7;
 const MAP_GET_FD_BY_ID: i64 = 14;
 const ARRAY_OF_MAPS: u64 = 12;
@@ -29,6 +31,80 @@ fn call(command: i64, attribute: &[u64; 16], size: usize) -> io::Result<i32> {
     let result = unsafe { libc::syscall(libc::SYS_bpf, command, attribute.as_ptr(), size) };
     let result = i32::try_from(result).map_err(io::Error::other)?;
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}
+
+/// A map of a running writ, which a test puts into the state that an attacker would like it to be in.
+#[derive(Debug)]
+pub struct Table(OwnedFd);
+
+impl Table {
+    /// Opens the map with this name below a pin directory, of whatever version is in force.
+    ///
+    /// # Errors
+    /// Nothing is pinned there.
+    pub fn pinned(pins: &Path, name: &str) -> io::Result<Self> {
+        let versions = fs::read_dir(pins)?.flatten().map(|version| version.path().join("maps").join(name));
+        let path = versions.into_iter().find(|path| path.exists()).ok_or(io::ErrorKind::NotFound)?;
+        let path = CString::new(path.as_os_str().as_bytes())?;
+        let mut attribute = [0; 16];
+        attribute[0] = path.as_ptr() as u64;
+        bpf(OBJ_GET, &attribute, 16).map(Self)
+    }
+
+    /// The map that an array of maps has at this index.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn inner(&self, index: u32) -> io::Result<Self> {
+        let mut attribute = [0; 16];
+        attribute[0] = self.number(index)? as u32 as u64;
+        bpf(MAP_GET_FD_BY_ID, &attribute, 12).map(Self)
+    }
+
+    /// The number at a key; the first eight bytes of the value, all of it if it is shorter.
+    ///
+    /// # Errors
+    /// It is not there.
+    pub fn number<K>(&self, key: K) -> io::Result<u64> {
+        // Room for any value: the kernel writes as much as the map's values have.
+        let mut value = [0u64; 64];
+        self.element(MAP_LOOKUP_ELEM, &key, value.as_mut_ptr())?;
+        // SAFETY: the kernel wrote it behind the compiler's back.
+        Ok(unsafe { value.as_ptr().read_volatile() })
+    }
+
+    /// Writes a value that begins with this number; the rest of it is zeroes.
+    ///
+    /// # Errors
+    /// The kernel's errno: E2BIG if the map is full.
+    pub fn set<K>(&self, key: K, number: u64) -> io::Result<()> {
+        let mut value = [0u64; 64];
+        value[0] = number;
+        self.element(MAP_UPDATE_ELEM, &key, value.as_mut_ptr())
+    }
+
+    /// Removes a key.
+    ///
+    /// # Errors
+    /// It is not there.
+    pub fn remove<K>(&self, key: K) -> io::Result<()> {
+        self.element(MAP_DELETE_ELEM, &key, std::ptr::null_mut())
+    }
+
+    /// Fills it with values under these keys until nothing fits any more; how many those were.
+    pub fn fill<K>(&self, keys: impl Iterator<Item = K>, number: u64) -> usize {
+        let mut value = [0u64; 64];
+        value[0] = number;
+        keys.take_while(|key| self.element(MAP_UPDATE_ELEM, key, value.as_mut_ptr()).is_ok()).count()
+    }
+
+    fn element<K>(&self, command: i64, key: &K, value: *mut u64) -> io::Result<()> {
+        let mut attribute = [0; 16];
+        attribute[0] = self.0.as_raw_fd() as u64;
+        attribute[1] = std::ptr::from_ref(key) as u64;
+        attribute[2] = value as u64;
+        call(command, &attribute, 32).map(drop)
+    }
 }
 
 /// What maps take of the kernel's memory, in bytes, as the kernel itself counts it.

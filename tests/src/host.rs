@@ -4,6 +4,7 @@ use std::fs::{self, File};
 use std::io::Write as _;
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -170,7 +171,9 @@ impl Host {
             if let Ok(Some(status)) = child.try_wait() {
                 return Some(Err(format!("`writ run` ended: {status}")));
             }
-            self.writ_output(&["status", "--json"]).status.success().then_some(Ok(()))
+            // Asking is a process of its own, which a daemon that starts on an emulated machine would have to wait for.
+            let listens = UnixStream::connect(self.socket()).is_ok();
+            (listens && self.writ_output(&["status", "--json"]).status.success()).then_some(Ok(()))
         });
         self.daemon = Some(child);
         match ready {

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 /// How long anything on a slow, emulated, shared machine may take before it counts as broken.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_secs(150);
 
 const INTERVAL: Duration = Duration::from_millis(10);
 

@@ -32,9 +32,10 @@ pub(crate) struct Options {
     /// Every kernel of the matrix; the default is those that CI asks for
     #[arg(long, conflicts_with = "kernel")]
     all: bool,
-    /// Only tests whose name contains this; an empty one runs all, those that are left out of an emulated machine too
+    /// Only tests whose name contains this; may be given more than once. An empty one runs all, those that are left out of
+    /// an emulated machine too
     #[arg(long = "test", value_name = "FILTER")]
-    filter: Option<String>,
+    filter: Vec<String>,
     /// The package on a host with systemd, instead of the suite
     #[arg(long, conflicts_with = "filter")]
     package: bool,
@@ -65,7 +66,7 @@ impl Options {
     pub(crate) const CI: Self = Self {
         kernel: Vec::new(),
         all: false,
-        filter: None,
+        filter: Vec::new(),
         package: false,
         brief: false,
         release: false,
@@ -115,11 +116,11 @@ fn one(cache: &Path, version: &str, options: &Options) -> Result<Tally> {
     if options.package {
         install::collect(&input, options.release, !options.brief)?;
     } else {
-        let subjects = match (&options.filter, version) {
-            (Some(filter), _) => vec![filter.as_str()],
-            (None, "5.10") => REFUSED.to_vec(),
-            (None, _) if kernel::MATRIX.iter().any(|entry| entry.version == version && !entry.always) => CORE.to_vec(),
-            (None, _) => SUBJECTS.to_vec(),
+        let subjects = match (options.filter.as_slice(), version) {
+            (filters @ [_, ..], _) => filters.iter().map(String::as_str).collect(),
+            ([], "5.10") => REFUSED.to_vec(),
+            ([], _) if kernel::MATRIX.iter().any(|entry| entry.version == version && !entry.always) => CORE.to_vec(),
+            ([], _) => SUBJECTS.to_vec(),
         };
         collect(&input, &subjects)?;
     }

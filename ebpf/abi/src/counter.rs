@@ -31,22 +31,27 @@ pub enum Counter {
     CgroupUnclassified = 11,
     /// A destination could not be remembered: the account's quota or the map was full.
     SeenMapFull = 12,
-    /// A process's lineage could not be remembered: the map was full.
+    /// A process's lineage could not be remembered: the map was full. That it has one is, and what it attempts is refused.
     LineageFull = 13,
     /// Attempts that more accounts matched than can be judged.
     TooManyAccounts = 14,
     /// A cgroup's class could not be remembered: the map was full, and every attempt in it is classified anew.
     CgroupMapFull = 15,
-    /// A session could not be listed for the daemon: the map was full; the egress program still has it.
+    /// Connects refused because the session could not be listed for the daemon: the kernel had no memory for it.
     SessionMapFull = 16,
     /// Packets of sessions that are no longer allowed, stopped on their way out.
     EgressStopped = 17,
     /// Process events lost because the account had used up its share of their ring.
     ProcessBudget = 18,
+    /// Connects refused because the account has as many sessions open as it may.
+    SessionQuota = 19,
+    /// A cgroup that a match names could not be remembered: until the next generation, whoever is in a cgroup that leads to
+    /// no account and was not met before is refused.
+    CgroupLost = 20,
 }
 
 /// How many counters there are.
-pub const COUNTERS: u32 = 19;
+pub const COUNTERS: u32 = 21;
 
 impl Counter {
     /// Every counter, in the order of its number.
@@ -70,6 +75,8 @@ impl Counter {
         Self::SessionMapFull,
         Self::EgressStopped,
         Self::ProcessBudget,
+        Self::SessionQuota,
+        Self::CgroupLost,
     ];
 
     /// The counter's name in `status` and in metrics.
@@ -94,6 +101,8 @@ impl Counter {
             Self::SessionMapFull => "session-map-full",
             Self::EgressStopped => "egress-stopped",
             Self::ProcessBudget => "process-budget",
+            Self::SessionQuota => "session-quota",
+            Self::CgroupLost => "cgroup-lost",
         }
     }
 }

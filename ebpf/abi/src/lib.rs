@@ -29,8 +29,9 @@ pub use event::{
 pub use family::{AF_INET, AF_INET6, AF_NETLINK, AF_UNIX, FAMILIES, Family};
 pub use path::{CGROUP_PATH_LEN, PathHash, PathWalk};
 pub use session::{
-    SESSION_ACCOUNTS, SESSION_FOUND, SESSION_FOUND_CPU, SESSION_JUDGED, SESSION_NOBODY, SESSION_STOPPED,
-    SESSION_TOLERATED, Session, ends_by_time, holds, holds_until, seal,
+    ROOM_NONE, ROOM_OWN, ROOM_SHARED, SESSION_ACCOUNTS, SESSION_FOUND, SESSION_FOUND_CPU, SESSION_JUDGED,
+    SESSION_NOBODY, SESSION_STOPPED, SESSION_TOLERATED, SESSIONS, SESSIONS_SHARED, Session, ends_by_time, holds,
+    holds_until, seal, session_share,
 };
 pub use stance::{AccountFlags, Active, NEVER, STANCE_WORDS, Slot, Stance, StanceWord};
 pub use verdict::{Cell, PROTOCOLS, Protocol, Reason, Verdict};
@@ -40,4 +41,4 @@ pub use verdict::{Cell, PROTOCOLS, Protocol, Reason, Verdict};
 /// Raise it whenever a type, constant or meaning here changes in a way an older program would misread; `tests/layout.rs`
 /// pins the bytes, so that a change cannot go unnoticed. An agent that finds a newer number in the pins leaves
 /// enforcement as it is and refuses to start.
-pub const ABI_VERSION: u32 = 2;
+pub const ABI_VERSION: u32 = 3;

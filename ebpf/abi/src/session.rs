@@ -45,8 +45,28 @@ pub struct Session {
     pub protocol: u8,
     /// How it came to be known (`SESSION_…`).
     pub state: u8,
+    /// Where it is counted while its socket is open (`ROOM_…`).
+    pub room: u8,
     /// Keeps the size a multiple of eight without hidden bytes.
-    pub reserved: u16,
+    pub reserved: u8,
+}
+
+/// How many sessions the list has room for.
+pub const SESSIONS: u32 = 262_144;
+/// How many of them accounts may have beyond their share, all together.
+pub const SESSIONS_SHARED: u64 = SESSIONS as u64 / 4;
+/// [`Session::room`]: not counted, as what the daemon found open.
+pub const ROOM_NONE: u8 = 0;
+/// [`Session::room`]: counted in the account's own share.
+pub const ROOM_OWN: u8 = 1;
+/// [`Session::room`]: counted in what is there for all.
+pub const ROOM_SHARED: u8 = 2;
+
+/// How many sessions each of so many accounts may always have: half the list, evenly, so that no account can take the room
+/// of another. A quarter is for whoever needs more, the last one for what was found open when writ started. At least one.
+pub const fn session_share(accounts: u64) -> u64 {
+    let share = SESSIONS as u64 / 2 / if accounts == 0 { 1 } else { accounts };
+    if share == 0 { 1 } else { share }
 }
 
 /// [`Session::state`]: let through by a connect hook.

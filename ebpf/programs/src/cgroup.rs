@@ -1,12 +1,16 @@
 //! New cgroups are classified as they are made, before any task can enter, so that a restarted unit has no open moment.
 
-use aya_ebpf::{helpers::generated::bpf_probe_read_kernel_str, macros::raw_tracepoint, programs::RawTracePointContext};
+use aya_ebpf::{
+    helpers::generated::{bpf_get_current_ancestor_cgroup_id, bpf_probe_read_kernel_str},
+    macros::raw_tracepoint,
+    programs::RawTracePointContext,
+};
 use writ_abi::{CGROUP_PATH_LEN, Counter, PathHash, PathWalk};
 
 use crate::{
     config::config,
     emit::count,
-    map::{CGROUP_PATHS, CGROUPS, PATH, UNITS},
+    map::{CGROUP_PATHS, CGROUPS, CGROUPS_LOST, NAMED_CGROUPS, PATH, UNITS},
     task,
 };
 
@@ -86,8 +90,19 @@ fn made(cgroup: u64, path: u64) -> Option<()> {
 fn classify(side: u32, cgroup: u64, id: u64, walk: &PathWalk) -> Option<()> {
     let cgroups = CGROUPS.get(side)?;
     let list = match own(side, walk) {
-        Some(list) => list,
-        None => nearest(side, cgroup),
+        Some(list) => {
+            if NAMED_CGROUPS.get(side)?.insert(id, list, 0).is_err() {
+                count(Counter::CgroupLost);
+                let lost = CGROUPS_LOST.get_ptr_mut(side)?;
+                // SAFETY: the pointer is what the map lookup returned; a whole, aligned word.
+                unsafe { core::ptr::write_volatile(lost, 1) };
+            }
+            list
+        }
+        None => match nearest(side, cgroup) {
+            UNREADABLE => return None,
+            list => list as u32,
+        },
     };
     if cgroups.insert(id, list, 0).is_err() {
         count(Counter::CgroupMapFull);
@@ -110,8 +125,8 @@ fn own(side: u32, walk: &PathWalk) -> Option<u32> {
     unsafe { UNITS.get(side)?.get(walk.unit) }.copied()
 }
 
-/// Id and list of the cgroup at this address, or of the nearest ancestor that has a list. What it finds is not remembered:
-/// a socket can outlive its cgroup, whose entry would then stay for good.
+/// The list of the cgroup at this address, or of the nearest ancestor that has one. What it finds is not remembered: a
+/// socket can outlive its cgroup, whose entry would then stay for good.
 ///
 /// Global, so that the verifier checks it once. 0 is no list, [`UNREADABLE`] a cgroup that could not be read.
 #[unsafe(no_mangle)]
@@ -125,12 +140,52 @@ pub(crate) extern "C" fn list_of_cgroup(side: u32, cgroup: u64, own: u64) -> u64
     // SAFETY: values are only ever written whole.
     match unsafe { cgroups.get(id) } {
         Some(list) => u64::from(*list),
-        None => u64::from(nearest(side, cgroup)),
+        None => nearest(side, cgroup),
     }
 }
 
-/// What [`list_of_cgroup`] says of a cgroup that could not be read.
+/// What is said of a cgroup that could not be placed: one that could not be read, that lies too deep, or that may be one
+/// which could not be remembered.
 pub(crate) const UNREADABLE: u64 = u64::MAX;
+
+/// The list of the cgroup that the caller is in, whose id this is, or of its nearest ancestor that has one; 0 is no list.
+///
+/// Global, so that the verifier checks it once.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn list_of_current(side: u32, cgroup: u64) -> u64 {
+    let Some(named) = NAMED_CGROUPS.get(side) else { return UNREADABLE };
+    // SAFETY: values are only ever written whole.
+    if let Some(list) = unsafe { named.get(cgroup) } {
+        return u64::from(*list);
+    }
+    let mut found = 0;
+    let mut level = 0;
+    while level < DEPTH {
+        // SAFETY: the helper has no preconditions.
+        let ancestor = unsafe { bpf_get_current_ancestor_cgroup_id(level as i32) };
+        if ancestor == 0 {
+            break;
+        }
+        // SAFETY: as above.
+        if let Some(list) = unsafe { named.get(ancestor) } {
+            found = *list;
+        }
+        level += 1;
+    }
+    placed(side, found, level < DEPTH)
+}
+
+/// What was found on the way to the root; `whole` if that was gone to its end.
+#[inline(always)]
+fn placed(side: u32, found: u32, whole: bool) -> u64 {
+    let lost = match CGROUPS_LOST.get_ptr(side) {
+        // SAFETY: the pointer is what the map lookup returned; read whole.
+        Some(lost) => unsafe { core::ptr::read_volatile(lost) != 0 },
+        None => true,
+    };
+    if found == 0 && (lost || !whole) { UNREADABLE } else { u64::from(found) }
+}
 
 /// Whether the cgroup at this address is the one that writ is confined to, or lies below it.
 #[inline(always)]
@@ -151,28 +206,28 @@ pub(crate) fn is_confined(cgroup: u64) -> Option<bool> {
     None
 }
 
-/// The list of the nearest ancestor that has one.
+/// The list of this cgroup or of the nearest ancestor that has one.
 #[inline(always)]
-fn nearest(side: u32, cgroup: u64) -> u32 {
-    let Some(cgroups) = CGROUPS.get(side) else { return 0 };
+fn nearest(side: u32, cgroup: u64) -> u64 {
+    let Some(named) = NAMED_CGROUPS.get(side) else { return UNREADABLE };
     let mut current = cgroup;
     let mut depth = 0;
     while depth < DEPTH {
+        let Some(id) = id(current) else { return UNREADABLE };
+        // SAFETY: values are only ever written whole.
+        if let Some(list) = unsafe { named.get(id) } {
+            return u64::from(*list);
+        }
         let Some(css) = task::read::<u64>(current, config!(offsets.cgroup_self) + config!(offsets.css_parent)) else {
-            return 0;
+            return UNREADABLE;
         };
         if css == 0 {
-            return 0;
+            return placed(side, 0, true);
         }
         current = css - u64::from(config!(offsets.cgroup_self));
-        let Some(id) = id(current) else { return 0 };
-        // SAFETY: values are only ever written whole.
-        if let Some(list) = unsafe { cgroups.get(id) } {
-            return *list;
-        }
         depth += 1;
     }
-    0
+    UNREADABLE
 }
 
 #[inline(always)]
@@ -180,5 +235,7 @@ fn removed(cgroup: u64) -> Option<()> {
     let id = unified_id(cgroup)?;
     let _ = CGROUPS.get(0)?.remove(id);
     let _ = CGROUPS.get(1)?.remove(id);
+    let _ = NAMED_CGROUPS.get(0)?.remove(id);
+    let _ = NAMED_CGROUPS.get(1)?.remove(id);
     None
 }

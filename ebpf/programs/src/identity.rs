@@ -7,20 +7,17 @@ use aya_ebpf::helpers::{
 use writ_abi::{Active, Clause, ClauseList, Counter, MAX_CLAUSES, Tables, View};
 
 use crate::{
-    cgroup::{UNREADABLE, list_of_cgroup},
+    cgroup::{UNREADABLE, list_of_cgroup, list_of_current},
     config::config,
     emit::count,
     map::{CGROUPS, CLAUSES, EXECUTABLES, ExecutableKey, LINEAGE, USER_FILTER, USERS},
-    socket,
+    process, socket,
     tables::{KernelTables, word},
     task,
 };
 
 /// No account.
 pub(crate) const NOBODY: u16 = u16::MAX;
-
-/// The deepest cgroup whose ancestors are looked at when it was not classified as it was made.
-const CGROUP_DEPTH: i32 = 16;
 
 /// The accounts that some view of the caller matched, and what was read on the way.
 #[repr(C)]
@@ -197,24 +194,15 @@ impl Caller {
             return;
         }
         count(Counter::CgroupUnclassified);
-        let mut nearest = 0;
-        let mut level = 0;
-        while level < CGROUP_DEPTH {
-            // SAFETY: the helper has no preconditions.
-            let ancestor = unsafe { bpf_get_current_ancestor_cgroup_id(level) };
-            if ancestor == 0 {
-                break;
-            }
-            // SAFETY: as above.
-            if let Some(list) = unsafe { cgroups.get(ancestor) } {
-                nearest = *list;
-            }
-            level += 1;
+        let nearest = list_of_current(side, cgroup);
+        if nearest == UNREADABLE {
+            self.unknown = 1;
+            return;
         }
-        if cgroups.insert(cgroup, nearest, 0).is_err() {
+        if cgroups.insert(cgroup, nearest as u32, 0).is_err() {
             count(Counter::CgroupMapFull);
         }
-        self.follow(side, nearest, View::CGROUP);
+        self.follow(side, nearest as u32, View::CGROUP);
     }
 
     #[inline(always)]
@@ -358,6 +346,8 @@ pub(crate) fn find(tables: &KernelTables, caller: &mut Caller, socket: u64) {
             let origin = *origin;
             let entry = caller.executable_entry(side, &origin);
             caller.follow(side, entry as u32, View::LINEAGE);
+        } else if process::is_lost(pid) {
+            caller.unknown = 1;
         }
     }
     if !by_executable

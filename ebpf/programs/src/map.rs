@@ -4,7 +4,7 @@ use aya_ebpf::{
     btf_maps::{Array, ArrayOfMaps, HashMap, LpmTrie, PerCpuArray, RingBuf, SkStorage},
     macros::btf_map,
 };
-use writ_abi::{BUDGETS as ROWS, Budget, COUNTERS, DecisionEvent, PathHash, ProcessEvent, Session};
+use writ_abi::{BUDGETS as ROWS, Budget, COUNTERS, DecisionEvent, PathHash, ProcessEvent, SESSIONS as LISTED, Session};
 
 /// `BPF_F_INNER_MAP`: arrays of different length may take each other's place.
 const INNER: usize = 0x1000;
@@ -46,6 +46,13 @@ pub(crate) static USERS: ArrayOfMaps<HashMap<u32, u64, 1, SPARSE>, 2> = ArrayOfM
 /// cgroup id → clause list. Filled by the loader, by `cgroup_mkdir`, and as a memo by connects.
 #[btf_map]
 pub(crate) static CGROUPS: ArrayOfMaps<HashMap<u64, u32, 65536, SPARSE>, 2> = ArrayOfMaps::new();
+/// cgroup id → clause list, of cgroups that a match names themselves: what [`CGROUPS`], which anybody who may make cgroups
+/// can fill, is worked out from. Filled by the loader and by `cgroup_mkdir`.
+#[btf_map]
+pub(crate) static NAMED_CGROUPS: ArrayOfMaps<HashMap<u64, u32, 16384, SPARSE>, 2> = ArrayOfMaps::new();
+/// By generation: not 0 once [`NAMED_CGROUPS`] could not take one.
+#[btf_map]
+pub(crate) static CGROUPS_LOST: Array<u64, 2> = Array::new();
 /// Hash of a cgroup path → clause list.
 #[btf_map]
 pub(crate) static CGROUP_PATHS: ArrayOfMaps<HashMap<PathHash, u32, 1, SPARSE>, 2> = ArrayOfMaps::new();
@@ -97,6 +104,10 @@ pub(crate) static SEEN_COUNT: Array<u64, 4096> = Array::new();
 #[btf_map]
 pub(crate) static LINEAGE: HashMap<u32, ExecutableKey, 65536, SPARSE> = HashMap::new();
 
+/// One bit per process: it has a lineage that [`LINEAGE`] could not take. 2²² processes are the most a kernel can have.
+#[btf_map]
+pub(crate) static LINEAGE_LOST: Array<u64, 65536> = Array::new();
+
 /// Session by socket; goes with the socket.
 #[btf_map]
 pub(crate) static TRACKED: SkStorage<Session> = SkStorage::new();
@@ -105,7 +116,13 @@ pub(crate) static TRACKED: SkStorage<Session> = SkStorage::new();
 pub(crate) static OPENED: SkStorage<u64> = SkStorage::new();
 /// [`TRACKED`] by cookie, for the daemon, which cannot walk [`TRACKED`].
 #[btf_map]
-pub(crate) static SESSIONS: HashMap<u64, Session, 262144, SPARSE> = HashMap::new();
+pub(crate) static SESSIONS: HashMap<u64, Session, { LISTED as usize }, SPARSE> = HashMap::new();
+/// How many sessions each account has in its own share (rows as in [`BUDGETS`]); the last row: how many there are beyond.
+#[btf_map]
+pub(crate) static SESSIONS_USED: Array<u64, { ROWS as usize + 1 }> = Array::new();
+/// How many sessions each account may always have. Written by the daemon.
+#[btf_map]
+pub(crate) static SESSIONS_SHARE: Array<u64, 1> = Array::new();
 
 /// Decisions on their way to the daemon.
 #[btf_map]

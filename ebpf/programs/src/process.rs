@@ -1,5 +1,7 @@
 //! Process life: which executables a process descends from, and the exec events that name short-lived processes.
 
+use core::intrinsics::AtomicOrdering;
+
 use aya_ebpf::{
     helpers::{
         bpf_get_current_cgroup_id,
@@ -14,7 +16,7 @@ use crate::{
     config::config,
     emit::{self, count},
     identity::{self, Caller},
-    map::{BUDGETS, EXECUTABLES, LINEAGE, PROCESSES},
+    map::{BUDGETS, EXECUTABLES, LINEAGE, LINEAGE_LOST, PROCESSES},
     tables::KernelTables,
     task,
 };
@@ -51,9 +53,15 @@ fn exec(bprm: u64) -> Option<()> {
             Some(entry) => *entry as u32 != 0,
             None => false,
         };
-        // The first one stays: a process cannot shed its origin by running something else.
-        if belongs && LINEAGE.get_ptr(pid).is_none() && LINEAGE.insert(pid, caller.executable, IF_ABSENT).is_err() {
-            count(Counter::LineageFull);
+        // The first one stays: a process cannot shed its origin by running something else. What could not be read may
+        // belong to anybody.
+        let unread = caller.executable.inode == 0;
+        if (belongs || unread)
+            && LINEAGE.get_ptr(pid).is_none()
+            && !is_lost(pid)
+            && (unread || LINEAGE.insert(pid, caller.executable, IF_ABSENT).is_err())
+        {
+            lose(pid);
         }
     }
     if caller.unmanaged() {
@@ -120,12 +128,58 @@ fn fork(parent: u64, child: u64) -> Option<()> {
     if parent == child {
         return None; // A thread: the process already has its origin.
     }
+    // Its number may have been another's, whose end was not seen.
+    forget(child);
     // SAFETY: an entry is inserted whole and never changed.
-    let origin = *unsafe { LINEAGE.get(parent) }?;
+    let Some(origin) = (unsafe { LINEAGE.get(parent) }) else {
+        if is_lost(parent) {
+            lose(child);
+        }
+        return None;
+    };
+    let origin = *origin;
     if LINEAGE.insert(child, origin, 0).is_err() {
-        count(Counter::LineageFull);
+        lose(child);
     }
     None
+}
+
+/// The word that holds a process's bit of [`LINEAGE_LOST`], and the bit.
+#[inline(always)]
+fn lost_bit(pid: u32) -> Option<(*mut u64, u64)> {
+    LINEAGE_LOST.get_ptr_mut(pid >> 6).map(|word| (word, 1 << (pid & 63)))
+}
+
+/// Remembers that a process has a lineage which is not known: it could be any account's, and what it attempts is refused.
+#[inline(always)]
+fn lose(pid: u32) {
+    count(Counter::LineageFull);
+    if let Some((word, bit)) = lost_bit(pid) {
+        // SAFETY: the pointer is what the map lookup returned; aligned.
+        unsafe { core::intrinsics::atomic_or::<u64, u64, { AtomicOrdering::SeqCst }>(word, bit) };
+    }
+}
+
+/// Whether a process has a lineage which is not known.
+#[inline(always)]
+pub(crate) fn is_lost(pid: u32) -> bool {
+    match lost_bit(pid) {
+        // SAFETY: as above; read whole.
+        Some((word, bit)) => unsafe { core::ptr::read_volatile(word) & bit != 0 },
+        // The kernel gives out no such number.
+        None => true,
+    }
+}
+
+/// Forgets what was remembered of a process that ended.
+#[inline(always)]
+fn forget(pid: u32) {
+    if let Some((word, bit)) = lost_bit(pid)
+        && is_lost(pid)
+    {
+        // SAFETY: as above.
+        unsafe { core::intrinsics::atomic_and::<u64, u64, { AtomicOrdering::SeqCst }>(word, !bit) };
+    }
 }
 
 /// A thread ended: `(task)`.
@@ -143,5 +197,6 @@ fn exit(task: u64) -> Option<()> {
     }
     let pid = task::read::<u32>(task, config!(offsets.tgid))?;
     let _ = LINEAGE.remove(pid);
+    forget(pid);
     None
 }

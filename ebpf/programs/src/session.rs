@@ -16,15 +16,16 @@ use aya_ebpf::{
     programs::{SkBuffContext, SockContext},
 };
 use writ_abi::{
-    AccountFlags, Active, Address, Counter, Reason, SESSION_ACCOUNTS, SESSION_FOUND, SESSION_JUDGED, SESSION_TOLERATED,
-    Session, Tables, Verdict, ends_by_time, holds, holds_until, seal,
+    AccountFlags, Active, Address, BUDGETS, Budget, Counter, ROOM_NONE, ROOM_OWN, ROOM_SHARED, Reason,
+    SESSION_ACCOUNTS, SESSION_FOUND, SESSION_JUDGED, SESSION_TOLERATED, SESSIONS_SHARED, Session, Tables, Verdict,
+    ends_by_time, holds, holds_until, seal,
 };
 
 use crate::{
     connect::{self, PASS, REFUSE},
-    emit::{Outcome, Seen, count},
+    emit::{self, Outcome, Seen, count},
     identity::{Caller, NOBODY},
-    map::{COUNTS, SESSIONS, TRACKED},
+    map::{COUNTS, SESSIONS, SESSIONS_SHARE, SESSIONS_USED, TRACKED},
     tables::KernelTables,
 };
 
@@ -50,11 +51,13 @@ pub(crate) fn track(active: u64, caller: &Caller, seen: &Seen, outcome: &mut Out
     let session =
         if socket.is_null() { core::ptr::null_mut() } else { stored(socket.cast(), BPF_SK_STORAGE_GET_F_CREATE) };
     if session.is_null() {
-        outcome.decision.verdict = Verdict::Deny;
-        outcome.decision.would = Verdict::Deny;
-        outcome.decision.reason = Reason::Untracked;
-        outcome.decision.learn = false;
-        return;
+        return refuse(outcome);
+    }
+    // SAFETY: the pointer is what the storage lookup returned. New storage is all zeroes: not counted.
+    let room = unsafe { take_room(outcome.account, (*session).account, (*session).room) };
+    if room == ROOM_NONE {
+        count(Counter::SessionQuota);
+        return refuse(outcome);
     }
     let [first, second, ..] = caller.accounts;
     let epoch = outcome.decision.epoch;
@@ -81,11 +84,69 @@ pub(crate) fn track(active: u64, caller: &Caller, seen: &Seen, outcome: &mut Out
         (*session).account = outcome.account;
         (*session).protocol = seen.protocol;
         (*session).state = SESSION_JUDGED;
+        (*session).room = room;
         (*session).reserved = 0;
         (*session).held = if until == 0 { 0 } else { seal(until, &epochs) };
         if SESSIONS.insert((*session).cookie, &*session, 0).is_err() {
+            // The daemon could not find it to cut it.
             count(Counter::SessionMapFull);
+            refuse(outcome);
         }
+    }
+}
+
+/// What cannot be remembered is refused.
+#[inline(always)]
+fn refuse(outcome: &mut Outcome) {
+    outcome.decision.verdict = Verdict::Deny;
+    outcome.decision.would = Verdict::Deny;
+    outcome.decision.reason = Reason::Untracked;
+    outcome.decision.learn = false;
+}
+
+/// Counts a session of an account for as long as its socket is open: in the account's own share, or in what is there for
+/// all. The socket may be counted already, for what it was connected to before. [`ROOM_NONE`] if there is no room.
+#[inline(always)]
+fn take_room(account: u16, counted_for: u16, counted: u8) -> u8 {
+    if counted == ROOM_SHARED || counted == ROOM_OWN && counted_for == account {
+        return counted;
+    }
+    let (Some(share), Some(own), Some(shared)) =
+        (SESSIONS_SHARE.get(0), SESSIONS_USED.get_ptr_mut(Budget::row(account)), SESSIONS_USED.get_ptr_mut(BUDGETS))
+    else {
+        return ROOM_NONE;
+    };
+    // SAFETY: the pointers are what the map lookups returned; aligned words. What was taken too much is given back.
+    let room = unsafe {
+        if emit::increment(own) < *share {
+            ROOM_OWN
+        } else {
+            emit::decrement(own);
+            if emit::increment(shared) < SESSIONS_SHARED {
+                ROOM_SHARED
+            } else {
+                emit::decrement(shared);
+                ROOM_NONE
+            }
+        }
+    };
+    if room != ROOM_NONE {
+        give_back(counted_for, counted);
+    }
+    room
+}
+
+/// Uncounts a session.
+#[inline(always)]
+fn give_back(account: u16, room: u8) {
+    let row = match room {
+        ROOM_OWN => Budget::row(account),
+        ROOM_SHARED => BUDGETS,
+        _ => return,
+    };
+    if let Some(used) = SESSIONS_USED.get_ptr_mut(row) {
+        // SAFETY: the pointer is what the map lookup returned; an aligned word.
+        unsafe { emit::decrement(used) };
     }
 }
 
@@ -110,7 +171,11 @@ pub(crate) fn sock_release(context: SockContext) -> i32 {
     let session = stored(context.as_ptr(), 0);
     if !session.is_null() {
         // SAFETY: the pointer is what the storage lookup returned. That nothing is listed is no error.
-        let _ = SESSIONS.remove(unsafe { (*session).cookie });
+        unsafe {
+            let _ = SESSIONS.remove((*session).cookie);
+            give_back((*session).account, (*session).room);
+            (*session).room = ROOM_NONE;
+        }
     }
     PASS
 }

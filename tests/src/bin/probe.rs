@@ -140,6 +140,7 @@ fn attempt(operation: &str, addresses: &[SocketAddr]) -> Result<nix::Result<Opti
         "udp-judge" => told(inet::udp_judge(first)),
         "tfo" => told(inet::fast_open(first, MESSAGE)),
         "udp-connect" => told(inet::udp_connect(first, MESSAGE)),
+        "udp-reconnect" => reconnect(addresses).map(|()| None),
         "udp-send" => told(inet::udp_send(first, MESSAGE)),
         "sendmmsg" => inet::send_many(addresses, MESSAGE).map(Some).map_err(errno),
         "mapped" => told(inet::tcp(mapped(first)?)),
@@ -166,6 +167,13 @@ fn open(address: SocketAddr, kind: SockType) -> nix::Result<OwnedFd> {
     let socket = socket(family, kind, SockFlag::SOCK_CLOEXEC, None)?;
     setsockopt(&socket, sockopt::SendTimeout, &TimeVal::new(TIMEOUT_SECONDS, 0))?;
     Ok(socket)
+}
+
+/// One socket that is connected to each address in turn.
+fn reconnect(addresses: &[SocketAddr]) -> nix::Result<()> {
+    let Some(first) = addresses.first() else { return Ok(()) };
+    let socket = open(*first, SockType::Datagram)?;
+    addresses.iter().try_for_each(|address| connect(socket.as_raw_fd(), &SockaddrStorage::from(*address)))
 }
 
 /// Answers line by line, in the order of the lines.

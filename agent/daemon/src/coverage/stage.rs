@@ -30,7 +30,7 @@ const FORBIDDEN: Ipv4Addr = Ipv4Addr::new(127, 66, 0, 1);
 const PERMITTED: Ipv4Addr = Ipv4Addr::new(127, 66, 0, 2);
 const PORT: u16 = 7_766;
 /// An emulated machine takes its time to load programs.
-const START: Duration = Duration::from_secs(120);
+const START: Duration = Duration::from_secs(300);
 const ATTEMPT: Duration = Duration::from_secs(60);
 const RECORD: Duration = Duration::from_secs(20);
 const POLL: Duration = Duration::from_millis(2);

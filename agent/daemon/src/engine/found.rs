@@ -8,8 +8,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
 use writ_abi::{
-    Active, Address, Attempt, Decision, DecisionEvent, EVENT_DECISION, Endpoint, Protocol, Reason, SESSION_ACCOUNTS,
-    SESSION_FOUND, SESSION_FOUND_CPU, SESSION_NOBODY, SESSION_TOLERATED, Session, View, decide, stricter,
+    Active, Address, Attempt, Decision, DecisionEvent, EVENT_DECISION, Endpoint, Protocol, ROOM_NONE, Reason,
+    SESSION_ACCOUNTS, SESSION_FOUND, SESSION_FOUND_CPU, SESSION_NOBODY, SESSION_TOLERATED, Session, View, decide,
+    stricter,
 };
 use writ_core::config::AtStart;
 use writ_core::record::{AlreadyOpen, Body, EffectiveMode, IdSource, Record, record_id};
@@ -211,6 +212,7 @@ impl Engine {
             account: found.account,
             protocol: found.socket.protocol as u8,
             state,
+            room: ROOM_NONE,
             reserved: 0,
         };
         let tracked = match found.holder {

@@ -234,8 +234,10 @@ impl Engine {
                 .iter()
                 .cloned()
                 .chain(self.log_failure.as_ref().map(|_| super::failure::UNWRITABLE.to_owned()))
-                // Some process may have shed the executable it descends from.
+                // Some process is refused because the executable it descends from is not known.
                 .chain((counter(Counter::LineageFull) > 0).then(|| Counter::LineageFull.name().to_owned()))
+                // Whoever cannot be placed is refused, until the next generation.
+                .chain(self.kernel.cgroups_lost().then(|| Counter::CgroupLost.name().to_owned()))
                 .collect(),
             undeclared: self.undeclared.iter().cloned().collect(),
             coverage: self.kernel.coverage(),

@@ -18,6 +18,8 @@ const INNER: u32 = 0x1000;
 const SPARSE: u32 = 1;
 /// How many cgroups a generation can tell apart by memo; beyond it each attempt is classified anew.
 const CGROUPS: u32 = 65_536;
+/// How many cgroups the matches of a generation can name: one for each path, and those of each unit's name.
+const NAMED_CGROUPS: u32 = 16_384;
 /// Room for stances and cells that live signals add before the next generation.
 pub(super) const SPARE_STANCES: usize = 4_096;
 /// Room for cells, likewise, beside as many again as there are.
@@ -54,6 +56,8 @@ pub(super) struct Outer {
     user_filter: Words,
     users: ArrayOfMaps<MapData, HashMap<MapData, u32, u64>>,
     cgroups: ArrayOfMaps<MapData, HashMap<MapData, u64, u32>>,
+    named_cgroups: ArrayOfMaps<MapData, HashMap<MapData, u64, u32>>,
+    cgroups_lost: Array<MapData, u64>,
     cgroup_paths: ArrayOfMaps<MapData, HashMap<MapData, Plain<PathHash>, u32>>,
     units: ArrayOfMaps<MapData, HashMap<MapData, Plain<PathHash>, u32>>,
     pub(super) executables: ArrayOfMaps<MapData, HashMap<MapData, Plain<ExecutableKey>, u64>>,
@@ -76,6 +80,8 @@ impl Outer {
             user_filter: take("USER_FILTER")?.try_into().map_err(map)?,
             users: take("USERS")?.try_into().map_err(map)?,
             cgroups: take("CGROUPS")?.try_into().map_err(map)?,
+            named_cgroups: take("NAMED_CGROUPS")?.try_into().map_err(map)?,
+            cgroups_lost: take("CGROUPS_LOST")?.try_into().map_err(map)?,
             cgroup_paths: take("CGROUP_PATHS")?.try_into().map_err(map)?,
             units: take("UNITS")?.try_into().map_err(map)?,
             executables: take("EXECUTABLES")?.try_into().map_err(map)?,
@@ -184,7 +190,8 @@ impl Kernel {
         outer.slots.set(side, &words("SLOTS", &generation.slots, 0)?, 0).map_err(failed("SLOTS"))?;
         let declared =
             (0u16..).zip(&generation.flags).filter(|(_, flags)| AccountFlags(**flags).has(AccountFlags::PRESENT));
-        self.divide(&declared.map(|(account, _)| account).collect::<Vec<_>>());
+        let declared: Vec<u16> = declared.map(|(account, _)| account).collect();
+        self.divide(&declared).map_err(failed("SESSIONS_SHARE"))?;
         // The selectors of this side are in place: from here on `cgroup_mkdir` classifies new cgroups for it too.
         self.classify_cgroups(side, identities)?;
         // Whether the log can be written does not change with policy.
@@ -229,6 +236,9 @@ impl Kernel {
             .map_err(failed("CGROUP_PATHS"))?;
         outer.units.set(side, &hashed("UNITS", &identities.units)?, 0).map_err(failed("UNITS"))?;
         let cgroups = HashMap::create(CGROUPS, SPARSE).map_err(failed("CGROUPS"))?;
+        let named = HashMap::create(NAMED_CGROUPS, SPARSE).map_err(failed("NAMED_CGROUPS"))?;
+        outer.named_cgroups.set(side, &named, 0).map_err(failed("NAMED_CGROUPS"))?;
+        outer.cgroups_lost.set(side, 0, 0).map_err(failed("CGROUPS_LOST"))?;
         outer.cgroups.set(side, &cgroups, 0).map_err(failed("CGROUPS"))
     }
 
@@ -260,6 +270,7 @@ impl Kernel {
         let units: std::collections::BTreeMap<_, _> =
             identities.units.iter().map(|(name, list)| (PathHash::of(name.as_bytes()), *list)).collect();
         let mut map = self.outer.cgroups.get(&side, 0).map_err(failed("CGROUPS"))?;
+        let mut named = self.outer.named_cgroups.get(&side, 0).map_err(failed("NAMED_CGROUPS"))?;
         let mut known = std::collections::BTreeMap::<String, u32>::new();
         for (id, path) in cgroup_paths(&self.mount) {
             let walk = PathWalk::over(path.as_bytes());
@@ -268,9 +279,19 @@ impl Kernel {
             let parent = path.rsplit_once('/').map_or("/", |(parent, _)| if parent.is_empty() { "/" } else { parent });
             let list = own.unwrap_or_else(|| known.get(parent).copied().unwrap_or(0));
             known.insert(path, list);
-            map.insert(id, list, 0).map_err(failed("CGROUPS"))?;
+            if own.is_some() {
+                named.insert(id, list, 0).map_err(failed("NAMED_CGROUPS"))?;
+            }
+            // A memo of what the program can work out: anybody who may make cgroups can fill it.
+            let _ = map.insert(id, list, 0);
         }
         Ok(())
+    }
+
+    /// Whether a cgroup that a match names could not be remembered since the generation in force was installed.
+    pub(crate) fn cgroups_lost(&self) -> bool {
+        let lost = self.active().and_then(|active| self.outer.cgroups_lost.get(&active.side(), 0));
+        lost.is_ok_and(|lost| lost != 0)
     }
 
     /// Says whether the log can be written: while it cannot, accounts for which no record means no access are refused.

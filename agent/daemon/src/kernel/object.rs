@@ -39,11 +39,13 @@ pub(super) const TRACEPOINTS: [(&str, &str); 5] = [
     ("cgroup_rmdir", "cgroup_rmdir"),
 ];
 /// Maps that outlive the daemon: name, type, key and value size. `None`: the size is not checked.
-const PINNED: [(&str, MapType, u32, u32); 28] = [
+const PINNED: [(&str, MapType, u32, u32); 33] = [
     ("ACTIVE", MapType::Array, 4, 8),
     ("USER_FILTER", MapType::ArrayOfMaps, 4, 4),
     ("USERS", MapType::ArrayOfMaps, 4, 4),
     ("CGROUPS", MapType::ArrayOfMaps, 4, 4),
+    ("NAMED_CGROUPS", MapType::ArrayOfMaps, 4, 4),
+    ("CGROUPS_LOST", MapType::Array, 4, 8),
     ("CGROUP_PATHS", MapType::ArrayOfMaps, 4, 4),
     ("UNITS", MapType::ArrayOfMaps, 4, 4),
     ("EXECUTABLES", MapType::ArrayOfMaps, 4, 4),
@@ -60,9 +62,12 @@ const PINNED: [(&str, MapType, u32, u32); 28] = [
     ("SEEN", MapType::Hash, 20, 8),
     ("SEEN_COUNT", MapType::Array, 4, 8),
     ("LINEAGE", MapType::Hash, 4, 16),
+    ("LINEAGE_LOST", MapType::Array, 4, 8),
     ("TRACKED", MapType::SkStorage, 4, size_of::<Session>() as u32),
     ("OPENED", MapType::SkStorage, 4, 8),
     ("SESSIONS", MapType::Hash, 8, size_of::<Session>() as u32),
+    ("SESSIONS_USED", MapType::Array, 4, 8),
+    ("SESSIONS_SHARE", MapType::Array, 4, 8),
     ("DECISIONS", MapType::RingBuf, 0, 0),
     ("PROCESSES", MapType::RingBuf, 0, 0),
     ("BUDGETS", MapType::Array, 4, size_of::<Budget>() as u32),
@@ -105,6 +110,7 @@ pub(crate) struct Kernel {
     counts: PerCpuArray<MapData, [u64; COUNTERS as usize]>,
     seen: HashMap<MapData, Plain<SeenKey>, u64>,
     pub(super) sessions: MapData,
+    sessions_share: Array<MapData, u64>,
     pub(super) tracked: OwnedFd,
     pub(super) pins: Pins,
     pub(super) links: Vec<String>,
@@ -217,6 +223,7 @@ impl Kernel {
                 Map::HashMap(data) => data,
                 _ => return Err(OpenError::Load { what: "opening maps".into(), error: "SESSIONS is no hash".into() }),
             },
+            sessions_share: Array::try_from(take("SESSIONS_SHARE")?).map_err(map_error)?,
             tracked: syscall::open_pin(&pins.maps().join("TRACKED"))
                 .map_err(OpenError::io("opening the pin `TRACKED`"))?,
             links: pins.link_names()?,
@@ -241,9 +248,13 @@ impl Kernel {
         drained
     }
 
-    /// Divides what each account may always have in the rings among these accounts.
-    pub(super) fn divide(&self, accounts: &[u16]) {
+    /// Divides what each account may always have in the rings, and on the list of sessions, among these accounts.
+    ///
+    /// # Errors
+    /// The map cannot be written.
+    pub(super) fn divide(&mut self, accounts: &[u16]) -> Result<(), aya::maps::MapError> {
         self.budgets.divide(accounts, self.ring_sizes.0, self.ring_sizes.1);
+        self.sessions_share.set(0, writ_abi::session_share(accounts.len() as u64 + 1), 0)
     }
 
     /// What an account has lost since the maps were made.

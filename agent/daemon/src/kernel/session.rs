@@ -56,5 +56,6 @@ const NO_SESSION: Session = Session {
     account: writ_abi::SESSION_NOBODY,
     protocol: 0,
     state: 0,
+    room: writ_abi::ROOM_NONE,
     reserved: 0,
 };
