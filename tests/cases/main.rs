@@ -42,6 +42,7 @@ mod loss;
 mod model;
 mod neighbours;
 mod open;
+mod paths;
 mod pins;
 mod programs;
 mod race;
