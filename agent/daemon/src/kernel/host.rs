@@ -202,6 +202,16 @@ fn address_in(symbols: &Path) -> Option<u64> {
     None
 }
 
+/// How many processes there can be at once, so that each can have its origin remembered whoever makes how many. Bounded,
+/// because a hash map's buckets are there from the start: 16 MiB at most.
+pub(super) fn most_processes() -> u32 {
+    const LEAST: u32 = 65_536;
+    const MOST: u32 = 1 << 20;
+    let limit = |name: &str| fs::read_to_string(format!("/proc/sys/kernel/{name}")).ok()?.trim().parse::<u32>().ok();
+    let limits = [limit("pid_max"), limit("threads-max")];
+    limits.into_iter().flatten().min().unwrap_or(MOST).clamp(LEAST, MOST)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

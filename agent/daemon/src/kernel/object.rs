@@ -17,7 +17,7 @@ use writ_abi::{
 use super::btf::Btf;
 use super::bytes::{Plain, SeenKey};
 use super::generation::Outer;
-use super::host::{CgroupMount, init_user_ns};
+use super::host::{CgroupMount, init_user_ns, most_processes};
 use super::lsm;
 use super::pins::{OpenError, Pins, chain};
 use super::ring::{self, Drained};
@@ -383,16 +383,6 @@ fn kernel_config(options: &Options, chooses_errno: bool) -> Result<KernelConfig,
         sockets,
         nat64,
     })
-}
-
-/// How many processes there can be at once, so that each can have its origin remembered whoever makes how many. Bounded,
-/// because a hash map's buckets are there from the start: 16 MiB at most.
-fn most_processes() -> u32 {
-    const LEAST: u32 = 65_536;
-    const MOST: u32 = 1 << 20;
-    let limit = |name: &str| fs::read_to_string(format!("/proc/sys/kernel/{name}")).ok()?.trim().parse::<u32>().ok();
-    let limits = [limit("pid_max"), limit("threads-max")];
-    limits.into_iter().flatten().min().unwrap_or(MOST).clamp(LEAST, MOST)
 }
 
 /// Asks the kernel whether cgroup programs may choose the errno. "Could not tell" counts as no: EPERM refuses as well.
