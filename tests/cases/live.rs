@@ -417,6 +417,51 @@ fn a_workload_cannot_speak_for_itself_and_what_it_tried_is_recorded() {
 }
 
 #[test]
+fn what_a_workload_starts_as_root_is_still_the_workload_and_approves_nothing() {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    let host = Host::start(&Config::new());
+    // As sudo: set-user-id root, and root in every uid before it starts anything.
+    let sudo = host.probe().with_file_name("as-root");
+    std::fs::copy(std::fs::canonicalize("/usr/bin/python3").unwrap(), &sudo).unwrap();
+    std::fs::set_permissions(&sudo, std::fs::Permissions::from_mode(0o4755)).unwrap();
+    let become_root = "import os, subprocess, sys; os.setresgid(0, 0, 0); os.setresuid(0, 0, 0); \
+                       sys.exit(subprocess.run(sys.argv[1:]).returncode)";
+    let through_a_shell = "import subprocess, sys; sys.exit(subprocess.run(sys.argv[1:]).returncode)";
+    let account = config::ACCOUNT;
+    let said_for = |arguments: &[&str], ancestor: bool| {
+        let writ = host.writ(arguments);
+        let mut command = if ancestor {
+            let mut shell = host.command("/usr/bin/python3");
+            shell.args(["-c", through_a_shell]).arg(&sudo);
+            shell
+        } else {
+            host.command(&sudo)
+        };
+        command.args(["-c", become_root]).arg(writ.get_program()).args(writ.get_args());
+        let output = command.output().expect("python3 is installed");
+        (output.status.code(), [output.stdout, output.stderr].concat())
+    };
+    for arguments in [
+        ["grant", "create", "--account", account, "--to", "127.0.0.1:80", "--ttl", "1m", "--reason", "x"].as_slice(),
+        &["account", "offboard", account, "--reason", "x"],
+        &["break-glass", "--all", "--ttl", "1m", "--reason", "x"],
+        &["signal", "send", "--account", account, "--kind", "made.up", "--risk", "1", "--ttl", "1m"],
+        &["reload"],
+        &["uninstall"],
+    ] {
+        for ancestor in [false, true] {
+            let (code, said) = said_for(arguments, ancestor);
+            assert_eq!(code, Some(77), "{arguments:?}: {}", String::from_utf8_lossy(&said));
+        }
+    }
+    // Of what it descends from it is told nothing: it is not the one that was refused.
+    let (code, said) = said_for(&["why"], true);
+    assert_eq!((code, String::from_utf8_lossy(&said).trim()), (Some(0), "{\"accounts\":[]}"));
+    assert_eq!(done(&host, &["grant", "list"]), json!([]), "root that is nobody's child may still ask");
+}
+
+#[test]
 fn a_daemon_that_is_stopped_is_said_to_be_silent_after_five_seconds() {
     let host = Host::start(&Config::new());
     host.signal_daemon(Signal::SIGSTOP);

@@ -44,7 +44,7 @@ pub(super) fn admit(
     account: &Account,
     config: &Config,
 ) -> Result<(), Unauthorised> {
-    if caller.is(&account.name) {
+    if caller.stems_from(&account.name) {
         if !caller.named_in(&kind.from) {
             return Err(Unauthorised::NotInFrom);
         }
@@ -61,7 +61,7 @@ pub(super) fn admit(
 
 /// Whether the sender may put `next` in the place of its earlier statement `live`.
 pub(super) fn admit_replacement(caller: &Caller, next: &Signal, live: &Signal) -> Result<(), Unauthorised> {
-    if caller.is(&live.account) && (next.risk < live.risk || next.expires < live.expires) {
+    if caller.stems_from(&live.account) && (next.risk < live.risk || next.expires < live.expires) {
         return Err(Unauthorised::LowersOwnRisk);
     }
     Ok(())

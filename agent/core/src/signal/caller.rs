@@ -14,9 +14,11 @@ pub struct Caller {
     pub name: Option<String>,
     /// Names of its groups.
     pub groups: Vec<String>,
-    /// Every service account that any view of the caller is: uid, login uid, cgroup, executable, lineage. A service
-    /// account that became root by sudo is still in here.
+    /// Every service account that any view of the caller is: uid, login uid, cgroup, executable, lineage of executables.
     pub accounts: Vec<String>,
+    /// Service accounts whose uid an ancestor of the caller has, or was started with: sudo launders nobody. Enough to be
+    /// refused for, and not enough to speak for them or to be told of them.
+    pub origins: Vec<String>,
 }
 
 impl Caller {
@@ -30,6 +32,21 @@ impl Caller {
         self.accounts.iter().any(|own| own == account)
     }
 
+    /// Whether the caller is this account, or descends from it.
+    pub fn stems_from(&self, account: &str) -> bool {
+        self.is(account) || self.origins.iter().any(|own| own == account)
+    }
+
+    /// Whether it is, or descends from, any service account.
+    pub fn is_workload(&self) -> bool {
+        !(self.accounts.is_empty() && self.origins.is_empty())
+    }
+
+    /// Whether it is root, and a workload that reached uid 0 is not: it is the workload, not an administrator.
+    pub fn is_root(&self) -> bool {
+        self.uid == 0 && !self.is_workload()
+    }
+
     /// Whether a list of user names and `%group`s names the caller. `root` means uid 0, under whatever name.
     pub fn named_in(&self, list: &[String]) -> bool {
         list.iter().any(|entry| match entry.strip_prefix('%') {
@@ -39,10 +56,10 @@ impl Caller {
         })
     }
 
-    /// Whether the caller may send any signal and reload. Root counts only where no view is a service account: a
-    /// workload that reached uid 0 is the workload, not an administrator.
+    /// Whether the caller may send any signal and reload. Root counts only where it is no workload, whether or not it is
+    /// named.
     pub fn is_operator(&self, operators: &[String]) -> bool {
-        (self.uid == 0 && self.accounts.is_empty()) || self.named_in(operators)
+        if self.uid == 0 { self.is_root() } else { self.named_in(operators) }
     }
 
     /// Whether the caller may approve, grant, offboard or break glass for `subject` (`None`: for every account).
@@ -50,11 +67,11 @@ impl Caller {
     /// The configured list decides alone (root is in it by default), and the subject is never its own approver. A
     /// workload that reached uid 0 approves nothing, or two accounts could approve each other.
     pub fn may_approve(&self, approvers: &[String], subject: Option<&str>) -> Result<(), ApproverRefusal> {
-        let is_subject = subject.map_or(!self.accounts.is_empty(), |account| self.is(account));
+        let is_subject = subject.map_or(self.is_workload(), |account| self.stems_from(account));
         if is_subject {
             return Err(ApproverRefusal::Subject);
         }
-        let root_workload = self.uid == 0 && !self.accounts.is_empty();
+        let root_workload = self.uid == 0 && self.is_workload();
         if root_workload || !self.named_in(approvers) {
             return Err(ApproverRefusal::NotAnApprover);
         }
@@ -79,8 +96,8 @@ pub enum ApproverRefusal {
     /// It is not in `approvers`.
     #[error("the caller is not in `approvers`")]
     NotAnApprover,
-    /// A view of it is the account in question.
-    #[error("the caller is the service account itself: someone else has to approve")]
+    /// A view of it is the account in question, or it descends from it.
+    #[error("the caller is the service account itself, or was started by it: someone else has to approve")]
     Subject,
 }
 

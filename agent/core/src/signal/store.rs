@@ -73,7 +73,7 @@ impl SignalStore {
             return Outcome::Malformed { field };
         }
         let Some(account) = config.accounts.get(&incoming.account) else { return Outcome::UnknownAccount };
-        let operator = caller.is_operator(&config.agent.operators) && !caller.is(&account.name);
+        let operator = caller.is_operator(&config.agent.operators) && !caller.stems_from(&account.name);
         let undeclared;
         let kind = match config.signals.get(&incoming.kind) {
             Some(kind) => kind,

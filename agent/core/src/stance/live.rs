@@ -130,7 +130,7 @@ impl LiveState {
         // What root sent, only root takes back, and a workload that reached uid 0 is not root.
         let is_sender = caller.uid != 0 && caller.source().same(&signal.source);
         let permitted = is_sender || caller.is_operator(&config.agent.operators);
-        if caller.is(&signal.account) || !permitted {
+        if caller.stems_from(&signal.account) || !permitted {
             return Err(ClearRefusal::NotPermitted(id.to_owned()));
         }
         super::stated(reason).ok_or(ClearRefusal::NoReason)?;

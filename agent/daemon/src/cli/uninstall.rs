@@ -7,6 +7,7 @@ use nix::unistd::Uid;
 use writ_core::config::Agent;
 
 use super::{NOT_PERMITTED, output};
+use crate::client::ClientError;
 use crate::configuration;
 use crate::engine::{agent_alone, note_uninstalled};
 use crate::kernel;
@@ -33,6 +34,10 @@ pub(super) fn run(config_dir: &Path, args: &Args) -> anyhow::Result<ExitCode> {
     });
     let (removed, recorded) = match asked {
         Ok(done) => (done.get("removed").and_then(serde_json::Value::as_u64).unwrap_or(0), true),
+        // It runs, and says no: root that a workload became takes nothing away.
+        Err(error) if matches!(error.downcast_ref(), Some(ClientError::Refused { status: 403, .. })) => {
+            return Err(error);
+        }
         Err(_) => alone(&agent, &pins)?,
     };
     if output::is_json(args.json) {

@@ -119,7 +119,8 @@ impl Engine {
         };
         let groups = user.as_ref().and_then(of).unwrap_or_default();
         let accounts = self.accounts_of(&[uid], 0);
-        let caller = Caller { uid, loginuid: None, name: user.map(|user| user.name), groups, accounts };
+        let caller =
+            Caller { uid, loginuid: None, name: user.map(|user| user.name), groups, accounts, origins: Vec::new() };
         Actor { caller, ..Actor::default() }
     }
 }

@@ -11,6 +11,10 @@ use crate::kernel::CgroupMount;
 
 /// How many executables and processes are remembered; the oldest go first.
 const MOST: usize = 16_384;
+/// `/proc` counts in hundredths of a second, the kernel in nanoseconds.
+const NANOSECONDS_PER_TICK: u64 = 10_000_000;
+/// How many ancestors are looked at for who a process descends from.
+const MOST_ANCESTORS: usize = 64;
 /// How many ancestors a record names.
 const PARENTS: usize = 4;
 
@@ -60,6 +64,8 @@ pub(crate) struct ProcessTable {
     processes: Memory<(u32, u64), (u32, u64)>,
     /// Path by cgroup id.
     cgroups: Memory<u64, String>,
+    /// The uid that a process of an account was started with: a set-user-id program has it when it starts, and sheds it.
+    started_as: Memory<(u32, u64), u32>,
     /// Ancestors by process: pid and start time. A process that loses its parent keeps the one it was started by.
     parents: Memory<(u32, u64), Vec<Parent>>,
     mount: CgroupMount,
@@ -72,6 +78,7 @@ impl ProcessTable {
             executables: Memory::new(),
             processes: Memory::new(),
             cgroups: Memory::new(),
+            started_as: Memory::new(),
             parents: Memory::new(),
             mount,
         }
@@ -81,6 +88,9 @@ impl ProcessTable {
     pub(crate) fn exec(&mut self, event: &ProcessEvent) {
         let file = (event.executable_device, event.executable_inode);
         self.processes.insert((event.pid, event.start_time), file);
+        if event.uid != 0 {
+            self.started_as.insert((event.pid, event.start_time / NANOSECONDS_PER_TICK), event.uid);
+        }
         let length = (event.path_len as usize).min(PATH_LEN);
         let given = String::from_utf8_lossy(event.path.get(..length).unwrap_or(&[])).into_owned();
         // The path as given may be relative, a link, or cut: what the process itself says is better, while it lives, and
@@ -121,6 +131,27 @@ impl ProcessTable {
             }
         };
         Named { executable, parents, cgroup, unit }
+    }
+
+    /// Every uid but root's that a process or an ancestor of it has or, as far as was seen, was started with. Who descends
+    /// from root says nothing by it: everybody does.
+    pub(crate) fn uids_of_lineage(&self, pid: u32) -> Vec<u32> {
+        let mut found = Vec::new();
+        let mut pid = pid;
+        for _ in 0..MOST_ANCESTORS {
+            let Some(process) = i32::try_from(pid).ok().filter(|pid| *pid > 1) else { break };
+            let Ok(process) = procfs::process::Process::new(process) else { break };
+            let Ok(stat) = process.stat() else { break };
+            if let Ok(status) = process.status() {
+                found.extend([status.ruid, status.euid, status.suid]);
+            }
+            found.extend(self.started_as.entries.get(&(pid, stat.starttime)));
+            pid = stat.ppid.unsigned_abs();
+        }
+        found.retain(|uid| *uid != 0);
+        found.sort_unstable();
+        found.dedup();
+        found
     }
 
     /// Path of an executable, if it is known.
@@ -175,7 +206,6 @@ fn resolved(given: &str, file: (u32, u64)) -> Option<String> {
 
 /// Whether a process has this start time: `/proc` counts in hundredths of a second, the kernel in nanoseconds.
 pub(crate) fn started_at(pid: u32, start_time: u64) -> bool {
-    const NANOSECONDS_PER_TICK: u64 = 10_000_000;
     start_ticks(pid).is_some_and(|ticks| ticks == start_time / NANOSECONDS_PER_TICK)
 }
 
@@ -192,7 +222,7 @@ pub(crate) fn start_ticks_of(pid: i32) -> Option<u64> {
 pub(crate) fn executables_of_lineage(pid: u32) -> Vec<(u32, u64)> {
     let mut found = Vec::new();
     let mut pid = pid;
-    for _ in 0..64 {
+    for _ in 0..MOST_ANCESTORS {
         if pid == 0 {
             break;
         }

@@ -124,6 +124,14 @@ impl Peer {
         }
     }
 
+    /// Whether the peer was looked at before.
+    pub(super) fn is_known(&self) -> bool {
+        match &self.0 {
+            Kind::Local(local) => local.seen.lock().unwrap_or_else(PoisonError::into_inner).is_some(),
+            Kind::Remote(_) => true,
+        }
+    }
+
     /// What is known of the peer now. `engine` knows which accounts its views lead to.
     pub(super) fn actor(&self, engine: &Engine) -> Result<Actor, Unidentified> {
         match &self.0 {
@@ -168,8 +176,11 @@ impl Local {
             .collect();
         let uids = [Some(uid), loginuid, Some(status.ruid), Some(status.euid), Some(status.suid)];
         let accounts = engine.accounts_of(&uids.into_iter().flatten().collect::<Vec<_>>(), pid.unsigned_abs());
+        let ancestors = engine.processes.uids_of_lineage(pid.unsigned_abs());
+        let mut origins = engine.accounts_of(&ancestors, 0);
+        origins.retain(|origin| !accounts.contains(origin));
         let executable = fs::read_link(format!("/proc/{pid}/exe")).ok().map(|path| path.to_string_lossy().into_owned());
-        let caller = Caller { uid, loginuid, name: user.map(|user| user.name), groups, accounts };
+        let caller = Caller { uid, loginuid, name: user.map(|user| user.name), groups, accounts, origins };
         let process = Arc::new(process::describe(pid.unsigned_abs(), &engine.kernel.cgroup().root));
         Ok(Actor { caller, pid: Some(pid.unsigned_abs()), executable, process: Some(process), asked_by: None })
     }

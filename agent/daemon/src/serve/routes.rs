@@ -115,9 +115,15 @@ async fn ask<R: Send + 'static>(
     question: impl FnOnce(&mut Engine, &Actor) -> Result<R, Fault> + Send + 'static,
 ) -> Result<R, Fault> {
     engine
-        .ask(move |engine| match peer.actor(engine) {
-            Ok(actor) => question(engine, &actor),
-            Err(error) => Err(Fault::unidentified(&error)),
+        .ask(move |engine| {
+            if !peer.is_known() {
+                // How the caller and its ancestors were started may still be in the ring.
+                engine.pump();
+            }
+            match peer.actor(engine) {
+                Ok(actor) => question(engine, &actor),
+                Err(error) => Err(Fault::unidentified(&error)),
+            }
         })
         .await
         .map_err(|_| Fault::stopped())?
@@ -259,7 +265,7 @@ async fn self_test(State(engine): State<Handle>, ConnectInfo(peer): ConnectInfo<
 
 async fn uninstall(State(engine): State<Handle>, ConnectInfo(peer): ConnectInfo<Peer>) -> Answer {
     let removed = ask(&engine, peer, |engine, actor| {
-        if actor.caller.uid != 0 || !actor.caller.accounts.is_empty() {
+        if !actor.caller.is_root() {
             engine.note_refused("uninstall", actor, None, "not root");
             return Err(Refusal::NotPermitted("only root can remove enforcement".into()).into());
         }
