@@ -48,6 +48,7 @@ mod programs;
 mod race;
 mod reload;
 mod replay;
+mod report;
 mod resolution;
 mod sessions;
 mod sinks;

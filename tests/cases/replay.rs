@@ -1,6 +1,7 @@
 //! What the kernel decided is decided again from the log directory alone, and what was changed afterwards is found.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Output;
 
@@ -291,19 +292,59 @@ fn recorded(host: &Host) -> u64 {
     host.status().pointer("/checkpoint/size").and_then(Value::as_u64).unwrap_or_default()
 }
 
-/// Needs the stock command: `cargo xtask setup --cedar-cli`, or `CEDAR`.
+/// How many decisions the stock command is asked about: evenly spread, so that each kind is among them many times.
+const SAMPLE: u64 = 60;
+
+/// Needs the stock command, which `cargo xtask setup --test` builds; `CEDAR` names another.
 #[test]
-#[ignore = "the stock cedar command takes minutes to build; `cargo xtask setup --cedar-cli`, then --include-ignored"]
-fn the_stock_cedar_command_agrees() {
+fn the_stock_cedar_command_agrees_with_every_decision_of_a_sample() {
     let Used { host, .. } = used(400);
     let cedar = std::env::var("CEDAR").unwrap_or_else(|_| {
         Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/tools/bin/cedar").display().to_string()
     });
+    let copy = copy(&host);
+    let log = copy.path().join("log");
+    let files = copy.path().join("files");
+    let ask = |log: &Path| {
+        let (log, files) = (log.display().to_string(), files.display().to_string());
+        let sample = SAMPLE.to_string();
+        on_copy(&[
+            "replay",
+            &log,
+            "--with-cedar-cli",
+            "--cedar",
+            &cedar,
+            "--sample",
+            &sample,
+            "--json",
+            "--cedar-files",
+            &files,
+        ])
+    };
+    let output = ask(&log);
+    let agreed = answer(&output);
+    assert!(output.status.success(), "{agreed:#}");
+    assert_eq!(number(&agreed, "/cedar_cli/asked"), SAMPLE, "{agreed:#}");
+    assert_eq!(number(&agreed, "/cedar_cli/agreed"), SAMPLE, "{agreed:#}");
+    // Every kind of answer was among those asked about.
+    let asked: Vec<String> = fs::read_dir(&files)
+        .expect("the files are kept")
+        .filter_map(|entry| entry.expect("the files are kept").file_name().into_string().ok())
+        .filter_map(|name| name.strip_suffix(".request.json").map(str::to_owned))
+        .collect();
+    let judged = host.judgements();
+    for verdict in ["allow", "deny", "escalate"] {
+        let kind = judged.iter().filter(|record| record.text("/verdict") == verdict);
+        assert!(kind.clone().any(|record| asked.iter().any(|id| id == record.text("/id"))), "no {verdict} was asked");
+    }
 
-    let output = host.writ_output(&["replay", "--with-cedar-cli", "--cedar", &cedar, "--sample", "100", "--json"]);
-    let answer = answer(&output);
-
-    assert!(output.status.success(), "{answer:#}");
-    assert_eq!(number(&answer, "/cedar_cli/asked"), 100);
-    assert_eq!(number(&answer, "/cedar_cli/agreed"), 100);
+    // The command is really asked: one that says yes to everything is found out.
+    let yes = copy.path().join("yes");
+    fs::write(&yes, "#!/bin/sh\nexit 0\n").expect("cannot write a program");
+    fs::set_permissions(&yes, fs::Permissions::from_mode(0o755)).expect("cannot make a program");
+    let (log, yes) = (log.display().to_string(), yes.display().to_string());
+    let output = on_copy(&["replay", &log, "--with-cedar-cli", "--cedar", &yes, "--sample", "60", "--json"]);
+    let contradicted = answer(&output);
+    assert_eq!(output.status.code(), Some(1), "{contradicted:#}");
+    assert!(number(&contradicted, "/cedar_cli/differing") > 0, "{contradicted:#}");
 }

@@ -12,7 +12,9 @@ use crate::workspace;
 const BUILD_PACKAGES: &[&str] =
     &["build-essential", "llvm-22-dev", "libpolly-22-dev", "libzstd-dev", "zlib1g-dev", "curl", "python3"];
 const TEST_PACKAGES: &[&str] = &[
+    "e2fsprogs",
     "iproute2",
+    "mount",
     "nginx-light",
     "openssl",
     "passwd",
@@ -39,8 +41,6 @@ const PACKERS: &[(&str, &str)] = &[("cargo-deb", "3.8.0"), ("cargo-generate-rpm"
 const BPF_LINKER: &str = "0.13.0";
 /// The Python package that ships OCSF 1.8.0 as it was published.
 const OCSF_SCHEMA: &str = "1.2.0";
-/// Of the same release as the `cedar-policy` crate.
-const CEDAR_CLI: &str = "4.14.1";
 /// bpf-linker reads the bitcode that rustc writes, so its LLVM must be rustc's (22 for Rust 1.95).
 const LLVM_PREFIX: &str = "/usr/lib/llvm-22";
 
@@ -65,7 +65,7 @@ pub(crate) struct Options {
     /// What `rollout` needs
     #[arg(long)]
     pub(crate) rollout: bool,
-    /// The stock `cedar` command, for the extended tests; built from source in some minutes, and only when asked for
+    /// Only the stock `cedar` command, which `--test` gets too
     #[arg(long)]
     pub(crate) cedar_cli: bool,
 }
@@ -108,7 +108,7 @@ pub(crate) fn setup(options: &Options) -> Result<()> {
     if options.test || all {
         ocsf_schema()?;
     }
-    if options.cedar_cli {
+    if options.test || options.cedar_cli || all {
         cedar_cli()?;
     }
     Ok(())
@@ -141,16 +141,29 @@ fn ocsf_schema() -> Result<()> {
 
 /// The `cedar` command at the version of the library, below `target/tools`: what `replay --with-cedar-cli` is tested with.
 fn cedar_cli() -> Result<()> {
-    let root = workspace::root().join("target/tools");
-    let installed = output(Command::new(root.join("bin/cedar")).arg("--version"));
-    if installed.is_ok_and(|output| String::from_utf8_lossy(&output.stdout).trim().ends_with(CEDAR_CLI)) {
+    let wanted = locked_version("cedar-policy")?;
+    let program = workspace::cedar();
+    let installed = output(Command::new(&program).arg("--version"));
+    if installed.is_ok_and(|output| String::from_utf8_lossy(&output.stdout).trim().ends_with(&format!(" {wanted}"))) {
         return Ok(());
     }
-    say(&format!("building cedar-policy-cli {CEDAR_CLI} (some minutes)"));
+    say(&format!("building cedar-policy-cli {wanted} into target/tools, unoptimised (two minutes or so)"));
     let mut install = process::cargo();
-    // Its own target directory: cargo removes the one that it makes by itself. Unoptimised, it is built in half the time.
-    install.env_remove("CARGO_TARGET_DIR").args(["install", "cedar-policy-cli", "--version", CEDAR_CLI, "--locked"]);
-    run(install.args(["--force", "--quiet", "--profile", "dev", "--root"]).arg(root))
+    // Its own target directory: cargo removes the one that it makes by itself. It answers some hundred questions, each in
+    // a process of its own: what optimising would save there, it costs many times over here.
+    install.env_remove("CARGO_TARGET_DIR").env("CARGO_PROFILE_DEV_DEBUG", "0").env("CARGO_PROFILE_DEV_OPT_LEVEL", "0");
+    install.args(["install", "cedar-policy-cli", "--version", &wanted, "--locked", "--force", "--quiet"]);
+    run(install.args(["--profile", "dev", "--root"]).arg(workspace::target().join("tools")))
+}
+
+/// The version of a dependency that `Cargo.lock` names: what is compared with it must be of the same release.
+fn locked_version(name: &str) -> Result<String> {
+    let path = workspace::root().join("Cargo.lock");
+    let lock = std::fs::read_to_string(&path).with_context(|| format!("cannot read `{}`", path.display()))?;
+    let mut lines = lock.lines().skip_while(|line| *line != format!("name = \"{name}\""));
+    let version = lines.nth(1).and_then(|line| line.strip_prefix("version = \""));
+    let version = version.and_then(|version| version.strip_suffix('"'));
+    version.map(str::to_owned).with_context(|| format!("`{}` names no `{name}`", path.display()))
 }
 
 /// Installs what dpkg does not have. The package lists are fetched only if something is missing.

@@ -160,6 +160,11 @@ fn collect(input: &Path, subjects: &[&str]) -> Result<()> {
          uname -r; cat /sys/kernel/security/lsm; echo; result=0\n",
     );
     stripped(&workspace::writ(false), &input.join("writ"))?;
+    // The guest asks for it only where the whole suite is wanted.
+    if workspace::cedar().is_file() {
+        stripped(&workspace::cedar(), &input.join("cedar"))?;
+        script.push_str("export CEDAR=$PWD/cedar\n");
+    }
     let mut tests = 0;
     for executable in &built {
         stripped(&executable.path, &input.join(&executable.name))?;

@@ -30,6 +30,11 @@ pub(crate) fn writ(release: bool) -> PathBuf {
     target().join(if release { "release" } else { "debug" }).join("writ")
 }
 
+/// The stock `cedar` command, as `cargo xtask setup --test` builds it.
+pub(crate) fn cedar() -> PathBuf {
+    target().join("tools/bin/cedar")
+}
+
 /// Prometheus' checker of rules, as `cargo xtask setup --rollout` unpacks it.
 pub(crate) fn promtool() -> PathBuf {
     target().join("tools/prometheus/usr/bin/promtool")

@@ -47,7 +47,7 @@ pub use row::{Projection, Row, RowCell};
 pub use state::{AccountState, Approval};
 
 pub(crate) use bundle::{groups_of, named};
-pub(crate) use inputs::Inputs;
+pub(crate) use inputs::{Inputs, TimeAtoms};
 pub(crate) use moment::Moment;
 pub(crate) use rebuilt::{Rebuilt, Text};
 pub(crate) use row::StateKey;

@@ -58,6 +58,8 @@ struct Group {
     permits: Vec<Permit>,
     families: BTreeSet<Family>,
     times: TimeAtoms,
+    /// The policies that look at the time, with what they ask of it.
+    timed: Vec<(String, TimeAtoms)>,
 }
 
 impl Rebuilt {
@@ -173,6 +175,11 @@ impl Rebuilt {
         self.accounts.get(account).map_or(&[], |group| &group.permits)
     }
 
+    /// The account's policies that look at the time, each with the comparisons that it makes.
+    pub(crate) fn timed(&self, account: &str) -> &[(String, TimeAtoms)] {
+        self.accounts.get(account).map_or(&[], |group| &group.timed)
+    }
+
     /// The comparisons of time that the account's policies make.
     pub(crate) fn times(&self, account: &str) -> Option<&TimeAtoms> {
         self.accounts.get(account).map(|group| &group.times)
@@ -191,8 +198,13 @@ impl Group {
             .filter(|parsed| parsed.actions.connect && !parsed.info.forbids && !parsed.info.observes)
             .map(|parsed| Permit { id: parsed.info.id.clone(), destinations: parsed.inputs.destinations.clone() })
             .collect();
+        let timed = matching
+            .iter()
+            .filter(|parsed| parsed.inputs.times != TimeAtoms::default())
+            .map(|parsed| (parsed.info.id.clone(), parsed.inputs.times.clone()))
+            .collect();
         let judge = Judge::new(matching.into_iter())?;
-        Some(Self { judge, permits, families: inputs.families, times: inputs.times })
+        Some(Self { judge, permits, families: inputs.families, times: inputs.times, timed })
     }
 }
 

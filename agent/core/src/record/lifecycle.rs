@@ -109,7 +109,7 @@ pub enum Lifecycle {
     },
     /// Writing failed for a while; the losses have records of their own.
     WriteFailed {
-        /// What the system said.
+        /// What the system said, the last time.
         error: String,
         /// When it began.
         since: Time,

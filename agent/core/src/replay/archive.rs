@@ -13,7 +13,7 @@ use super::compare::{self, Difference, Outcome};
 use super::facts::Facts;
 use crate::config::SourceFile;
 use crate::diagnostic::Diagnostic;
-use crate::policy::{Evaluation, Permit, PolicyInfo, Rebuilt, Statement, Text, named, statements};
+use crate::policy::{Evaluation, Permit, PolicyInfo, Rebuilt, Statement, Text, TimeAtoms, named, statements};
 
 /// What `policy_digest` names: the digests of the parts.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -168,6 +168,10 @@ impl Archived {
     /// The enforced permits for connects that can match an account.
     pub fn permits(&self, account: &str) -> &[Permit] {
         self.rebuilt.permits(account)
+    }
+
+    pub(super) fn timed(&self, account: &str) -> &[(String, TimeAtoms)] {
+        self.rebuilt.timed(account)
     }
 
     pub(super) fn executables(&self, account: &str) -> impl Iterator<Item = &str> {

@@ -11,7 +11,9 @@ mod compare;
 mod facts;
 pub mod files;
 mod remedy;
+mod window;
 
 pub use archive::{ArchiveError, Archived, Manifest, Memo, Unanswered};
 pub use attempt::{Attempt, NotReplayable};
 pub use compare::{Difference, Outcome, without_set};
+pub use window::Window;

@@ -35,9 +35,10 @@ pub(super) fn page(id: &str, log: &Path) -> anyhow::Result<String> {
         Body::Decision(judged) | Body::Observation(judged) => {
             let before = earlier(log, found.index, judged)?;
             let set = Archive::of(log).get(&judged.policy_digest);
-            let mut page = tell(&record, judged, &before, set.as_ref().as_ref().ok());
-            if let (Ok(set), Ok(attempt)) = (set.as_ref(), Attempt::of(&found.line)) {
-                for remedy in set.remedies(&attempt) {
+            let (set, attempt) = (set.as_ref().as_ref().ok(), Attempt::of(&found.line).ok());
+            let mut page = tell(&record, judged, attempt.as_ref(), &before, set);
+            if let (Some(set), Some(attempt)) = (set, &attempt) {
+                for remedy in set.remedies(attempt) {
                     writeln!(page, "  or with {remedy}, all else as it was")?;
                 }
             }
@@ -91,7 +92,13 @@ fn earlier(log: &Path, index: u64, judged: &Decision) -> anyhow::Result<Earlier>
     Ok(earlier)
 }
 
-fn tell(record: &Record, judged: &Decision, before: &Earlier, set: Option<&Archived>) -> String {
+fn tell(
+    record: &Record,
+    judged: &Decision,
+    attempt: Option<&Attempt<'_>>,
+    before: &Earlier,
+    set: Option<&Archived>,
+) -> String {
     let mut page = String::new();
     let mut say = |text: String| {
         page.push_str(&text);
@@ -158,8 +165,15 @@ fn tell(record: &Record, judged: &Decision, before: &Earlier, set: Option<&Archi
         Some(grant) => say(format!("  grant       {} until {}: {}", grant.id, grant.expires, grant.reason)),
         None => say("  grant       none".to_owned()),
     }
-    for (name, value) in &judged.request.context {
-        say(format!("  {name:<11} {value}"));
+    if let Some(time) = attempt.and_then(Attempt::time_in_words) {
+        say(format!("  time        {time}"));
+    }
+    windows(set, attempt, &mut say);
+    // The time is told above.
+    let others = judged.request.context.iter().filter(|(name, _)| !TIME.contains(&name.as_str()) || attempt.is_none());
+    for (name, value) in others {
+        let shown = value.pointer("/__extn/arg").unwrap_or(value);
+        say(format!("  {name:<11} {}", shown.as_str().map_or_else(|| shown.to_string(), str::to_owned)));
     }
     say(String::new());
 
@@ -174,6 +188,26 @@ fn tell(record: &Record, judged: &Decision, before: &Earlier, set: Option<&Archi
     say(String::new());
     say(what_next(judged));
     page
+}
+
+/// The members of the context that say what time it is.
+const TIME: [&str; 4] = ["now", "hour", "minute", "weekday"];
+
+/// What the policies that looked at the time tell apart, and where in it the moment was.
+fn windows(set: Option<&Archived>, attempt: Option<&Attempt<'_>>, say: &mut impl FnMut(String)) {
+    let (Some(set), Some(attempt)) = (set, attempt) else {
+        return say("  window      not known: the policies of that moment cannot be read".to_owned());
+    };
+    if attempt.time_in_words().is_none() {
+        return say("  window      none: the request says no time".to_owned());
+    }
+    let windows = set.windows(attempt);
+    if windows.is_empty() {
+        return say("  window      none: no policy that can match looks at the time".to_owned());
+    }
+    for window in windows {
+        say(format!("  window      {}, of {} (policy {})", window.within, window.of.join(" | "), window.policy));
+    }
 }
 
 fn policies(policies: &[PolicyRef], set: Option<&Archived>, say: &mut impl FnMut(String)) {

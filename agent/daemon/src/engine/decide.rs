@@ -22,6 +22,7 @@ use super::{Actor, Engine, Refusal};
 const MOST_VALID: SignedDuration = SignedDuration::from_secs(300);
 
 /// What policy said, with everything it used.
+#[derive(Clone)]
 struct Judged {
     evaluation: Evaluation,
     reason_code: String,
@@ -36,6 +37,20 @@ struct Judged {
     until: Option<Timestamp>,
     /// Whether no record means no access.
     needs_record: bool,
+}
+
+impl Judged {
+    /// Whether it is only observed. What could not be judged is refused, in observe mode too.
+    fn observed(&self) -> bool {
+        self.mode == Mode::Observe && self.problem.is_none()
+    }
+
+    /// Refused whatever policy says, and, as in the kernel, whatever the mode: observing is no way around it.
+    fn refuse(&mut self, why: Reason) {
+        self.evaluation = refused();
+        self.mode = Mode::Enforce;
+        why.code().clone_into(&mut self.reason_code);
+    }
 }
 
 impl Engine {
@@ -55,14 +70,18 @@ impl Engine {
         }
         let clocks = Clocks::read();
         let judged = self.judge(asked, actor, clocks.wall)?;
-        let observed = judged.mode == Mode::Observe && judged.problem.is_none();
+        let observed = judged.observed();
         let verdict = judged.evaluation.verdict;
-        let body = self.decision_of(asked, actor, &judged, observed, &clocks);
+        let decision = verdict == Verdict::Allow || observed;
+        let body = self.decision_of(asked, actor, &judged, &clocks);
         let policies: Vec<PolicyRef> = body.policies.clone();
         let (executable, account) = (executable_of(asked, actor), body.account.clone());
         let record = if observed { Body::Observation(Box::new(body)) } else { Body::Decision(Box::new(body)) };
         let index = self.log.size() + self.waiting.len() as u64;
-        let id = self.note(record);
+        // As of the moment that policy was asked about: deciding again compares the two.
+        let was = (decision && judged.needs_record).then(|| record.clone());
+        let id = self.note_at(clocks.wall, record);
+        let without_record = was.map(|was| self.refusal_instead(asked, actor, &judged, (was, &id), &clocks));
         let mut escalation = None;
         if verdict == Verdict::Escalate && !observed {
             let target = match &judged.attempt {
@@ -71,11 +90,27 @@ impl Engine {
             };
             escalation = self.escalate(&account, target, judged.evaluation.policies.clone(), &id);
         }
-        let decision = verdict == Verdict::Allow || observed;
-        let context = self.context_of(&judged, (&id, index), &policies, escalation.as_ref(), observed, clocks.wall);
+        let context = self.context_of(&judged, (&id, index), &policies, escalation.as_ref(), clocks.wall);
         let waits = escalation.filter(|known| known.status == EscalationStatus::Pending);
-        let needs_record = judged.needs_record;
-        Ok(Answered { decision, context, escalation: waits.map(|known| known.id), needs_record })
+        Ok(Answered { decision, context, escalation: waits.map(|known| known.id), without_record })
+    }
+
+    /// What is answered, and recorded in place of the yes, should the yes find no place in the log: the log may fail for
+    /// the first time under this very record.
+    fn refusal_instead(
+        &mut self,
+        asked: &Asked,
+        actor: &Actor,
+        judged: &Judged,
+        (was, id): (Body, &str),
+        clocks: &Clocks,
+    ) -> Map<String, Value> {
+        let mut refusal = judged.clone();
+        refusal.refuse(Reason::RecordLoss);
+        let body = self.decision_of(asked, actor, &refusal, clocks);
+        let context = self.context_of(&refusal, (id, 0), &[], None, clocks.wall);
+        self.instead_of(was, id, clocks.wall, Body::Decision(Box::new(body)));
+        context
     }
 
     /// Whether a caller may ask about a subject: itself, anyone as root or operator, or whom policy lets it ask about.
@@ -161,10 +196,7 @@ impl Engine {
             }
         }
         if judged.needs_record && self.log_failure.is_some() {
-            // As in the kernel: observing is no way around it.
-            judged.evaluation = refused();
-            judged.mode = Mode::Enforce;
-            Reason::RecordLoss.code().clone_into(&mut judged.reason_code);
+            judged.refuse(Reason::RecordLoss);
         }
         if judged.situation.as_ref().is_some_and(|situation| situation.offboarded) {
             judged.evaluation = refused();
@@ -242,7 +274,7 @@ impl Engine {
         current.generation.account(account).is_none_or(|index| !self.kernel.has_seen(index, octets))
     }
 
-    fn decision_of(&self, asked: &Asked, actor: &Actor, judged: &Judged, observed: bool, clocks: &Clocks) -> Decision {
+    fn decision_of(&self, asked: &Asked, actor: &Actor, judged: &Judged, clocks: &Clocks) -> Decision {
         let account = asked.account().map_or_else(|| asked.principal(), str::to_owned);
         let current = self.current();
         let refer = |ids: &[String]| current.map(|current| references(&current.bundle, ids)).unwrap_or_default();
@@ -265,7 +297,7 @@ impl Engine {
             identified_by: vec![if itself { "caller" } else { "subject" }.to_owned()],
             also_matched: Vec::new(),
             verdict: evaluation.verdict.into(),
-            effective_mode: if observed { Mode::Observe } else { Mode::Enforce }.into(),
+            effective_mode: if judged.observed() { Mode::Observe } else { Mode::Enforce }.into(),
             action: asked.action.clone(),
             destination: judged.destination.clone(),
             given_address: None,
@@ -295,7 +327,6 @@ impl Engine {
         (id, index): (&str, u64),
         policies: &[PolicyRef],
         escalation: Option<&Escalation>,
-        observed: bool,
         now: Timestamp,
     ) -> Map<String, Value> {
         let Some(current) = self.current() else { return Map::new() };
@@ -304,7 +335,7 @@ impl Engine {
         let mut put = |name: &str, value: Value| drop(context.insert(name.to_owned(), value));
         put("decision_id", id.into());
         put("verdict", writ_core::record::Verdict::from(evaluation.verdict).name().into());
-        put("effective_mode", if observed { "observe" } else { "enforce" }.into());
+        put("effective_mode", if judged.observed() { "observe" } else { "enforce" }.into());
         put("reason_codes", json!([judged.reason_code]));
         let reasons: Vec<&str> = policies.iter().filter_map(|policy| policy.reason.as_deref()).collect();
         if !reasons.is_empty() {

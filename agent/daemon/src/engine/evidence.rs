@@ -156,10 +156,14 @@ impl Engine {
 
     /// Writes down something the daemon did or found, now.
     pub(crate) fn note(&mut self, body: Body) -> String {
-        let now = Timestamp::now();
+        self.note_at(Timestamp::now(), body)
+    }
+
+    /// Writes down something the daemon decided as of this moment, which the record then has too.
+    pub(super) fn note_at(&mut self, at: Timestamp, body: Body) -> String {
         self.agent_records += 1;
-        let id = record_id(now, &self.host.boot_id, IdSource::Agent(self.agent_records));
-        self.push(&Record::new(id.clone(), now, self.host.clone(), VERSION, body));
+        let id = record_id(at, &self.host.boot_id, IdSource::Agent(self.agent_records));
+        self.push(&Record::new(id.clone(), at, self.host.clone(), VERSION, body));
         id
     }
 

@@ -13,9 +13,13 @@ pub(crate) const UNWRITABLE: &str = "log-unwritable";
 impl Engine {
     /// Notes that the log cannot be written.
     pub(crate) fn log_fails(&mut self, error: String) {
-        if self.log_failure.is_none() {
-            tracing::error!(error, waiting = self.waiting.len(), "the log cannot be written");
-            self.log_failure = Some((error, Timestamp::now()));
+        match &mut self.log_failure {
+            // What the system says now; it can be another thing than in the beginning.
+            Some((last, _)) => *last = error,
+            None => {
+                tracing::error!(error, waiting = self.waiting.len(), "the log cannot be written");
+                self.log_failure = Some((error, Timestamp::now()));
+            }
         }
         self.tell_log_fails(true);
     }

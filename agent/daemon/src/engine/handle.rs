@@ -50,7 +50,7 @@ impl Handle {
         let question: Question = Box::new(move |engine| {
             let found = question(engine);
             // The asker may have gone away; what was asked for is done all the same.
-            engine.unsettled.answer(Box::new(move |_| drop(answer.send(found))));
+            engine.answer(Box::new(move |_| drop(answer.send(found))));
         });
         self.questions.send(question).await.map_err(|_| Stopped)?;
         answered.await.map_err(|_| Stopped)
@@ -68,7 +68,7 @@ impl Handle {
         let (answer, answered) = oneshot::channel();
         let question: Question = Box::new(move |engine| {
             let given = question(engine);
-            engine.unsettled.answer(Box::new(move |written| drop(answer.send((given, written)))));
+            engine.answer(Box::new(move |written| drop(answer.send((given, written)))));
         });
         self.questions.send(question).await.map_err(|_| Stopped)?;
         answered.await.map_err(|_| Stopped)

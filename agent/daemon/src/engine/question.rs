@@ -38,18 +38,19 @@ pub(crate) struct Answered {
     pub(crate) context: Map<String, Value>,
     /// The escalation that waits for a person, if one does.
     pub(crate) escalation: Option<String>,
-    /// Whether it is worth nothing without its record.
-    pub(crate) needs_record: bool,
+    /// What is answered instead where it is worth nothing without its record: the record is then replaced too (see
+    /// [`super::Engine::settle`]).
+    pub(crate) without_record: Option<Map<String, Value>>,
 }
 
 impl Answered {
     /// What is left of it when its record could not be written.
     pub(crate) fn unrecorded(mut self) -> Self {
-        if self.needs_record {
+        if let Some(refusal) = self.without_record.take() {
             self.decision = false;
-            self.context.insert("verdict".into(), "deny".into());
-            self.context.insert("reason_codes".into(), json!(["record-loss"]));
+            self.context = refusal;
         }
+        // It waits for its place in the log.
         self.context.remove("record");
         self
     }

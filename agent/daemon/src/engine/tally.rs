@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use writ_core::record::{Body, EffectiveMode, Lifecycle};
+use writ_core::record::{Body, Decision, EffectiveMode, Lifecycle};
 
 /// What was recorded since the daemon started. Accounts come from the configuration, so the number of series is bounded.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -24,15 +24,22 @@ pub(crate) struct Tally {
 }
 
 impl Tally {
+    /// Takes back the count of a judgement whose record was replaced before it was written.
+    pub(super) fn uncount(&mut self, body: &Body) {
+        let Some(decision) = body.judged() else { return };
+        let mode = mode_of(decision);
+        let counted = self.judged.get_mut(&(decision.account.clone(), decision.verdict.name(), mode));
+        for count in counted.into_iter().chain(self.records.get_mut(body.kind())) {
+            *count = count.saturating_sub(1);
+        }
+    }
+
     /// Counts one record.
     pub(super) fn count(&mut self, body: &Body) {
         *self.records.entry(body.kind()).or_default() += 1;
         match body {
             Body::Decision(decision) | Body::Observation(decision) => {
-                let mode = match decision.effective_mode {
-                    EffectiveMode::Enforce => "enforce",
-                    EffectiveMode::Observe => "observe",
-                };
+                let mode = mode_of(decision);
                 // A record may stand for repeats that were folded into it.
                 *self.judged.entry((decision.account.clone(), decision.verdict.name(), mode)).or_default() +=
                     u64::from(decision.count.max(1));
@@ -56,5 +63,12 @@ impl Tally {
             },
             Body::Escalation(_) | Body::Grant(_) => {}
         }
+    }
+}
+
+const fn mode_of(decision: &Decision) -> &'static str {
+    match decision.effective_mode {
+        EffectiveMode::Enforce => "enforce",
+        EffectiveMode::Observe => "observe",
     }
 }

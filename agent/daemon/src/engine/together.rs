@@ -4,7 +4,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
+use jiff::Timestamp;
+use writ_core::record::{Body, Record};
+
 use super::Engine;
+use super::evidence::VERSION;
 use super::refresh::Changed;
 use super::sessions::Cause;
 
@@ -19,7 +23,10 @@ type Answer = Box<dyn FnOnce(bool) + Send>;
 pub(crate) struct Unsettled {
     changed: Vec<Changed>,
     began: Option<Instant>,
-    answers: Vec<Answer>,
+    /// Each with the size that the log must have for what it answers to be in it.
+    answers: Vec<(u64, Answer)>,
+    /// Each in place of the record of its id, which says this, should that not be written before it is answered for.
+    instead: Vec<(Body, Record)>,
 }
 
 impl Unsettled {
@@ -32,16 +39,12 @@ impl Unsettled {
         self.began.get_or_insert(began);
         self.changed.extend(changed);
     }
-
-    pub(super) fn answer(&mut self, answer: Answer) {
-        self.answers.push(answer);
-    }
 }
 
 impl Engine {
     /// Waits until no connect can still be judged as before, records what changed, ends what may not go on, and answers.
     pub(super) fn settle(&mut self) {
-        let Unsettled { changed, began, answers } = std::mem::take(&mut self.unsettled);
+        let Unsettled { changed, began, answers, instead } = std::mem::take(&mut self.unsettled);
         if let Some(began) = began {
             // A connect that was judged before this must have returned before we answer.
             if let Err(error) = self.kernel.barrier() {
@@ -65,9 +68,27 @@ impl Engine {
             self.judge_sessions(&Cause::Changes(changes, causes.join(", "), tightened), began);
         }
         self.flush();
-        let written = self.waiting.is_empty();
-        for answer in answers {
-            answer(written);
+        // Those that are not in the log by now are answered with a refusal, and will be recorded as one.
+        for (was, record) in instead {
+            if self.waiting.replace(&record) {
+                self.tally.uncount(&was);
+                self.tally.count(&record.body);
+            }
         }
+        for (size, answer) in answers {
+            answer(self.log.size() >= size);
+        }
+    }
+
+    /// Answers once all that was recorded up to now is settled.
+    pub(super) fn answer(&mut self, answer: Answer) {
+        let size = self.log.size() + self.waiting.len() as u64;
+        self.unsettled.answers.push((size, answer));
+    }
+
+    /// Should a record not be written before it is answered for, this one takes its place.
+    pub(super) fn instead_of(&mut self, was: Body, id: &str, at: Timestamp, body: Body) {
+        let record = Record::new(id.to_owned(), at, self.host.clone(), VERSION, body);
+        self.unsettled.instead.push((was, record));
     }
 }

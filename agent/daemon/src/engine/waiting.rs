@@ -51,6 +51,18 @@ impl Waiting {
         self.lines.push_back(Line { bytes, recorded, lost });
     }
 
+    /// Puts a record in the place of the one that waits under its id; `false` if none does: it is in the log already.
+    pub(crate) fn replace(&mut self, record: &Record) -> bool {
+        // The id comes first in each line.
+        let start = format!("{{\"id\":\"{}\"", record.id);
+        let waits = self.lines.iter_mut().rev().find(|line| line.bytes.starts_with(start.as_bytes()));
+        let Some(line) = waits else { return false };
+        let bytes = record.to_line();
+        self.bytes = self.bytes - line.bytes.len() + bytes.len();
+        line.bytes = bytes;
+        true
+    }
+
     /// The lines as they are to be written.
     pub(crate) fn lines(&self) -> Vec<Vec<u8>> {
         self.lines.iter().map(|line| line.bytes.clone()).collect()
@@ -135,6 +147,11 @@ mod tests {
         assert_eq!((waiting.take_dropped(), waiting.take_dropped()), (5, 0));
         waiting.written(NOTES * MOST_LINES);
         assert_eq!((waiting.len(), waiting.full()), (1, false));
+        let stop = |reason: &str| record(Body::Lifecycle(Box::new(Lifecycle::Stop { reason: reason.into() })));
+        waiting.push(&stop("x"));
+        assert!(waiting.replace(&stop("longer")));
+        assert!(!waiting.replace(&Record { id: "another".into(), ..stop("x") }));
+        assert_eq!(waiting.lines().last(), Some(&stop("longer").to_line()));
         waiting.truncate(0);
         assert_eq!((waiting.is_empty(), waiting.totals(), waiting.bytes), (true, (0, 0), 0));
     }

@@ -6,6 +6,12 @@ use std::path::{Path, PathBuf};
 /// A failed operation on the log. The log stays as it was: the same call can be made again.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum LogError {
+    /// What was written could not be forced to the disk, and may be lost: nothing is added until it is there.
+    #[error("{}: what was written could not be forced to the disk; it is tried again each second", path.display())]
+    InDoubt {
+        /// Which segment.
+        path: PathBuf,
+    },
     /// The system refused: full, read-only, broken, not permitted.
     #[error("{operation} {}: {source}", path.display())]
     Io {

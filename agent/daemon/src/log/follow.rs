@@ -70,9 +70,21 @@ impl Follow {
             return Ok(true);
         }
         let path = self.layout.segment(open.first);
-        let same = path.metadata().is_ok_and(|data| (data.dev(), data.ino()) == open.file);
-        if same {
-            return Ok(false);
+        let data = path.metadata().ok();
+        if data.as_ref().is_some_and(|data| (data.dev(), data.ino()) == open.file) {
+            // Cut back behind what was read: its last lines went on in a segment of their own (see `LogWriter`).
+            if data.is_none_or(|data| data.len() >= open.lines.offset()) {
+                return Ok(false);
+            }
+            self.open = None;
+            return self.open_segment();
+        }
+        // Its lines were written again, into another file under the name: see `LogWriter`.
+        if let Some(open) = &mut self.open
+            && open.lines.begins_like(&path)
+        {
+            self.open = None;
+            return self.open_segment();
         }
         // The log was moved aside and another begun, or the segment was removed before it was read to its end.
         let segments = self.layout.segments()?;
@@ -155,6 +167,25 @@ mod tests {
         content.extend_from_slice(b"1}\n");
         std::fs::write(&path, &content).unwrap();
         assert_eq!(drain(&mut follow), [b"{\"a\":1}"]);
+    }
+
+    #[test]
+    fn a_follower_gets_no_line_twice_where_lines_went_on_in_another_file_after_a_failing_disk() {
+        let text =
+            |lines: Vec<Vec<u8>>| lines.iter().flat_map(|line| [line, b"\n".as_slice()].concat()).collect::<Vec<_>>();
+        let log = Log::of(10, 1 << 20);
+        let layout = Layout::new(&log.dir());
+        let mut follow = Follow::from_start(&log.dir());
+        assert_eq!(drain(&mut follow), lines(0..10));
+        // Cut back, and continued under the number of the first line that was in doubt.
+        std::fs::write(layout.segment(6), text(lines(6..12))).unwrap();
+        let old = std::fs::OpenOptions::new().write(true).open(layout.segment(0)).unwrap();
+        old.set_len(text(lines(0..6)).len() as u64).unwrap();
+        assert_eq!(drain(&mut follow), lines(10..12));
+        // All of a segment was in doubt: another file has its name.
+        std::fs::write(log.dir().join("new"), text(lines(6..15))).unwrap();
+        std::fs::rename(log.dir().join("new"), layout.segment(6)).unwrap();
+        assert_eq!(drain(&mut follow), lines(12..15));
     }
 
     #[test]

@@ -56,6 +56,17 @@ impl SegmentLines {
         Ok(())
     }
 
+    /// Whether a file begins with the same line.
+    pub(crate) fn begins_like(&mut self, other: &Path) -> bool {
+        let place = self.offset;
+        let first = |lines: &mut Self| Some(lines.next_line().ok()??.to_vec());
+        let own = self.seek(0).ok().and_then(|()| first(self));
+        let theirs = Self::open(other).ok().and_then(|mut lines| first(&mut lines));
+        // Where it was: a file that cannot be read says so again.
+        let back = self.seek(place).is_ok();
+        back && own.is_some() && own == theirs
+    }
+
     /// The next line without its newline; `None` at the end of the file. After a torn line, the place is where that line
     /// begins: it may be complete when it is asked for again.
     pub(crate) fn next_line(&mut self) -> Result<Option<&[u8]>, LineError> {

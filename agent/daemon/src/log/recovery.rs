@@ -98,7 +98,7 @@ fn continue_log(layout: &Layout, signer: &NoteSigner, recovery: &mut Recovery) -
         return Ok(State { edge: Edge::default(), tiles: TileWriter::default(), segment: None, signed: None });
     };
     recovery.unsigned_tail = total - signed.min(total);
-    let regrow = Regrow { layout, checkpoint: checkpoint.as_ref(), total };
+    let regrow = Regrow { layout, checkpoint: checkpoint.as_ref(), total, anew: false };
     // From the last segment's beginning where a checkpoint can confirm it; from the log's beginning otherwise.
     let near = last_first / TILE_WIDTH * TILE_WIDTH;
     let attempt = if checkpoint.is_some() && signed >= near { regrow.run(near) } else { regrow.run(0) };

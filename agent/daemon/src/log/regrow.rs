@@ -2,7 +2,7 @@
 
 use writ_core::log::{Checkpoint, Edge, Hash, TILE_WIDTH, TileKind, TilePath, encode_entry, hash_leaf};
 
-use super::tiles::{ensure_tile, partial_bundle, partials_at, read_entries, read_hashes};
+use super::tiles::{ensure_tile, partial_bundle, partials_at, read_entries, read_hashes, write_tile};
 use super::{Layout, LineError, LogError, SegmentLines};
 
 /// Why a log cannot be continued from what was tried.
@@ -27,6 +27,8 @@ pub(super) struct Regrow<'a> {
     pub(super) layout: &'a Layout,
     pub(super) checkpoint: Option<&'a Checkpoint>,
     pub(super) total: u64,
+    /// Whether tiles are written whatever is on the disk: what is read there may be in memory only.
+    pub(super) anew: bool,
 }
 
 /// The tree grown again, and what is to be done yet.
@@ -147,7 +149,12 @@ impl Regrow<'_> {
     }
 
     fn ensure(&self, outcome: &mut Outcome, tile: TilePath, content: &[u8]) {
-        match ensure_tile(self.layout, tile, content) {
+        let ensured = if self.anew {
+            write_tile(&self.layout.tile(tile), content).map(|()| true)
+        } else {
+            ensure_tile(self.layout, tile, content)
+        };
+        match ensured {
             Ok(made) => outcome.tiles_made += u64::from(made),
             Err(_) if tile.is_full() => outcome.owed.push((tile, content.to_vec())),
             // The next checkpoint brings partial tiles of its own.

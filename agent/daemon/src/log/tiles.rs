@@ -1,5 +1,6 @@
 //! Tiles on disk: written once when full, replaced while partial, read as the widest file that covers what is asked.
 
+use std::collections::BTreeMap;
 use std::fs::OpenOptions;
 use std::io::{Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
@@ -38,6 +39,33 @@ impl TileWriter {
     pub(super) fn push_tile(&mut self, tile: FullTile) {
         let path = TilePath::full(TileKind::Hashes(tile.level), tile.index);
         self.owed.push((path, tile.hashes.as_flattened().to_vec()));
+    }
+
+    /// The last lines of a log of this size, from the line with index `first`, as far back as they are in memory. Lines
+    /// that no checkpoint covers yet are.
+    pub(super) fn entries_from(&self, first: u64, size: u64) -> Vec<&[u8]> {
+        let full = self.owed.iter().filter(|(tile, _)| tile.kind == TileKind::Entries);
+        let full: BTreeMap<u64, &[u8]> = full.map(|(tile, content)| (tile.index, content.as_slice())).collect();
+        let mut found = Vec::new();
+        let mut index = size / TILE_WIDTH;
+        let mut bundle = Some(self.bundle.as_slice());
+        // From the end backwards, without a gap.
+        while let Some(entries) = bundle.and_then(decode_bundle) {
+            let skip = usize::try_from(first.saturating_sub(index * TILE_WIDTH)).unwrap_or(usize::MAX);
+            found.extend(entries.into_iter().skip(skip).rev());
+            if first >= index * TILE_WIDTH {
+                break;
+            }
+            index -= 1;
+            bundle = full.get(&index).copied();
+        }
+        found.reverse();
+        found
+    }
+
+    /// Has the next checkpoint write partial tiles whole: what is on the disk of them may be lost.
+    pub(super) fn trust_nothing_on_disk(&mut self) {
+        self.on_disk = 0;
     }
 
     /// How many lines wait for their full tiles.
@@ -141,7 +169,7 @@ pub(super) fn ensure_tile(layout: &Layout, tile: TilePath, content: &[u8]) -> Re
     write_tile(&path, content).map(|()| true)
 }
 
-fn write_tile(path: &Path, content: &[u8]) -> Result<(), LogError> {
+pub(super) fn write_tile(path: &Path, content: &[u8]) -> Result<(), LogError> {
     if let Some(dir) = path.parent() {
         make_dir(dir)?;
     }

@@ -7,10 +7,11 @@ use std::time::SystemTime;
 
 use nix::fcntl::{FallocateFlags, Flock, FlockArg, fallocate};
 use writ_core::config::{Fsync, LogSettings};
-use writ_core::log::{Checkpoint, Edge, NoteSigner, Vkey, hash_leaf};
+use writ_core::log::{Checkpoint, Edge, NoteSigner, TILE_WIDTH, Vkey, hash_leaf};
 use writ_core::record::{Head, MAX_LINE};
 
-use super::file::{make_dir, open_for_writing, replace, sync_dir_of};
+use super::file::{make_dir, open_for_writing, remove, replace, sync_dir_of};
+use super::regrow::{Damage, Outcome, Regrow};
 use super::tiles::TileWriter;
 use super::{AppendError, KeySource, Layout, LogError, Recovery, SegmentLines, recovery};
 
@@ -36,6 +37,13 @@ pub(crate) struct LogWriter {
     _lock: Flock<File>,
 }
 
+/// A place in a segment: bytes of the file, lines of the log.
+#[derive(Clone, Copy)]
+struct Mark {
+    bytes: u64,
+    lines: u64,
+}
+
 /// The segment being written.
 pub(super) struct Segment {
     file: File,
@@ -47,8 +55,13 @@ pub(super) struct Segment {
     allocated: u64,
     /// Whether there may be something after `len`.
     dirty: bool,
-    /// Whether there are lines that were not forced to the disk.
-    unsynced: bool,
+    /// What was forced to the disk.
+    synced: Mark,
+    /// What was forced the time before: Linux can report what one `fsync` lost to the next (ext4 does, of space that was
+    /// taken ahead), so a failure puts the success before it in doubt too.
+    certain: Mark,
+    /// Whether forcing failed: what is after `certain` may be lost, whatever the file says when it is read.
+    doubtful: bool,
     /// When its first line was written.
     begun: SystemTime,
 }
@@ -93,6 +106,9 @@ impl LogWriter {
         let first = self.edge.size();
         let mut rest = lines;
         let mut written = 0;
+        if self.segment.doubtful {
+            return Err(AppendError { written, source: LogError::InDoubt { path: self.segment.path.clone() } });
+        }
         for (place, line) in lines.iter().enumerate() {
             if let Some(reason) = unfit(line) {
                 return Err(AppendError { written, source: LogError::Line { place, reason } });
@@ -121,12 +137,12 @@ impl LogWriter {
     /// that what was appended survives (with `fsync` other than `never`).
     pub(crate) fn checkpoint(&mut self) -> Result<u64, LogError> {
         let size = self.edge.size();
-        if self.signed == Some(size) {
+        if self.signed == Some(size) && !self.segment.doubtful {
             return Ok(size);
         }
         let sync = self.settings.fsync != Fsync::Never;
         if sync {
-            self.segment.sync()?;
+            self.force_lines()?;
         }
         self.tiles.write(&self.layout, &self.edge)?;
         let head = Checkpoint { origin: self.origin().to_owned(), size, root: self.edge.root() };
@@ -224,7 +240,7 @@ impl LogWriter {
             self.edge.push(hash_leaf(line), |tile| tiles.push_tile(tile));
             self.tiles.push_entry(line, self.edge.size());
         }
-        let synced = if self.settings.fsync == Fsync::Always { self.segment.sync() } else { Ok(()) };
+        let synced = if self.settings.fsync == Fsync::Always { self.force_lines() } else { Ok(()) };
         result.and(synced).map_err(|source| AppendError { written, source })
     }
 
@@ -240,9 +256,54 @@ impl LogWriter {
         self.failure = done.err();
     }
 
-    fn sync_everything(&self) -> Result<(), LogError> {
-        nix::unistd::syncfs(&self.segment.file)
-            .map_err(|error| LogError::io("sync the file system of", self.layout.dir())(error.into()))
+    /// Forces the segment's lines to the disk.
+    ///
+    /// Where that fails, Linux gives up what it could not write: the pages count as clean, the next `fsync` succeeds, and
+    /// the lines are gone as soon as memory is short. Nor does writing them again in their place help on every file system
+    /// (ext4 leaves space that was taken ahead marked as never written). So what was not on the disk before the failure is
+    /// written to a segment of its own, from memory, and only when that is on the disk the old one is cut back.
+    fn force_lines(&mut self) -> Result<(), LogError> {
+        if !self.segment.doubtful {
+            return self.segment.sync(self.edge.size());
+        }
+        let lines = self.tiles.entries_from(self.segment.certain.lines, self.edge.size());
+        if let Some(moved) = self.segment.moved(&self.layout, lines, self.edge.size())? {
+            self.segment = moved;
+        }
+        self.make_tiles_again()?;
+        self.segment.doubtful = false;
+        Ok(())
+    }
+
+    /// Writes every full tile of this segment again, from its lines; partial ones follow with the next checkpoint.
+    fn make_tiles_again(&mut self) -> Result<(), LogError> {
+        let regrow = Regrow { layout: &self.layout, checkpoint: None, total: self.edge.size(), anew: true };
+        let near = self.segment.first / TILE_WIDTH * TILE_WIDTH;
+        // What the tree is loaded from may be lost too; the root in memory tells. Then it is grown from the first line.
+        let right = |outcome: &Outcome| outcome.edge.root() == self.edge.root();
+        let outcome = match regrow.run(near) {
+            Ok(outcome) if right(&outcome) => Ok(outcome),
+            Err(Damage::System(error)) => return Err(error),
+            Ok(_) | Err(Damage::Log(_)) => regrow.run(0),
+        };
+        let outcome = match outcome {
+            Ok(outcome) if right(&outcome) => outcome,
+            Err(Damage::System(error)) => return Err(error),
+            Ok(_) => return Err(LogError::invalid(&self.segment.path, "its lines are not those that were written")),
+            Err(Damage::Log(reason)) => return Err(LogError::invalid(&self.segment.path, reason)),
+        };
+        if let Some((tile, _)) = outcome.owed.first() {
+            return Err(LogError::invalid(&self.layout.tile(*tile), "it could not be written again"));
+        }
+        self.tiles.trust_nothing_on_disk();
+        Ok(())
+    }
+
+    fn sync_everything(&mut self) -> Result<(), LogError> {
+        let synced = nix::unistd::syncfs(&self.segment.file);
+        // It also tells of tiles that could not be written back since this was asked last.
+        self.segment.doubtful |= synced.is_err();
+        synced.map_err(|error| LogError::io("sync the file system of", self.layout.dir())(error.into()))
     }
 }
 
@@ -261,7 +322,10 @@ impl Segment {
         // Its own first line says how old it is, so that a daemon that is restarted every day closes it all the same.
         let begun = if len > 0 { first_time(&path) } else { None };
         let begun = begun.unwrap_or_else(SystemTime::now);
-        Ok(Self { file, path, first, len, allocated: len, dirty: true, unsynced: true, begun })
+        // What an earlier process left is forced with the first checkpoint.
+        let none = Mark { bytes: 0, lines: first };
+        let (synced, certain, doubtful) = (none, none, false);
+        Ok(Self { file, path, first, len, allocated: len, dirty: true, synced, certain, doubtful, begun })
     }
 
     /// How many of the lines bring it to its size: at least one.
@@ -285,7 +349,6 @@ impl Segment {
         if let Err(error) = self.clean().and_then(|()| self.allocate(buffer.len() as u64)) {
             return (0, Err(error));
         }
-        self.unsynced = true;
         let (bytes, result) = write_at(&self.file, &buffer, self.len);
         let mut written = 0;
         let mut end = 0;
@@ -333,12 +396,51 @@ impl Segment {
         Ok(())
     }
 
-    fn sync(&mut self) -> Result<(), LogError> {
-        if self.unsynced {
-            self.file.sync_data().map_err(LogError::io("sync", &self.path))?;
-            self.unsynced = false;
+    /// Forces what was written to the disk; `lines` is the size of the log.
+    fn sync(&mut self, lines: u64) -> Result<(), LogError> {
+        if self.synced.bytes < self.len {
+            if let Err(error) = self.file.sync_data() {
+                self.doubtful = true;
+                return Err(LogError::io("sync", &self.path)(error));
+            }
+            (self.certain, self.synced) = (self.synced, Mark { bytes: self.len, lines });
         }
         Ok(())
+    }
+
+    /// What may be lost, these lines from memory, in a segment of its own that is on the disk; `None` if there is nothing.
+    /// `size` is that of the log.
+    fn moved(&self, layout: &Layout, lines: Vec<&[u8]>, size: u64) -> Result<Option<Self>, LogError> {
+        let Mark { bytes: from, lines: first } = self.certain;
+        if from >= self.len {
+            return Ok(None);
+        }
+        let tail: Vec<u8> = lines.into_iter().flat_map(|line| [line, b"\n"].concat()).collect();
+        // What was signed already, or an earlier process wrote, is not in memory any more; the file is all there is of it,
+        // most likely still whole in the page cache. The tree's root tells.
+        let before = (self.len - from).saturating_sub(tail.len() as u64);
+        let mut bytes = vec![0; usize::try_from(before).unwrap_or(0)];
+        self.file.read_exact_at(&mut bytes, from).map_err(LogError::io("read", &self.path))?;
+        bytes.extend_from_slice(&tail);
+        let path = layout.segment(first);
+        let new = path.with_extension("tmp");
+        let file = open_for_writing(&new, true)?;
+        let written = file.set_len(0).and_then(|()| file.write_all_at(&bytes, 0)).and_then(|()| file.sync_all());
+        if let Err(error) = written {
+            // Only to give the space back; a leftover is overwritten next time.
+            let _unused = remove(&new);
+            return Err(LogError::io("write", &new)(error));
+        }
+        if path != self.path {
+            let cut = self.file.set_len(from).and_then(|()| self.file.sync_all());
+            cut.map_err(LogError::io("truncate", &self.path))?;
+        }
+        std::fs::rename(&new, &path).map_err(LogError::io("rename", &path))?;
+        sync_dir_of(&path)?;
+        let (len, begun) = (bytes.len() as u64, SystemTime::now());
+        let (certain, synced) = (Mark { bytes: 0, lines: first }, Mark { bytes: len, lines: size });
+        let (allocated, dirty, doubtful) = (len, false, true);
+        Ok(Some(Self { file, path, first, len, allocated, dirty, synced, certain, doubtful, begun }))
     }
 
     /// Gives back space that was taken ahead; if it cannot, it is only space.

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 use writ_core::policy::Permit;
-use writ_core::record::{Body, Decision, GrantState, Lifecycle, Record, Verdict};
+use writ_core::record::{Body, Decision, EscalationState, GrantState, Lifecycle, Record, SignalState, Verdict};
 
 /// How many points of an account's risk are kept, the newest.
 const RISK_POINTS: usize = 200;
@@ -19,7 +19,7 @@ pub(super) struct Account {
     pub(super) permitted: BTreeMap<String, BTreeSet<String>>,
     /// Destinations reached, with the number of attempts.
     pub(super) used: BTreeMap<String, u64>,
-    /// Permitted destinations that were not reached.
+    /// Permitted destinations that no permit let it reach.
     pub(super) never_used: Vec<String>,
     /// The share of permitted destinations that were not reached, 0 to 1; `None` where nothing is permitted.
     pub(super) over_privilege: Option<f64>,
@@ -36,23 +36,27 @@ pub(super) struct Account {
     pub(super) granted: BTreeMap<String, String>,
     pub(super) grants_created: u64,
     pub(super) grants_revoked: u64,
+    pub(super) grants_expired: u64,
     /// Policies that decided, with the number of attempts.
     pub(super) policies: BTreeMap<String, u64>,
     pub(super) executables: BTreeSet<String>,
     pub(super) highest_risk: u8,
     /// How the risk went: each change of it.
     pub(super) risk_history: Vec<Point>,
+    /// Signals received.
     pub(super) signals: u64,
     pub(super) changes: u64,
+    /// Live sessions that were ended.
     pub(super) cuts: u64,
+    /// Questions put to a person, and what became of them.
     pub(super) escalations: u64,
+    pub(super) escalations_approved: u64,
+    pub(super) escalations_denied: u64,
     /// When it was last allowed something.
     pub(super) last_used: Option<String>,
-    /// Destinations reached, each by itself: a permit is for one of them.
+    /// By policy that permitted it, the destinations reached, each by itself: a permit is for one of them.
     #[serde(skip)]
-    reached: BTreeSet<String>,
-    #[serde(skip)]
-    by_policy: BTreeSet<String>,
+    reached: BTreeMap<String, BTreeSet<String>>,
 }
 
 /// The risk from a moment on.
@@ -73,17 +77,27 @@ impl Account {
                 self.changes += 1;
                 self.risk(time, change.after.risk, &change.cause);
             }
-            Body::Cut(_) => self.cuts += 1,
-            Body::Escalation(_) => self.escalations += 1,
+            // What had closed by itself was not cut.
+            Body::Cut(cut) => self.cuts += u64::from(cut.method != "gone"),
+            Body::Escalation(escalation) => match escalation.state {
+                EscalationState::Opened => self.escalations += 1,
+                EscalationState::Approved => self.escalations_approved += 1,
+                EscalationState::Denied => self.escalations_denied += 1,
+                EscalationState::Expired => {}
+            },
             Body::Grant(grant) => match grant.state {
                 GrantState::Created => {
                     self.grants_created += 1;
                     self.granted.insert(grant.grant.clone(), format!("{}: {}", grant.destination, grant.reason));
                 }
                 GrantState::Revoked => self.grants_revoked += 1,
-                GrantState::Expired => {}
+                GrantState::Expired => self.grants_expired += 1,
             },
-            Body::Lifecycle(lifecycle) => self.signals += u64::from(matches!(**lifecycle, Lifecycle::Signal(_))),
+            Body::Lifecycle(lifecycle) => {
+                if let Lifecycle::Signal(signal) = &**lifecycle {
+                    self.signals += u64::from(signal.state == SignalState::Received);
+                }
+            }
             Body::Loss(_) => {}
         }
     }
@@ -114,8 +128,13 @@ impl Account {
         *places.entry(place).or_default() += count;
         if reached {
             self.last_used = Some(time);
-            self.reached.extend(judged.destination.iter().flat_map(|to| to.groups.iter().cloned()));
-            self.by_policy.extend(judged.policies.iter().map(|policy| policy.id.clone()));
+        }
+        if judged.verdict == Verdict::Allow {
+            for policy in &judged.policies {
+                let places = judged.destination.iter().flat_map(|to| &to.groups);
+                let reached = self.reached.entry(policy.id.clone()).or_default();
+                reached.extend(places.cloned());
+            }
         }
         for policy in &judged.policies {
             *self.policies.entry(policy.id.clone()).or_default() += count;
@@ -125,7 +144,8 @@ impl Account {
 
     fn risk(&mut self, time: String, risk: u8, cause: &str) {
         self.highest_risk = self.highest_risk.max(risk);
-        if self.risk_history.last().is_some_and(|last| last.risk == risk) {
+        // A decision that waited in the ring can be written after the change that followed it: it tells nothing new.
+        if self.risk_history.last().is_some_and(|last| last.risk == risk || last.time > time) {
             return;
         }
         if self.risk_history.len() >= RISK_POINTS {
@@ -139,24 +159,24 @@ impl Account {
         if self.owner.is_none() {
             self.owner = owner.map(str::to_owned);
         }
-        let mut never = BTreeSet::new();
+        let mut used = BTreeSet::new();
         for permit in permits.iter().filter(|permit| !permit.id.starts_with("grant:")) {
             let mut places = permit.destinations.clone();
             if places.is_empty() {
                 places.insert(ANYWHERE.to_owned());
             }
             for place in places {
-                let used =
-                    if place == ANYWHERE { self.by_policy.contains(&permit.id) } else { self.reached.contains(&place) };
-                if !used {
-                    never.insert(place.clone());
+                // What a grant let through is no use of a permit.
+                let reached = self.reached.get(&permit.id);
+                if reached.is_some_and(|reached| place == ANYWHERE || reached.contains(&place)) {
+                    used.insert(place.clone());
                 }
                 self.permitted.entry(place).or_default().insert(permit.id.clone());
             }
         }
+        self.never_used = self.permitted.keys().filter(|place| !used.contains(*place)).cloned().collect();
         if !self.permitted.is_empty() {
-            self.over_privilege = Some(never.len() as f64 / self.permitted.len() as f64);
+            self.over_privilege = Some(self.never_used.len() as f64 / self.permitted.len() as f64);
         }
-        self.never_used = never.into_iter().collect();
     }
 }

@@ -55,21 +55,22 @@ pub(super) struct Controls(BTreeMap<(String, String), (BTreeSet<String>, u64)>);
 impl Controls {
     /// Counts a record.
     pub(super) fn add(&mut self, record: &Record) {
+        // By what it is and by several policies it can be evidence for the same control: it is one record all the same.
+        let mut evident: BTreeMap<(String, String), BTreeSet<String>> = BTreeMap::new();
         for id in inherent(&record.body) {
-            self.count(id, None);
+            evident.entry(split(id)).or_default();
         }
         let judged = record.body.judged();
         for policy in judged.into_iter().flat_map(|judged| &judged.policies) {
             for control in &policy.controls {
-                self.count(control, Some(&policy.id));
+                evident.entry(split(control)).or_default().insert(policy.id.clone());
             }
         }
-    }
-
-    fn count(&mut self, control: &str, policy: Option<&str>) {
-        let entry = self.0.entry(split(control)).or_default();
-        entry.0.extend(policy.map(str::to_owned));
-        entry.1 += 1;
+        for (control, policies) in evident {
+            let entry = self.0.entry(control).or_default();
+            entry.0.extend(policies);
+            entry.1 += 1;
+        }
     }
 
     /// The table.

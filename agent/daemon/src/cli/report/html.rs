@@ -17,18 +17,20 @@ pub(super) fn page(report: &Report) -> String {
     let mut page = format!(
         "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><meta http-equiv=\"Content-Security-Policy\" \
          content=\"default-src 'none'; style-src 'unsafe-inline'\"><title>writ report</title><style>{STYLE}</style></head>\n\
-         <body><h1>writ report</h1>\n<p>{} records from {} to {}; {} attempts lost in {} gaps.</p>\n",
+         <body><h1>writ report</h1>\n<p>{} records from {} to {}; {} attempts lost in {} gaps; {} requests refused, or not \
+         to be judged.</p>\n",
         report.records,
         shown(&report.from),
         shown(&report.to),
         report.lost_attempts,
-        report.losses
+        report.losses,
+        report.refused_requests
     );
     if let Some(problem) = &report.permitted_unknown {
         // Writing to a string cannot fail.
         let _ = writeln!(page, "<p class=\"never\">What is permitted cannot be told: {}</p>", escape(problem));
     }
-    for (name, account) in &report.accounts {
+    for (name, account) in report.accounts.iter().chain(&report.subjects) {
         one(&mut page, name, account);
     }
     page.push_str("<h2>Controls this log is evidence for</h2>\n");

@@ -43,14 +43,22 @@ pub(super) struct Report {
     unreadable: u64,
     losses: u64,
     lost_attempts: u64,
+    /// Records of the agent's own that were lost.
+    lost_notes: u64,
     /// The policy set that says what is permitted: the last one in force.
     policy_digest: Option<String>,
     /// Why what is permitted could not be told, if it could not.
     #[serde(skip_serializing_if = "Option::is_none")]
     permitted_unknown: Option<String>,
     accounts: BTreeMap<String, Account>,
+    /// Whom the decision point was asked about who is no service account.
+    subjects: BTreeMap<String, Account>,
+    /// Requests that were refused, and questions that could not be judged: what they name need not exist.
+    refused_requests: u64,
     /// Controls that the log is evidence for.
     controls: Vec<Control>,
+    #[serde(skip)]
+    policy_since: Option<String>,
     #[serde(skip)]
     evidence: Controls,
 }
@@ -97,14 +105,22 @@ impl Report {
         self.records += 1;
         if let Body::Loss(loss) = &record.body {
             self.losses += 1;
-            self.lost_attempts = self.lost_attempts.saturating_add(loss.count);
+            // Without a processor it is the agent's own records that found no place: no attempts.
+            let lost = if loss.cpu.is_some() { &mut self.lost_attempts } else { &mut self.lost_notes };
+            *lost = lost.saturating_add(loss.count);
         }
-        if let Some(digest) = policy_digest(&record.body) {
+        // By time: a decision can be read from the ring, and written, after the reload that followed it.
+        let digest =
+            policy_digest(&record.body).filter(|_| self.policy_since.as_ref().is_none_or(|since| *since <= time));
+        if let Some(digest) = digest {
             self.policy_digest = Some(digest.to_owned());
+            self.policy_since = Some(time.clone());
         }
         self.evidence.add(record);
-        if let Some(name) = record.body.account() {
-            self.accounts.entry(name.to_owned()).or_default().add(record, time);
+        match about(&record.body) {
+            About::Account(name) => self.accounts.entry(name.to_owned()).or_default().add(record, time),
+            About::Subject(name) => self.subjects.entry(name.to_owned()).or_default().add(record, time),
+            About::Nobody(refused) => self.refused_requests += refused,
         }
     }
 
@@ -121,6 +137,37 @@ impl Report {
             Err(error) => self.permitted_unknown = Some(error.to_string()),
         }
     }
+}
+
+/// Whom a record is about.
+enum About<'a> {
+    /// A service account that there is, or was.
+    Account(&'a str),
+    /// An entity of the operator's own.
+    Subject(&'a str),
+    /// Nobody; or somebody named by whoever asked, which makes nobody an account: so many such requests.
+    Nobody(u64),
+}
+
+fn about(body: &Body) -> About<'_> {
+    match body {
+        Body::Lifecycle(lifecycle) => {
+            if let Lifecycle::Refused { count, .. } = &**lifecycle {
+                return About::Nobody(*count);
+            }
+        }
+        Body::Decision(judged) | Body::Observation(judged) if judged.kernel.is_none() => {
+            if judged.reason_code == "invalid-request" {
+                return About::Nobody(u64::from(judged.count));
+            }
+            let asked_about = &judged.request.principal;
+            if !asked_about.is_empty() && !asked_about.starts_with("ServiceAccount::") {
+                return About::Subject(&judged.account);
+            }
+        }
+        _ => {}
+    }
+    body.account().map_or(About::Nobody(0), About::Account)
 }
 
 /// The policy set that a record shows to be in force.

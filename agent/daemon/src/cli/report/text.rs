@@ -20,7 +20,10 @@ pub(super) fn page(report: &Report) -> String {
         // Writing to a string cannot fail.
         let _ = writeln!(text, "what is permitted cannot be told: {problem}");
     }
-    for (name, account) in &report.accounts {
+    if report.refused_requests > 0 {
+        let _ = writeln!(text, "{} requests refused, or not to be judged", report.refused_requests);
+    }
+    for (name, account) in report.accounts.iter().chain(&report.subjects) {
         one(&mut text, name, account);
     }
     text.push_str("\ncontrols this log is evidence for\n");
@@ -45,7 +48,7 @@ fn one(text: &mut String, name: &str, account: &Account) {
     let _ = writeln!(
         text,
         "\n{name}{owner}\n  {} allowed, {} denied, {} escalated, {} observed; highest risk {}\n  {} changes, {} signals, \
-         {} cuts, {} escalations, {} grants ({} revoked)",
+         {} cuts, {} escalations ({} approved, {} denied), {} grants ({} revoked, {} expired)",
         account.allowed,
         account.denied,
         account.escalated,
@@ -55,8 +58,11 @@ fn one(text: &mut String, name: &str, account: &Account) {
         account.signals,
         account.cuts,
         account.escalations,
+        account.escalations_approved,
+        account.escalations_denied,
         account.grants_created,
-        account.grants_revoked
+        account.grants_revoked,
+        account.grants_expired
     );
     if let Some(share) = account.over_privilege {
         let _ = writeln!(
