@@ -10,6 +10,7 @@
 )]
 
 mod attached;
+mod auditor;
 mod authzen;
 mod away;
 mod broker;

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 use std::io::Write as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context as _;
@@ -20,10 +20,14 @@ use super::show::{program, summary, target};
 pub(crate) struct ExplainArgs {
     /// The record's id
     pub id: String,
+    /// The log directory, such as a copy; without it, the configured one
+    #[arg(long, value_name = "LOGDIR")]
+    pub log: Option<PathBuf>,
 }
 
 /// Tells the story of a record.
 pub(crate) fn explain(args: &ExplainArgs, log: &Path) -> anyhow::Result<ExitCode> {
+    let log = args.log.as_deref().unwrap_or(log);
     std::io::stdout().lock().write_all(page(&args.id, log)?.as_bytes())?;
     Ok(ExitCode::SUCCESS)
 }

@@ -1,7 +1,7 @@
 //! `writ prove ID`: one record with everything needed to check it, as a C2SP tlog-proof.
 
 use std::io::Write as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context as _, bail};
@@ -16,11 +16,14 @@ use crate::log::{Layout, own_key, tile_hashes};
 pub(crate) struct ProveArgs {
     /// The record's id
     pub id: String,
+    /// The log directory, such as a copy; without it, the configured one
+    #[arg(long, value_name = "LOGDIR")]
+    pub log: Option<PathBuf>,
 }
 
 /// Writes the proof of a record to the standard output.
 pub(crate) fn prove(args: &ProveArgs, log: &Path) -> anyhow::Result<ExitCode> {
-    let proof = proof_of(&args.id, log)?;
+    let proof = proof_of(&args.id, args.log.as_deref().unwrap_or(log))?;
     write!(std::io::stdout().lock(), "{proof}")?;
     Ok(ExitCode::SUCCESS)
 }
@@ -37,7 +40,10 @@ pub(super) fn proof_of(id: &str, log: &Path) -> anyhow::Result<TlogProof> {
             .with_context(|| format!("cannot read {}", layout.checkpoint().display()))?;
         let checkpoint = Checkpoint::open(&note, &key)?;
         if found.index >= checkpoint.size {
-            bail!("record {} is not signed yet: the last checkpoint covers {} records", found.index, checkpoint.size);
+            let (index, size) = (found.index, checkpoint.size);
+            return Err(output::not_found(format!(
+                "record {index} is not signed yet: the last checkpoint covers {size} records"
+            )));
         }
         let fetch = |tile: TilePath| {
             tile_hashes(&layout, tile)

@@ -1,7 +1,7 @@
 //! `writ tail`: records as they were written, from the oldest, or the last ones and then those that come.
 
 use std::io::{self, IsTerminal as _, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -42,6 +42,9 @@ pub(crate) struct TailArgs {
     /// OCSF 1.8 events, one a line
     #[arg(long)]
     pub ocsf: bool,
+    /// The log directory, such as a copy; without it, the configured one
+    #[arg(long, value_name = "LOGDIR")]
+    pub log: Option<PathBuf>,
 }
 
 /// How a record is shown.
@@ -70,6 +73,7 @@ struct Waiting {
 
 /// Shows the log below `log`.
 pub(crate) fn tail(args: &TailArgs, log: &Path) -> anyhow::Result<ExitCode> {
+    let log = args.log.as_deref().unwrap_or(log);
     let terminal = io::stdout().is_terminal();
     let filter = Filter {
         account: args.account.clone(),

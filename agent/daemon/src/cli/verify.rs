@@ -4,7 +4,6 @@ use std::io::{self, IsTerminal as _, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::Context as _;
 use serde_json::json;
 use writ_core::log::{TlogProof, Vkey};
 use writ_core::record::Head;
@@ -37,28 +36,35 @@ pub(crate) fn verify(args: &VerifyArgs, log: &Path) -> anyhow::Result<ExitCode> 
     let log = args.log.as_deref().unwrap_or(log);
     let json = args.json || !io::stdout().is_terminal();
     let key = args.key.as_deref().map(read_key).transpose()?;
-    let mut output = io::stdout().lock();
+    let mut stdout = io::stdout().lock();
     let ok = if let Some(file) = &args.proof {
-        let text = std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
-        check_proof(&text, key, log, json, &mut output)?
+        let text = read(file)?;
+        check_proof(&text, key, log, json, &mut stdout)?
     } else {
-        let against = args
-            .against
-            .as_ref()
-            .map(|path| std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display())));
-        let report = verify_log(log, &Trust { key, against: against.transpose()? }).map_err(|error| match error {
+        let against = args.against.as_deref().map(read).transpose()?;
+        let report = verify_log(log, &Trust { key, against }).map_err(|error| match error {
             LogError::None { path } => output::no_log(&path),
             other => other.into(),
         })?;
         if json {
-            serde_json::to_writer(&mut output, &report)?;
-            writeln!(output)?;
+            serde_json::to_writer(&mut stdout, &report)?;
+            writeln!(stdout)?;
         } else {
-            print(&report, &mut output)?;
+            print(&report, &mut stdout)?;
         }
         report.ok
     };
     Ok(if ok { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// A file that an argument names.
+fn read(path: &Path) -> anyhow::Result<String> {
+    std::fs::read_to_string(path).map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound | io::ErrorKind::InvalidData => {
+            output::usage(format!("cannot read {}: {error}", path.display()))
+        }
+        _ => anyhow::Error::new(error).context(format!("cannot read {}", path.display())),
+    })
 }
 
 /// A key as an argument: its text, or a file that holds it.

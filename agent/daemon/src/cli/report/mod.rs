@@ -7,7 +7,7 @@ mod text;
 
 use std::collections::BTreeMap;
 use std::io::Write as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use serde::Serialize;
@@ -30,6 +30,9 @@ pub(crate) struct ReportArgs {
     /// As `--format json`
     #[arg(long, conflicts_with = "format")]
     pub json: bool,
+    /// The log directory, such as a copy; without it, the configured one
+    #[arg(long, value_name = "LOGDIR")]
+    pub log: Option<PathBuf>,
 }
 
 /// Everything the report says.
@@ -66,7 +69,7 @@ pub(super) struct Report {
 /// Reports on the log below `log`.
 pub(crate) fn report(args: &ReportArgs, log: &Path) -> anyhow::Result<ExitCode> {
     let since = args.since.as_deref().map(since).transpose()?;
-    let report = gather(log, since)?;
+    let report = gather(args.log.as_deref().unwrap_or(log), since)?;
     let mut output = std::io::stdout().lock();
     match if args.json { "json" } else { args.format.as_str() } {
         "json" => {

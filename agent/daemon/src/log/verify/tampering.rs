@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use proptest::prelude::*;
 use writ_core::log::{Checkpoint, NoteSigner, hash_leaf, root_of};
+use writ_core::record::Record;
 
 use super::super::tests::{Log, ORIGIN, copy_dir};
 use super::tests::{records, sound, trust};
@@ -23,8 +24,12 @@ enum Tampering {
     RemoveFile(usize),
     FlipTile(usize, usize, u8),
     CutTile(usize, usize),
+    /// Lines of another host in the place of this one's.
+    Splice(usize, usize),
     Resign,
     ForgeCheckpoint,
+    /// An older state of the log, under its own key: only a checkpoint kept elsewhere tells.
+    RollBack(usize),
 }
 
 fn tampering() -> impl Strategy<Value = Tampering> {
@@ -40,8 +45,10 @@ fn tampering() -> impl Strategy<Value = Tampering> {
         place().prop_map(Tampering::RemoveFile),
         (place(), place(), 1u8..).prop_map(|(file, at, mask)| Tampering::FlipTile(file, at, mask)),
         (place(), place()).prop_map(|(file, at)| Tampering::CutTile(file, at)),
+        (place(), 1usize..200).prop_map(|(at, count)| Tampering::Splice(at, count)),
         Just(Tampering::Resign),
         Just(Tampering::ForgeCheckpoint),
+        place().prop_map(Tampering::RollBack),
     ]
 }
 
@@ -90,6 +97,20 @@ fn apply(log: &Log, what: &Tampering) -> bool {
         Tampering::SwapLines(one, two) => edit(&|lines| lines.swap(one % count, two % count)),
         Tampering::ReplaceLine(one, two) => edit(&|lines| lines[one % count] = lines[two % count].clone()),
         Tampering::InsertLine(at) => edit(&|lines| lines.insert(at % count, records(9000..9001).remove(0))),
+        Tampering::Splice(at, how_many) => edit(&|lines| {
+            for line in lines.iter_mut().skip(at % count).take(*how_many) {
+                let mut record = Record::from_line(line).unwrap();
+                record.host.id = "another".to_owned();
+                *line = record.to_line();
+            }
+        }),
+        Tampering::RollBack(size) => {
+            fs::remove_dir_all(log.dir()).unwrap();
+            let (mut writer, _) = log.open();
+            writer.append(&all[..size % count]).unwrap();
+            writer.close().unwrap();
+            true
+        }
         Tampering::CutBytes(by) => {
             let (_, path) = segments.last().unwrap();
             let length = fs::metadata(path).unwrap().len();
@@ -139,7 +160,7 @@ fn list(dir: &Path, files: &mut Vec<PathBuf>) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(400))]
+    #![proptest_config(ProptestConfig::with_cases(500))]
     #[test]
     fn no_tampering_goes_unnoticed(what in tampering()) {
         thread_local!(static SOUND: (Log, Trust) = { let log = sound(); let trust = trust(&log); (log, trust) });
@@ -147,7 +168,9 @@ proptest! {
             let copy = Log::new(100_000);
             copy_dir(log.home.path(), copy.home.path());
             if apply(&copy, &what) {
-                let report = verify(&copy.dir(), trust).unwrap();
+                let kept = || Some(fs::read_to_string(log.dir().join("checkpoint")).unwrap());
+                let against = matches!(what, Tampering::RollBack(_)).then(kept).flatten();
+                let report = verify(&copy.dir(), &Trust { against, ..trust.clone() }).unwrap();
                 assert!(!report.ok, "{what:?}");
             }
         });
