@@ -90,8 +90,8 @@ fn a_copied_log_is_verified_replayed_explained_and_proven_and_every_code_says_wh
     let other_key = "writ/other+29e4ca23+AfKjZGDxsLGVdzFR8JKuzsmdGGQcKHeMzAEXNYFMI2rU";
     copy.ends(&["verify", log, "--key", other_key], 64, "not a key");
     copy.ends(&["verify", log, "--key", key, "--against", "/nonexistent"], 64, "cannot read /nonexistent");
-    copy.ends(&["replay", "/nonexistent"], 1, "there is no log here");
-    copy.ends(&["verify", "/nonexistent"], 1, "there is no log here");
+    copy.ends(&["replay", "/nonexistent"], 64, "there is no log here");
+    copy.ends(&["verify", "/nonexistent"], 64, "there is no log here");
     copy.ends(&["explain", "01M8A8KQJNV9Z0008000000009", "--log", log], 1, "no record");
     copy.ends(&["prove", "01M8A8KQJNV9Z0008000000009", "--log", log], 1, "no record");
     copy.ends(&["verify", log, "--bogus"], 64, "unexpected argument");
