@@ -1,6 +1,6 @@
 //! A new configuration is in force when `reload` returns, or the old one still is.
 
-use writ_tests::{Config, Host, TcpPeer};
+use writ_tests::{Config, Host, TcpPeer, user};
 
 #[test]
 fn reload_puts_a_new_policy_in_force() {
@@ -19,6 +19,26 @@ fn reload_puts_a_new_policy_in_force() {
         format!("deny tcp {} EACCES", peer.address),
         format!("allow tcp {} by to-web", peer.address),
     ]);
+}
+
+#[test]
+fn an_account_that_a_reload_declares_is_judged_when_it_returns() {
+    let peer = TcpPeer::new();
+    let added = user::ensure(user::STRANGER);
+    let config = Config::new().destination("web", peer.address);
+    let host = Host::start(&config);
+    host.attempt_as(&added, "tcp", &[peer.address]).assert_succeeded();
+    let text = format!("[service-account.added]\nmatch = {{ user = \"{}\" }}\n", user::STRANGER);
+    // Declared, taken back, and declared again: what is known of a name is that of the configuration in force.
+    for _ in 0..2 {
+        host.configure(&config.clone().file("service-accounts.d/added.toml", &text));
+        host.writ_json(&["reload"]);
+        host.attempt_as(&added, "tcp", &[peer.address]).assert_failed("EACCES");
+        assert_eq!(host.status()["accounts"][0]["unmatched"], serde_json::json!([]));
+        host.configure(&config);
+        host.writ_json(&["reload"]);
+        host.attempt_as(&added, "tcp", &[peer.address]).assert_succeeded();
+    }
 }
 
 #[test]

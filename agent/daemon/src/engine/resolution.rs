@@ -36,6 +36,9 @@ pub(crate) struct Resolution {
     executables: BTreeMap<String, File>,
     /// Files a path had before, as long as processes run them.
     earlier: BTreeMap<String, BTreeSet<File>>,
+    /// Users that were asked for and are not there.
+    #[serde(skip)]
+    missing: BTreeSet<String>,
     #[serde(skip)]
     asked: Option<Asked>,
 }
@@ -64,10 +67,16 @@ impl Resolution {
         let due = self.asked.as_ref().is_none_or(|asked| now.duration_since(asked.at) >= AGAIN);
         let mut difference = Difference::default();
         let matches = || config.accounts.values().flat_map(|account| &account.matches);
-        for name in matches().filter_map(|found| found.user.as_ref()) {
+        let users: BTreeSet<&String> = matches().filter_map(|found| found.user.as_ref()).collect();
+        // What no account is matched by is not followed: by the time it is named again it can be somebody else's uid.
+        self.users.retain(|name, _| users.contains(name));
+        self.missing.retain(|name| users.contains(name));
+        for name in users {
             let known = self.users.get(name).copied();
-            // Asking a directory service costs; what is known is asked for again only where it can have changed.
-            if rewritten || (known.is_none() && due) {
+            // Asking a directory service costs; what is known is asked for again only where it can have changed. A name that
+            // was never asked for is new in the configuration: its processes are judged from now on.
+            let unasked = known.is_none() && !self.missing.contains(name);
+            if rewritten || unasked || (known.is_none() && due) {
                 self.user(name, known, &mut difference);
             }
         }
@@ -84,6 +93,11 @@ impl Resolution {
 
     fn user(&mut self, name: &str, known: Option<u32>, difference: &mut Difference) {
         let uid = name.parse().ok().or_else(|| Some(User::from_name(name).ok()??.uid.as_raw()));
+        if uid.is_some() {
+            self.missing.remove(name);
+        } else {
+            self.missing.insert(name.to_owned());
+        }
         match (uid, known) {
             (Some(uid), known) if known != Some(uid) => {
                 self.users.insert(name.to_owned(), uid);
