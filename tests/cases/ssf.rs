@@ -1,11 +1,12 @@
 //! Security event tokens, signed by the stock `openssl`, become signals; wrong ones are refused as RFC 8935 says.
 
-use std::process::Command;
+use std::fs;
+use std::process::{Child, Command, Stdio};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use writ_tests::{Config, Host, config};
+use writ_tests::{Config, Host, UdpPeer, config, wait};
 
 const TRANSMITTER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/cases/transmitter.py");
 const ISSUER: &str = "https://idp.example";
@@ -101,4 +102,95 @@ fn a_signed_event_is_a_signal_and_a_wrong_one_is_refused() {
     let records = host.records();
     assert_eq!(records.iter().filter(|record| record.text("/event") == "signal").count(), 1);
     assert_eq!(records.iter().filter(|record| record.text("/operation") == "security event").count(), wrong.len() + 2);
+}
+
+/// A transmitter over TLS, with keys that it can change and the will to fall silent.
+struct Transmitter {
+    child: Child,
+    directory: TempDir,
+}
+
+impl Transmitter {
+    fn signs_with(directory: &TempDir, kid: &str) {
+        let signer = directory.path().join(kid);
+        fs::create_dir_all(&signer).expect("cannot make a directory");
+        // Makes the key.
+        let signing = Command::new("/usr/bin/python3").args([TRANSMITTER]).arg(&signer).arg("{}").output();
+        assert!(signing.expect("python3 is installed").status.success());
+        let current = json!({ "directory": signer, "kid": kid }).to_string();
+        fs::write(directory.path().join("new"), current).expect("cannot write");
+        fs::rename(directory.path().join("new"), directory.path().join("current.json")).expect("cannot put in place");
+    }
+
+    fn start(certificates: &TempDir, directory: TempDir, port: u16, host: &Host) -> Self {
+        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/cases/transmitter_server.py");
+        let output = fs::File::create(directory.path().join("output")).expect("cannot make the output file");
+        let mut command = Command::new("/usr/bin/python3");
+        command.arg(script).arg(certificates.path().join("server.pem")).arg(certificates.path().join("server.key"));
+        command.arg(port.to_string()).arg(directory.path()).arg(host.socket());
+        command.stdin(Stdio::null()).stdout(output.try_clone().expect("cannot share the file")).stderr(output);
+        Self { child: command.spawn().expect("python3 is installed"), directory }
+    }
+
+    fn said(&self) -> String {
+        fs::read_to_string(self.directory.path().join("output")).unwrap_or_default()
+    }
+}
+
+impl Drop for Transmitter {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn a_silent_transmitter_is_stale_and_one_that_rotates_its_keys_is_not() {
+    let certificates = crate::https::certificates();
+    let port = crate::https::free_port().port();
+    let directory = tempfile::tempdir().expect("cannot make a directory");
+    Transmitter::signs_with(&directory, "k1");
+    let peer = UdpPeer::new();
+    let mut config = Config::new().destination("db", peer.address).permit("to-db", "db");
+    config.agent = format!(
+        "[ssf.\"{ISSUER}\"]\njwks = \"https://127.0.0.1:{port}/jwks\"\nca = \"{}/ca.pem\"\naudience = \
+         \"https://host.example\"\nheartbeat = \"ssf.alive\"\nverify-endpoint = \"https://127.0.0.1:{port}/verify\"\n\
+         verify-stream = \"s-1\"\nverify-every = \"5s\"\n[ssf.\"{ISSUER}\".subjects]\n\"spiffe://example/ci\" = \"{}\"\n",
+        certificates.path().display(),
+        config::ACCOUNT
+    );
+    config.account = "requires-fresh = [\"ssf.alive\"]".to_owned();
+    let kind = "[signal.\"ssf.alive\"]\nrisk = 0\nttl = \"20s\"\nfreshness = true\n";
+    let host = Host::start(&config.file("signals.d/ssf.toml", kind));
+    let mut probe = host.batch();
+    let mut refused = || probe.attempt("udp-judge", peer.address).errno.as_deref() == Some("EACCES");
+    assert!(refused(), "nobody has said that the stream is alive");
+
+    let transmitter = Transmitter::start(&certificates, directory, port, &host);
+    wait::until("the stream is verified", || (!refused()).then_some(()));
+    let silent = transmitter.directory.path().join("silent");
+    fs::write(&silent, "").expect("cannot write");
+    wait::until("silence has made it stale", || refused().then_some(()));
+
+    // Another key from now on, and not the old one: known as soon as a token names it and it may be asked for again.
+    Transmitter::signs_with(&transmitter.directory, "k2");
+    fs::remove_file(&silent).expect("it is there");
+    wait::until("the rotated key has been fetched", || (!refused()).then_some(()));
+    let said = wait::until("the transmitter has seen it taken", || {
+        Some(transmitter.said()).filter(|said| said.contains("pushed with k2: 202"))
+    });
+    assert!(!said.contains(": 400"), "no event is refused for good for being signed with a new key: {said}");
+    // What the key that was taken out signs is refused, for good once that is known.
+    let old = Command::new("/usr/bin/python3")
+        .arg(TRANSMITTER)
+        .arg(transmitter.directory.path().join("k1"))
+        .arg(claims("old").to_string())
+        .output()
+        .expect("python3 is installed");
+    let old = String::from_utf8(old.stdout).expect("a token is text");
+    let (status, said) = wait::until("the old key is refused", || {
+        let (status, said) = deliver(&host, &old, "application/secevent+jwt");
+        (status != 503).then_some((status, said))
+    });
+    assert_eq!((status, said["err"].as_str()), (400, Some("invalid_key")), "{said}");
 }

@@ -133,6 +133,17 @@ pub struct Transmitter {
     pub verification: Option<Verification>,
 }
 
+/// What the kinds begin with that events are without `events` saying so.
+const DEFAULT_KINDS: [&str; 3] = ["caep.", "risc.", "ssf."];
+
+impl Transmitter {
+    /// Whether some event of it is a signal of this kind: as `events` maps, as types map by themselves, or its heartbeat.
+    pub fn sends(&self, kind: &str) -> bool {
+        self.events.values().chain(&self.heartbeat).any(|mapped| mapped == kind)
+            || DEFAULT_KINDS.iter().any(|prefix| kind.starts_with(prefix))
+    }
+}
+
 /// How a transmitter is asked for verification events.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Verification {

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use super::agent::people;
 use super::fault::Fault;
 use super::model::SignalKind;
 use super::section::{Scalar, Section};
+use super::value::sender;
 
 use crate::diagnostic::Location;
 
@@ -25,7 +25,7 @@ pub(super) fn read_signal(mut section: Section<'_, '_>, kind: String, at: Locati
         risk: section.scalar("risk", "an integer", risk).unwrap_or(0),
         ttl: section.duration("ttl").unwrap_or(Duration::ZERO),
         flag: section.boolean("flag").unwrap_or(false),
-        from: people(&mut section, "from").unwrap_or_default(),
+        from: section.list("from", sender).unwrap_or_default().into_iter().map(|(name, _)| name).collect(),
         freshness: section.boolean("freshness").unwrap_or(false),
         ends_sessions: section.boolean("ends-sessions").unwrap_or(kind == CREDENTIAL_ROTATED),
         kind,

@@ -127,6 +127,16 @@ pub(super) fn person(text: &str) -> Result<String, Fault> {
     Ok(text.to_owned())
 }
 
+/// Who may send a signal: a person, or a transmitter of security events as `ssf:ISSUER`.
+pub(super) fn sender(text: &str) -> Result<String, Fault> {
+    match text.strip_prefix(crate::signal::TRANSMITTER) {
+        Some(issuer) if !issuer.is_empty() && !issuer.chars().any(|c| c.is_whitespace() || c.is_control()) => {
+            Ok(text.to_owned())
+        }
+        _ => person(text),
+    }
+}
+
 /// Any text that says something.
 pub(super) fn text(text: &str) -> Result<String, Fault> {
     if text.trim().is_empty() {

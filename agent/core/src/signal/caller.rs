@@ -19,12 +19,25 @@ pub struct Caller {
     /// Service accounts whose uid an ancestor of the caller has, or was started with: sudo launders nobody. Enough to be
     /// refused for, and not enough to speak for them or to be told of them.
     pub origins: Vec<String>,
+    /// Whether it is a transmitter of security events: `name` is its issuer then, and nobody on this host.
+    pub transmitter: bool,
 }
+
+/// What stands in the place of a uid for somebody who has none: no user can have it.
+pub const NO_UID: u32 = u32::MAX;
+
+/// What `from` of a signal's kind writes before the issuer of a transmitter.
+pub const TRANSMITTER: &str = "ssf:";
 
 impl Caller {
     /// writ itself, speaking through one of its own detectors.
     pub fn detector(name: &str) -> Self {
         Self { name: Some(name.to_owned()), ..Self::default() }
+    }
+
+    /// A transmitter of security events, by its issuer: no user, no group and no operator, whatever it is called.
+    pub fn transmitter(issuer: &str) -> Self {
+        Self { uid: NO_UID, name: Some(issuer.to_owned()), transmitter: true, ..Self::default() }
     }
 
     /// Whether any view of the caller is this account.
@@ -47,8 +60,13 @@ impl Caller {
         self.uid == 0 && !self.is_workload()
     }
 
-    /// Whether a list of user names and `%group`s names the caller. `root` means uid 0, under whatever name.
+    /// Whether a list of user names and `%group`s names the caller. `root` means uid 0, under whatever name. A transmitter is
+    /// named by `ssf:ISSUER` alone.
     pub fn named_in(&self, list: &[String]) -> bool {
+        if self.transmitter {
+            let own = |entry: &String| entry.strip_prefix(TRANSMITTER) == self.name.as_deref();
+            return list.iter().any(own);
+        }
         list.iter().any(|entry| match entry.strip_prefix('%') {
             Some(group) => self.groups.iter().any(|own| own == group),
             None if entry == "root" => self.uid == 0,
@@ -59,7 +77,11 @@ impl Caller {
     /// Whether the caller may send any signal and reload. Root counts only where it is no workload, whether or not it is
     /// named.
     pub fn is_operator(&self, operators: &[String]) -> bool {
-        if self.uid == 0 { self.is_root() } else { self.named_in(operators) }
+        match self.uid {
+            _ if self.transmitter => false,
+            0 => self.is_root(),
+            _ => self.named_in(operators),
+        }
     }
 
     /// Whether the caller may approve, grant, offboard or break glass for `subject` (`None`: for every account).
@@ -72,7 +94,7 @@ impl Caller {
             return Err(ApproverRefusal::Subject);
         }
         let root_workload = self.uid == 0 && self.is_workload();
-        if root_workload || !self.named_in(approvers) {
+        if root_workload || self.transmitter || !self.named_in(approvers) {
             return Err(ApproverRefusal::NotAnApprover);
         }
         Ok(())

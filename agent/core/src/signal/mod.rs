@@ -11,7 +11,7 @@ mod statement;
 mod store;
 
 pub use admission::Unauthorised;
-pub use caller::{Approver, ApproverRefusal, Caller, Source};
+pub use caller::{Approver, ApproverRefusal, Caller, NO_UID, Source, TRANSMITTER};
 pub use clock::{ClockReading, deadline_boot_ns};
 pub(crate) use clock::{after, shifted};
 pub use kind::{is_kind, kind_matches, matches_any};

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
+use writ_core::config::Transmitter;
 use writ_core::signal::{
     Accepted, Caller, Incoming, LIVE_PER_ACCOUNT, LIVE_PER_SOURCE, Malformed, Outcome, REMEMBERED_PER_ACCOUNT,
     RiskRule, Signal, SignalStore, UNDECLARED_MAX_TTL, Unauthorised, assess, risk,
@@ -16,6 +17,79 @@ fn accept(store: &mut SignalStore, incoming: &Incoming, caller: &Caller, now: Ti
         Outcome::Accepted(accepted) => *accepted,
         other => panic!("{incoming:?} was {other:?}"),
     }
+}
+
+fn transmitter(kinds: &[&str], account: &str) -> Transmitter {
+    let pair = |(index, kind): (usize, &&str)| (format!("urn:event:{index}"), (*kind).to_owned());
+    Transmitter {
+        jwks: "/etc/writ/jwks".into(),
+        ca: String::new(),
+        audience: "https://host.example".into(),
+        subjects: [("spiffe://example/ci".to_owned(), account.to_owned())].into(),
+        events: kinds.iter().enumerate().map(pair).collect(),
+        critical: Vec::new(),
+        heartbeat: Some("edr.heartbeat".into()),
+        verification: None,
+    }
+}
+
+#[test]
+fn a_transmitter_of_events_sends_what_it_is_declared_for_and_is_nobody_otherwise() {
+    let mut config = config();
+    config.agent.approvers = vec!["root".into(), "edr-agent".into(), "ssf:edr-agent".into()];
+    config.agent.operators = vec!["edr-agent".into(), "ssf:edr-agent".into()];
+    // Called like a user who may send all of it: no issuer is a user.
+    config.agent.ssf.insert("edr-agent".into(), transmitter(&["edr.suspicion"], "billing"));
+    config.agent.ssf.insert("https://other.example".into(), transmitter(&["maintenance", "edr.malware"], "agent"));
+    if let Some(kind) = config.signals.get_mut("maintenance") {
+        kind.from.push("ssf:edr-agent".into());
+    }
+    let (not_mapped, not_in_from) = (Some(Unauthorised::NotMapped), Some(Unauthorised::NotInFrom));
+    for (who, issuer, account, kind, refused) in [
+        ("what it maps", "edr-agent", "billing", "edr.suspicion", None),
+        ("its heartbeat", "edr-agent", "billing", "edr.heartbeat", None),
+        ("a kind that `from` gives to a user of its name", "edr-agent", "billing", "edr.malware", not_mapped),
+        ("a kind that nobody may send", "edr-agent", "billing", "workload.shell", not_mapped),
+        ("an account that none of its subjects is", "edr-agent", "agent", "edr.suspicion", not_mapped),
+        ("another's mapping", "https://other.example", "agent", "edr.suspicion", not_mapped),
+        ("what it maps, too", "https://other.example", "agent", "edr.malware", None),
+        (
+            "a kind that `from` leaves to another transmitter",
+            "https://other.example",
+            "agent",
+            "maintenance",
+            not_in_from,
+        ),
+        ("an issuer that is not declared", "https://unknown.example", "billing", "edr.suspicion", not_mapped),
+    ] {
+        let caller = Caller::transmitter(issuer);
+        let outcome = SignalStore::default().receive(&signal(account, kind), &caller, at(0), &config);
+        match refused {
+            None => assert_eq!(outcome.code(), "accepted", "{who}"),
+            Some(reason) => assert_eq!(outcome, Outcome::Unauthorised { reason }, "{who}"),
+        }
+    }
+    let caller = Caller::transmitter("edr-agent");
+    assert!(
+        !caller.is_operator(&config.agent.operators),
+        "it reloads nothing, and undeclared kinds are not its to send"
+    );
+    assert!(caller.may_approve(&config.agent.approvers, Some("billing")).is_err());
+    let undeclared = Incoming { risk: Some(90), ttl: Some(MINUTE), ..signal("billing", "something.else") };
+    let outcome = SignalStore::default().receive(&undeclared, &caller, at(0), &config);
+    assert_ne!(outcome.code(), "accepted");
+    // What it said, it may take back; what a user of its name said, it may not.
+    let mut live = LiveState::default();
+    let own = live.receive(&signal("billing", "edr.suspicion"), &caller, at(0), &config);
+    let own = own.outcome.accepted().unwrap().id.clone();
+    let edr = live.receive(&signal("billing", "edr.malware"), &edr(), at(0), &config);
+    let edr = edr.outcome.accepted().unwrap().id.clone();
+    assert_eq!(
+        live.clear_signal(&edr, "r", &caller, at(1), &config),
+        Err(ClearRefusal::NotPermitted(edr)),
+        "of a user"
+    );
+    assert!(live.clear_signal(&own, "r", &caller, at(1), &config).is_ok());
 }
 
 fn responder() -> Caller {

@@ -119,8 +119,15 @@ impl Engine {
         };
         let groups = user.as_ref().and_then(of).unwrap_or_default();
         let accounts = self.accounts_of(&[uid], 0);
-        let caller =
-            Caller { uid, loginuid: None, name: user.map(|user| user.name), groups, accounts, origins: Vec::new() };
+        let caller = Caller {
+            uid,
+            loginuid: None,
+            name: user.map(|user| user.name),
+            groups,
+            accounts,
+            origins: Vec::new(),
+            transmitter: false,
+        };
         Actor { caller, ..Actor::default() }
     }
 }

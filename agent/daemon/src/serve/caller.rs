@@ -180,7 +180,8 @@ impl Local {
         let mut origins = engine.accounts_of(&ancestors, 0);
         origins.retain(|origin| !accounts.contains(origin));
         let executable = fs::read_link(format!("/proc/{pid}/exe")).ok().map(|path| path.to_string_lossy().into_owned());
-        let caller = Caller { uid, loginuid, name: user.map(|user| user.name), groups, accounts, origins };
+        let caller =
+            Caller { uid, loginuid, name: user.map(|user| user.name), groups, accounts, origins, transmitter: false };
         let process = Arc::new(process::describe(pid.unsigned_abs(), &engine.kernel.cgroup().root));
         Ok(Actor { caller, pid: Some(pid.unsigned_abs()), executable, process: Some(process), asked_by: None })
     }

@@ -48,7 +48,8 @@ impl Fetched {
 }
 
 impl Keys {
-    /// The transmitter's keys; `anew`: a token names one that they have not.
+    /// The transmitter's keys; `anew`: a token names one that they have not. Where it is too early to ask for it, there are
+    /// none: the transmitter delivers again.
     ///
     /// # Errors
     /// There are none, and why.
@@ -65,6 +66,10 @@ impl Keys {
         let kept = fetched.within(if anew { Duration::ZERO } else { FRESH });
         if let Some(keys) = kept {
             return Ok(keys);
+        }
+        if anew && fetched.failures == 0 && fetched.pausing() {
+            // A key may have come since we asked last: refused for good, the event of a rotated key would be lost.
+            return Err(format!("`{source}`: asked a moment ago, and there was no such key"));
         }
         if !fetched.pausing() {
             fetched.tried = Some(Instant::now());

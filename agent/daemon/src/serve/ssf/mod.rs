@@ -104,7 +104,11 @@ async fn accept(
     let mut keys = receiver.keys.of(&transmitter, false).await.map_err(unreadable)?;
     if !token::names_known_key(token, &keys) {
         // It may have been rotated: asked for again, at most once in a while.
-        keys = receiver.keys.of(&transmitter, true).await.map_err(unreadable)?;
+        let too_early = |error: String| {
+            tracing::debug!(error, "a token names a key that is not known yet");
+            None
+        };
+        keys = receiver.keys.of(&transmitter, true).await.map_err(too_early)?;
     }
     let event = token::verify(token, &issuer, &transmitter, &keys, Timestamp::now()).map_err(Some)?;
     if event.kind == VERIFICATION {
@@ -125,7 +129,7 @@ async fn accept(
 /// errors are for tokens that are wrong.
 fn take(engine: &mut Engine, peer: &Peer, issuer: &str, transmitter: &Transmitter, event: &Event) {
     let delivered = peer.actor(engine).unwrap_or_else(|_| peer.unknown());
-    let actor = Actor { caller: Caller::detector(issuer), ..delivered };
+    let actor = Actor { caller: Caller::transmitter(issuer), ..delivered };
     if event.kind == VERIFICATION {
         verified(engine, transmitter, event, &actor);
         return;
