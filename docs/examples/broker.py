@@ -44,16 +44,31 @@ class UnixConnection(http.client.HTTPConnection):
 class Writ:
     """The decision point."""
 
-    def __init__(self, path):
+    def __init__(self, path, posture=None):
         self.path = path
+        self.posture = posture
+
+    def known_of(self, account):
+        """What has been verified about the account's workload, e.g. from the token of its CI system: read anew each time."""
+        if self.posture is None:
+            return None
+        try:
+            with open(self.posture, encoding="utf-8") as file:
+                return json.load(file)[account]
+        except (KeyError, ValueError) as error:
+            raise OSError(f"nothing is known of {account}: {error}") from error
 
     def may_have(self, account, credential):
         """writ's answer to: may this account have this credential now?"""
+        environment = "production" if credential.startswith("prod-") else "test"
         question = {
             "subject": {"type": "service_account", "id": account},
             "action": {"name": "issue"},
-            "resource": {"type": "Credential", "id": credential},
+            "resource": {"type": "Credential", "id": credential, "properties": {"environment": environment}},
         }
+        posture = self.known_of(account)
+        if posture is not None:
+            question["context"] = {"posture": {"type": "Posture", "id": posture["id"], "properties": posture["properties"]}}
         connection = UnixConnection(self.path, timeout=10)
         try:
             connection.request("POST", "/access/v1/evaluation", json.dumps(question), {"Content-Type": "application/json"})
@@ -211,8 +226,9 @@ def main():
     options.add_argument("--writ", default="/run/writ/writ.sock", help="writ's socket")
     options.add_argument("--listen", required=True, help="the broker's own socket")
     options.add_argument("--account", action="append", default=[], metavar="USER=ACCOUNT", help="whose user is which account")
+    options.add_argument("--posture", metavar="FILE", help="JSON: account to {id, properties} of its Posture")
     given = options.parse_args()
-    keys = Keys(Writ(given.writ))
+    keys = Keys(Writ(given.writ, given.posture))
     threading.Thread(target=keys.watch, daemon=True).start()
     if os.path.exists(given.listen):
         os.unlink(given.listen)

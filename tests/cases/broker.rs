@@ -20,6 +20,11 @@ struct Broker {
 impl Broker {
     #[track_caller]
     fn start(host: &Host) -> Self {
+        Self::start_with(host, None)
+    }
+
+    #[track_caller]
+    fn start_with(host: &Host, posture: Option<&Path>) -> Self {
         let directory = tempfile::tempdir().expect("cannot make a directory");
         // The broker makes its socket here, and the account connects to it.
         fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o777)).expect("cannot open the directory");
@@ -29,6 +34,9 @@ impl Broker {
         let mut command = host.command_as(&user::ensure(user::STRANGER), "/usr/bin/python3");
         command.arg(program).arg("--writ").arg(host.socket()).arg("--listen").arg(directory.path().join("broker.sock"));
         command.arg("--account").arg(format!("{}={}", user::SERVICE, config::ACCOUNT));
+        if let Some(posture) = posture {
+            command.arg("--posture").arg(posture);
+        }
         command.stdin(Stdio::null()).stdout(output.try_clone().expect("cannot share the file")).stderr(output);
         let broker = Self { child: command.spawn().expect("cannot run the broker"), directory };
         broker.wait_for("watching");
@@ -41,9 +49,14 @@ impl Broker {
 
     #[track_caller]
     fn wait_for(&self, line: &str) {
+        self.wait_for_times(line, 1);
+    }
+
+    #[track_caller]
+    fn wait_for_times(&self, line: &str, times: usize) {
         let output = || fs::read_to_string(self.directory.path().join("output")).unwrap_or_default();
-        let found = wait::within(wait::PATIENCE, || output().contains(line).then_some(()));
-        assert!(found.is_some(), "the broker did not say `{line}`: {}", output());
+        let found = wait::within(wait::PATIENCE, || (output().matches(line).count() >= times).then_some(()));
+        assert!(found.is_some(), "the broker did not say `{line}` {times} times: {}", output());
     }
 }
 
@@ -132,6 +145,88 @@ fn a_key_lives_while_its_reasons_do() {
     assert_eq!(records[4].text("/signals/0/kind"), "ci.repository-changed");
     assert_eq!(records[4].policies(), ["not-what-was-reviewed"]);
     assert_eq!(records[4].text("/reason_code"), "policy");
+}
+
+/// The shipped example, for the account under test; what is attested holds for so long.
+fn example(attested: &str) -> Config {
+    let policies = include_str!("../../docs/examples/credentials/policies.d/credentials.cedar");
+    let signals = include_str!("../../docs/examples/credentials/signals.d/posture.toml");
+    let asks = format!(
+        "@id(\"broker-asks\") @owner(\"tests\") @reason(\"it issues keys to it\")\npermit (principal == \
+         ServiceAccount::\"broker\", action == Action::\"evaluate\", resource == ServiceAccount::\"{}\");\n",
+        config::ACCOUNT
+    );
+    let named = policies.replace("ServiceAccount::\"ci\"", &format!("ServiceAccount::\"{}\"", config::ACCOUNT));
+    assert_ne!(named, policies, "the example names its account");
+    let brief = signals.replace("\"10m\"", &format!("\"{attested}\""));
+    assert_ne!(brief, signals, "the example's heartbeat has that time to live");
+    credentials()
+        .file(
+            "schema.d/credentials.cedarschema",
+            include_str!("../../docs/examples/credentials/schema.d/credentials.cedarschema"),
+        )
+        .file("policies.d/credentials.cedar", &named)
+        .file("policies.d/asks.cedar", &asks)
+        .file("signals.d/posture.toml", &brief)
+}
+
+#[test]
+fn the_examples_issue_by_posture_and_only_while_the_host_is_attested() {
+    let host = Host::start(&example("20s"));
+    let directory = tempfile::tempdir().expect("cannot make a directory");
+    fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755)).expect("cannot open the directory");
+    let posture = directory.path().join("posture.json");
+    let known = |repository: &str| {
+        let properties = json!({
+            "repository": repository, "ref": "refs/heads/main", "job": "release",
+            "image": "registry.example/ci@sha256:0f3a", "host": "builder-7",
+        });
+        let all = json!({ config::ACCOUNT: { "id": "run/4711", "properties": properties } });
+        fs::write(&posture, all.to_string()).expect("cannot write the posture");
+    };
+    known("example/payments");
+    let broker = Broker::start_with(&host, Some(&posture));
+    let issue = || {
+        let arguments = ["--request", "POST", "http://broker/keys/deploy-key"];
+        let (status, said) = ask(host.command("/usr/bin/curl"), &broker.socket(), &arguments);
+        (status, said["reason"].as_str().unwrap_or_default().to_owned())
+    };
+    let tell = |kind: &str| drop(host.writ_json(&["signal", "send", "--account", config::ACCOUNT, "--kind", kind]));
+    let revoked = format!("revoked deploy-key of {}", config::ACCOUNT);
+
+    assert_eq!(issue(), (403, "the host has not been attested lately".to_owned()));
+    tell("posture.host-attested");
+    assert_eq!(issue(), (200, String::new()));
+    // Another repository than the one whose job was promised the key.
+    known("example/fork");
+    assert_eq!(issue().0, 403);
+    known("example/payments");
+    tell("posture.host-attested");
+    assert_eq!(issue(), (200, String::new()));
+    // Nobody attests it again: the key goes by itself.
+    broker.wait_for(&revoked);
+    assert_eq!(issue(), (403, "the host has not been attested lately".to_owned()));
+    tell("posture.host-attested");
+    assert_eq!(issue(), (200, String::new()));
+    tell("posture.image-changed");
+    broker.wait_for_times(&revoked, 2);
+    tell("posture.host-attested");
+    assert_eq!(issue(), (403, "repository, job, image or host are not what was reviewed".to_owned()));
+
+    let judgements = host.judgements();
+    let allowed = judgements.iter().find(|record| record.text("/verdict") == "allow").expect("a key was issued");
+    assert_eq!(allowed.text("/request/context/posture/__entity/id"), "run/4711");
+    let entities = allowed.0["request"]["entities"].as_array().expect("what the broker said is on record");
+    let described = entities.iter().find(|entity| entity["uid"]["type"] == "Posture").expect("the posture is");
+    assert_eq!(described["attrs"]["repository"], "example/payments");
+    // The account sees why, in its own words.
+    let why = host.writ_as(host.service_user(), &["why", "--json"]);
+    let why: Value = serde_json::from_slice(&why.stdout).expect("it is JSON");
+    let denials = why["accounts"][0]["denials"].as_array().expect("there are denials");
+    let latest = &denials[0];
+    assert_eq!(latest["to"], "issue Credential::\"deploy-key\"", "{why}");
+    assert_eq!(latest["policies"][0]["id"], "not-what-was-reviewed", "{why}");
+    assert!(latest["next"].as_str().expect("what to do is said").contains("ask platform"), "{why}");
 }
 
 #[test]

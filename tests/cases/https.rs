@@ -1,13 +1,14 @@
 //! The decision point over HTTPS, with certificates by the stock `openssl` and questions by `curl`.
 
 use std::fs;
-use std::net::{SocketAddr, TcpListener};
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::process::Command;
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use writ_tests::{Config, Host, config};
+use writ_tests::{Config, Host, TcpPeer, config, wait};
 
 const ONE: &str = "/access/v1/evaluation";
 
@@ -191,5 +192,43 @@ fn without_tokens_a_certificate_is_demanded_and_new_ones_are_taken_up() {
     for file in ["ca.pem", "server.key", "server.pem", "broker.pem", "broker.key"] {
         fs::copy(renewed.path().join(file), at.join(file)).expect("copied");
     }
-    writ_tests::wait::until("the new certificates are used", || (ask(&with) == 200).then_some(()));
+    wait::until("the new certificates are used", || (ask(&with) == 200).then_some(()));
+}
+
+#[test]
+fn half_open_handshakes_cost_their_own_address_and_end_by_themselves() {
+    let directory = certificates();
+    let (at, listen) = (directory.path(), free_port());
+    let peer = TcpPeer::new();
+    let host = Host::start(&configured(at, listen, false).destination("web", peer.address).permit("to-web", "web"));
+    let metadata = |from: &str| curl(at, listen, "/.well-known/authzen-configuration", &["--interface", from]).0;
+    assert_eq!(metadata("127.0.0.1"), 200);
+
+    // Connected, and never a word of TLS; every other one begins a handshake and does not go on.
+    let mut open = Vec::new();
+    for number in 0..400 {
+        let Ok(mut stream) = TcpStream::connect(listen) else { continue };
+        if number % 2 == 1 {
+            // A record's head, and less than it promises. Where the server has hung up already, so much the better.
+            let _ = stream.write_all(&[0x16, 3, 1, 2, 0, 1, 0]);
+        }
+        open.push(stream);
+    }
+    // Somebody else's address has its own room, the account's connects are judged, and what is asked locally is answered.
+    assert_eq!(metadata("127.0.0.2"), 200);
+    host.attempt("tcp", &[peer.address]).assert_succeeded();
+    assert_eq!(host.status()["mode"], "enforce");
+    host.expect_judgements(&[format!("allow tcp {} by to-web", peer.address)]);
+
+    // A handshake has its time; then every one of them is closed, and the address is served again.
+    for mut stream in open {
+        stream.set_read_timeout(Some(wait::PATIENCE)).expect("a timeout can be set");
+        let mut rest = Vec::new();
+        let ended = match stream.read_to_end(&mut rest) {
+            Ok(_) => true,
+            Err(error) => error.kind() == std::io::ErrorKind::ConnectionReset,
+        };
+        assert!(ended, "the server still holds a handshake that nobody goes on with");
+    }
+    wait::until("the address is served again", || (metadata("127.0.0.1") == 200).then_some(()));
 }

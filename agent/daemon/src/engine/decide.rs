@@ -76,12 +76,18 @@ impl Engine {
         let body = self.decision_of(asked, actor, &judged, &clocks);
         let policies: Vec<PolicyRef> = body.policies.clone();
         let (executable, account) = (executable_of(asked, actor), body.account.clone());
+        let itself = asked.account().is_some_and(|name| actor.caller.is(name));
+        let refused = (!observed && self.current().is_some_and(|now| now.config.accounts.contains_key(&account)))
+            .then(|| body.clone());
         let record = if observed { Body::Observation(Box::new(body)) } else { Body::Decision(Box::new(body)) };
         let index = self.log.size() + self.waiting.len() as u64;
         // As of the moment that policy was asked about: deciding again compares the two.
         let was = (decision && judged.needs_record).then(|| record.clone());
         let id = self.note_at(clocks.wall, record);
         let without_record = was.map(|was| self.refusal_instead(asked, actor, &judged, (was, &id), &clocks));
+        if let Some(body) = refused {
+            self.denials.keep_answer(&id, clocks.wall, &body, itself, executable.clone());
+        }
         let mut escalation = None;
         if verdict == Verdict::Escalate && !observed {
             let target = match &judged.attempt {
@@ -170,7 +176,7 @@ impl Engine {
                 principal: asked.principal(),
                 action: asked.action_uid(),
                 resource: asked.resource.uid(),
-                context: asked.context.clone(),
+                context: asked.cedar_context(),
                 entities: asked.entities().as_array().cloned().unwrap_or_default(),
             },
             moment,
@@ -249,7 +255,7 @@ impl Engine {
             principal: &judged.request.principal,
             action: &judged.request.action,
             resource: &judged.request.resource,
-            context: &Value::Object(asked.context.clone()),
+            context: &Value::Object(asked.cedar_context()),
             entities: &asked.entities(),
             approvals: &approvals,
         };

@@ -96,7 +96,17 @@ impl Asked {
         let known = matches!(self.resource.kind.as_str(), "ServiceAccount" | "SubjectType")
             || self.subject.uid() == self.resource.uid();
         let resource = (!known).then(|| self.resource.entity());
-        Value::Array(subject.into_iter().chain(resource).collect())
+        let named = self.context.values().filter_map(party).map(|party| party.entity());
+        Value::Array(subject.into_iter().chain(resource).chain(named).collect())
+    }
+
+    /// The context as Cedar reads it: what the asker describes as subjects and resources are described is an entity there.
+    pub(crate) fn cedar_context(&self) -> Map<String, Value> {
+        let value = |value: &Value| match party(value) {
+            Some(party) => json!({ "__entity": { "type": party.kind, "id": party.id } }),
+            None => value.clone(),
+        };
+        self.context.iter().map(|(name, given)| (name.clone(), value(given))).collect()
     }
 
     /// The endpoint that the resource of a `connect` is: `ADDRESS:PORT/PROTOCOL`.
@@ -110,6 +120,14 @@ impl Asked {
         let protocol = [Protocol::Tcp, Protocol::Udp].into_iter().find(|known| known.name() == protocol);
         Ok((address.ip(), address.port(), protocol.ok_or_else(wrong)?))
     }
+}
+
+/// An entity that a member of the context is: an object of `type`, `id` and `properties`, and nothing else.
+fn party(value: &Value) -> Option<Party> {
+    let members = value.as_object().filter(|members| members.len() == 3)?;
+    let text = |name: &str| members.get(name).and_then(Value::as_str).map(str::to_owned);
+    let properties = members.get("properties").and_then(Value::as_object)?.clone();
+    Some(Party { kind: text("type")?, id: text("id")?, properties })
 }
 
 /// A Cedar string literal.
@@ -137,6 +155,23 @@ mod tests {
             assert!(to("Endpoint", wrong).endpoint().is_err(), "{wrong}");
         }
         assert!(to("Secret", "10.0.0.1:1/tcp").endpoint().is_err());
+    }
+
+    #[test]
+    fn what_the_context_describes_as_an_entity_is_one() {
+        let posture = json!({ "type": "Posture", "id": "run/7", "properties": { "repository": "example/payments" } });
+        let record = json!({ "type": "Posture", "id": "run/7" });
+        let context = json!({ "posture": posture, "other": record, "plain": 1 });
+        let asked = Asked { context: context.as_object().unwrap().clone(), ..to("Credential", "deploy-key") };
+        let cedar = Value::Object(asked.cedar_context());
+        assert_eq!(
+            cedar,
+            json!({ "posture": { "__entity": { "type": "Posture", "id": "run/7" } }, "other": record, "plain": 1 })
+        );
+        let entities = asked.entities();
+        let described = entities.as_array().unwrap().last().unwrap();
+        assert_eq!(described["uid"], json!({ "type": "Posture", "id": "run/7" }));
+        assert_eq!(described["attrs"], json!({ "repository": "example/payments" }));
     }
 
     #[test]

@@ -15,7 +15,8 @@ const KEPT: usize = 16;
 /// One refusal, and whose it was.
 #[derive(Clone, Debug)]
 struct Kept {
-    uid: u32,
+    /// Of the process that tried; `None`: somebody else asked about the account, and it is told whatever its uid.
+    uid: Option<u32>,
     denial: Denial,
     target: Option<Target>,
 }
@@ -34,33 +35,58 @@ impl Denials {
             return;
         }
         let Some(process) = &judged.process else { return };
+        self.keep_judged((&record.id, record.time.0), judged, Some(process.uid), process.executable.clone());
+    }
+
+    /// Keeps a refused question of the decision point. `itself`: the account asked, and not somebody about it.
+    pub(super) fn keep_answer(
+        &mut self,
+        id: &str,
+        at: Timestamp,
+        judged: &Decision,
+        itself: bool,
+        path: Option<String>,
+    ) {
+        if judged.verdict != Verdict::Allow {
+            let uid = judged.process.as_ref().map(|process| process.uid).filter(|_| itself);
+            self.keep_judged((id, at), judged, uid, path);
+        }
+    }
+
+    fn keep_judged(
+        &mut self,
+        (id, time): (&str, Timestamp),
+        judged: &Decision,
+        uid: Option<u32>,
+        executable: Option<String>,
+    ) {
         let kept = self.accounts.entry(judged.account.clone()).or_default();
         let to = target(judged);
         let same = |held: &Kept| {
-            held.uid == process.uid
+            held.uid == uid
                 && held.denial.to == to
-                && held.denial.executable == process.executable
+                && held.denial.executable == executable
                 && held.denial.verdict == judged.verdict.name()
                 && held.denial.policies == judged.policies
         };
         let before = kept.iter().position(same).and_then(|place| kept.remove(place));
         kept.truncate(KEPT - 1);
         kept.push_front(Kept {
-            uid: process.uid,
+            uid,
             denial: Denial {
-                record: record.id.clone(),
-                time: record.time.0,
+                record: id.to_owned(),
+                time,
                 count: before.map_or(0, |held| held.denial.count) + u64::from(judged.count),
                 verdict: judged.verdict.name().to_owned(),
                 to,
-                executable: process.executable.clone(),
+                executable: executable.clone(),
                 reason_code: judged.reason_code.clone(),
                 errno: judged.errno.clone(),
                 policies: judged.policies.clone(),
                 escalation: None,
                 next: String::new(),
             },
-            target: escalated(judged, process.executable.as_deref()),
+            target: escalated(judged, executable.as_deref()),
         });
     }
 }
@@ -92,8 +118,8 @@ fn escalated(judged: &Decision, executable: Option<&str>) -> Option<Target> {
 }
 
 impl Engine {
-    /// What the caller was refused. Whom it is, its credentials say; only what processes of its own uid tried is told,
-    /// since an account can have several.
+    /// What the caller was refused: its connects, its questions, and what others asked about it. Whom it is, its credentials
+    /// say; of what it tried itself, only what processes of its own uid tried is told, since an account can have several.
     ///
     /// # Errors
     /// Nothing is in force.
@@ -105,11 +131,12 @@ impl Engine {
             let offboarded = self.live.offboardings().get(name).is_some();
             let kept = self.denials.accounts.get(name).into_iter().flatten();
             let denials = kept
-                .filter(|kept| kept.uid == actor.caller.uid)
+                .filter(|kept| kept.uid.is_none_or(|uid| uid == actor.caller.uid))
                 .map(|kept| {
                     let mut denial = kept.denial.clone();
                     denial.escalation = self.escalation_of(name, kept, now);
-                    denial.next = next(name, account.owner.as_deref(), offboarded, &denial);
+                    let action = kept.target.as_ref().is_some_and(Target::is_action);
+                    denial.next = next(name, account.owner.as_deref(), offboarded, action, &denial);
                     denial
                 })
                 .collect();
@@ -129,7 +156,7 @@ impl Engine {
 }
 
 /// What the account, or who reads along, can do about a refusal.
-fn next(account: &str, owner: Option<&str>, offboarded: bool, denial: &Denial) -> String {
+fn next(account: &str, owner: Option<&str>, offboarded: bool, action: bool, denial: &Denial) -> String {
     let whom = owner.unwrap_or("the account's owner");
     if offboarded || denial.reason_code == writ_abi::Reason::Offboarded.code() {
         let tense = if offboarded { "is" } else { "was" };
@@ -154,6 +181,9 @@ fn next(account: &str, owner: Option<&str>, offboarded: bool, denial: &Denial) -
     let owners: Vec<&str> = denial.policies.iter().filter_map(|policy| policy.owner.as_deref()).collect();
     if !owners.is_empty() {
         return format!("ask {} about the policy named above; a grant does not outweigh it", owners.join(", "));
+    }
+    if denial.reason_code == "policy" && action {
+        return format!("nothing permits it: ask {whom} for a policy; grants are for destinations");
     }
     if denial.reason_code == "policy" && !denial.to.is_empty() {
         return format!(
