@@ -14,7 +14,7 @@ use writ_tests::{Config, Host, config, wait};
 
 const ACCOUNTS: usize = 1_000;
 /// Connects of one measurement of the connect path.
-const CONNECTS: u32 = 20_000;
+const CONNECTS: u32 = 5_000;
 
 fn main() -> anyhow::Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -23,8 +23,9 @@ fn main() -> anyhow::Result<()> {
     {
         return connects(address.parse()?);
     }
-    let seconds = Duration::from_secs(arguments.first().map_or(Ok(8), |text| text.parse())?);
+    let seconds = Duration::from_secs(arguments.first().map_or(Ok(5), |text| text.parse())?);
     let peer = UdpSocket::bind("127.0.0.1:0")?;
+    eprintln!("a host with {ACCOUNTS} accounts starts …");
     let host = Host::start(&configuration(&peer)?);
     let socket = host.socket();
     let calm = median(&host, &peer)?;
@@ -149,7 +150,7 @@ fn median(host: &Host, peer: &UdpSocket) -> anyhow::Result<f64> {
         let output = command.args(["worker", &address.to_string()]).output()?;
         let text = String::from_utf8(output.stdout)?;
         each.push(text.trim().parse::<f64>().map_err(|_| anyhow::anyhow!("worker of {}: {text}", config::ACCOUNT))?);
-        wait::within(Duration::from_secs(20), || {
+        wait::within(Duration::from_secs(5), || {
             let status = host.status();
             let number = |pointer: &str| status.pointer(pointer).and_then(serde_json::Value::as_u64).unwrap_or(0);
             (number("/records/in_flight") == 0).then_some(())
