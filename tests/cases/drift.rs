@@ -236,3 +236,58 @@ fn a_login_as_the_account_is_noticed() {
 
     assert_eq!(kinds_with(&host, "workload.login-session"), ["workload.login-session"]);
 }
+
+fn slept(host: &Host) -> Command {
+    let mut command = host.command("/usr/bin/sleep");
+    command.arg("0");
+    command
+}
+
+#[test]
+fn what_is_found_again_while_its_signal_lives_is_counted_and_not_said_again() {
+    let mut config = Config::new();
+    config.account = "executables = [\"/usr/bin/python3\"]".to_owned();
+    let host = Host::start(&config);
+    let unexpected = |path: &str| {
+        let all = signals(&host);
+        all.into_iter().filter(|record| record.text("/evidence").contains(&format!("runs {path}"))).count()
+    };
+    for _ in 0..5 {
+        succeeds(slept(&host));
+    }
+    // Another program is news, and shows that the five before it were looked at.
+    succeeds(host.command("/usr/bin/true"));
+    wait::until("the other is raised", || (unexpected("/usr/bin/true") == 1).then_some(()));
+    assert_eq!(unexpected("/usr/bin/sleep"), 1);
+    // A signal that was cleared says nothing any more: the next start does, with how often it happened meanwhile.
+    let list = host.writ_json(&["signal", "list"]);
+    let id = list.pointer("/0/id").and_then(Value::as_str).expect("the signal has an id").to_owned();
+    host.writ_json(&["signal", "clear", &id, "--reason", "looked at"]);
+    succeeds(slept(&host));
+    wait::until("it is raised again", || (unexpected("/usr/bin/sleep") == 2).then_some(()));
+    let last = signals(&host).pop().expect("there is one");
+    assert!(last.text("/evidence").contains("4 times more"), "{last:?}");
+}
+
+#[test]
+fn an_executable_that_is_written_over_while_writ_is_away_is_noticed_when_it_is_back() {
+    let mut config = Config::new();
+    let mut host = Host::prepare(&config);
+    let tool = host.directory().join("tool");
+    fs::copy("/bin/true", &tool).expect("cannot copy a program");
+    config.account = format!("executables = [\"{}\"]", tool.display());
+    host.configure(&config);
+    host.run_daemon();
+    succeeds(host.command(&tool));
+    let state = host.directory().join("state/executables.json");
+    wait::until("what it is has been kept", || {
+        fs::read_to_string(&state).is_ok_and(|text| text.contains("/tool")).then_some(())
+    });
+    host.kill_daemon();
+    let program = fs::read("/bin/true").expect("there is /bin/true");
+    fs::write(&tool, [program.as_slice(), b"other"].concat()).expect("cannot write over it");
+    host.run_daemon();
+    assert!(signals(&host).is_empty());
+    succeeds(host.command(&tool));
+    assert_eq!(kinds_with(&host, "workload.executable-changed"), ["workload.executable-changed"]);
+}

@@ -6,11 +6,13 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::OnceLock;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use writ_abi::Protocol;
 
 use super::inputs::{AddressSet, Inputs, PortSet};
+use super::spans::Spans;
 use super::state::Approval;
 use crate::config::Destination;
 use crate::diagnostic::Diagnostic;
@@ -39,6 +41,8 @@ pub struct Classes {
     pub(crate) approvals: BTreeMap<String, BTreeSet<Approval>>,
     address_atoms: HashMap<AddressSet, AtomId>,
     port_atoms: HashMap<PortSet, AtomId>,
+    /// Which addresses and ports each class has, once something has asked.
+    spans: OnceLock<Spans>,
 }
 
 /// One class: the atoms that are true on it, sorted, and one of its members.
@@ -123,6 +127,16 @@ impl Classes {
             return Err(Box::new(finding));
         }
         Ok(classes)
+    }
+
+    /// Which addresses and ports each class has.
+    pub(crate) fn spans(&self) -> &Spans {
+        self.spans.get_or_init(|| Spans::of(self))
+    }
+
+    /// What has been worked out about these classes does not hold any more: they are about to be others.
+    pub(super) fn forget_spans(&mut self) {
+        self.spans = OnceLock::new();
     }
 
     /// The number of an address atom that the classes were built with.

@@ -88,6 +88,9 @@ impl Classes {
         if !approvals.is_empty() {
             self.approvals.entry(account.to_owned()).or_default().extend(approvals.iter().cloned());
         }
+        if !growth.is_empty() {
+            self.forget_spans();
+        }
         Some(growth)
     }
 

@@ -30,6 +30,7 @@ mod row;
 mod schema;
 mod shape;
 mod source;
+mod spans;
 mod state;
 #[cfg(test)]
 mod tests;

@@ -3,7 +3,6 @@
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
-use sha2::{Digest, Sha256};
 use writ_abi::{Family, Protocol, Reason, Verdict};
 
 use super::account::AccountPolicy;
@@ -293,23 +292,6 @@ impl Row {
             explanations,
             evaluations: 0,
         }
-    }
-
-    /// The stance's digest: what the row answers, whatever produced it.
-    pub fn digest(&self) -> String {
-        let mut hash = Sha256::new();
-        for projection in [&self.executables, &self.addresses, &self.ports] {
-            hash.update(projection.count.to_le_bytes());
-            projection.of.iter().for_each(|class| hash.update(class.to_le_bytes()));
-        }
-        for cell in self.cells.iter().chain(&self.families) {
-            hash.update([cell.verdict as u8, cell.would as u8, cell.reason as u8]);
-            hash.update(cell.explanation.to_le_bytes());
-        }
-        for explanation in &self.explanations {
-            hash.update(format!("{explanation:?}\n"));
-        }
-        super::bundle::named(hash)
     }
 
     /// The same answers with fewer cells: classes that this state treats alike become one.

@@ -122,6 +122,46 @@ pub struct StanceState {
     pub valid_until: Option<Time>,
 }
 
+/// A part of what can be reached.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct Reach {
+    /// `connect` or `open-socket`.
+    pub action: String,
+    /// A declared destination that some policy names; absent: none of them has these addresses and ports.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub destination: Option<String>,
+    /// Prefixes, where it is not every address of the destination; what a longer prefix of another treatment names is not
+    /// meant.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub addresses: Vec<String>,
+    /// Ports and ranges, where it is not every port of the destination.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ports: Vec<String>,
+    /// `tcp`, `udp`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub protocols: Vec<String>,
+    /// Paths, `unlisted` for every other; absent: any executable.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub executables: Option<Vec<String>>,
+    /// Only addresses that are new to the account, or only those that are not; absent: both.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub new_destination: Option<bool>,
+    /// Some combinations of what is named, not all of them.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub part: bool,
+    /// The socket family, of `open-socket`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub family: Option<String>,
+}
+
+impl Reach {
+    /// Everything of an action.
+    pub fn of(action: &str) -> Self {
+        Self { action: action.to_owned(), ..Self::default() }
+    }
+}
+
 /// A stance changed.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
@@ -129,7 +169,8 @@ pub struct Change {
     /// The account.
     pub account: String,
     /// What kind of thing caused it: `signal`, `signal-expired`, `signal-cleared`, `grant`, `grant-expired`,
-    /// `grant-revoked`, `approval`, `time`, `policy`, `offboard`, `reinstate`, `break-glass`, `start`.
+    /// `grant-revoked`, `approval`, `time`, `clock-set`, `policy`, `offboard`, `reinstate`, `break-glass`,
+    /// `break-glass-ended`, `start`.
     pub cause: String,
     /// Id of the signal, grant or escalation that caused it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -144,6 +185,12 @@ pub struct Change {
     pub before: Option<StanceState>,
     /// After.
     pub after: StanceState,
+    /// What can be reached that could not.
+    #[serde(default)]
+    pub opened: Vec<Reach>,
+    /// What could be reached and cannot any more.
+    #[serde(default)]
+    pub closed: Vec<Reach>,
     /// Digest of the policy set.
     pub policy_digest: String,
     /// Generation of the tables.

@@ -149,6 +149,26 @@ pub enum Lifecycle {
         by: super::Approver,
         /// Why.
         reason: String,
+        /// Whether it was in force already: an earlier daemon had recorded it, and this one found it when it started.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        resumed: bool,
+    },
+    /// Observe mode by an approver's order is over: its time was.
+    BreakGlassEnded {
+        /// The account; absent: all.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        account: Option<String>,
+        /// When the kernel ended it.
+        ended: Time,
+        /// Who had ordered it.
+        by: super::Approver,
+        /// Why.
+        reason: String,
+    },
+    /// The wall clock was set; everything that ends by time was moved along, and keeps its length.
+    ClockSet {
+        /// By how much, in milliseconds; below zero: back.
+        step_ms: i64,
     },
     /// A statement about an account: received, cleared, expired.
     Signal(Box<SignalRecord>),
@@ -172,7 +192,9 @@ impl Lifecycle {
     /// The account it is about, if it is about one.
     pub fn account(&self) -> Option<&str> {
         match self {
-            Self::Refused { account, .. } | Self::BreakGlass { account, .. } => account.as_deref(),
+            Self::Refused { account, .. }
+            | Self::BreakGlass { account, .. }
+            | Self::BreakGlassEnded { account, .. } => account.as_deref(),
             Self::Signal(signal) => Some(&signal.account),
             _ => None,
         }

@@ -20,7 +20,9 @@ mod schema;
 mod tests;
 mod time;
 
-pub use account::{Approver, Caller, Change, Cut, Endpoint, Escalation, EscalationState, Grant, GrantState, LoginUid};
+pub use account::{
+    Approver, Caller, Change, Cut, Endpoint, Escalation, EscalationState, Grant, GrantState, LoginUid, Reach,
+};
 pub use account::{Loss, SignalRecord, SignalState, StanceState};
 pub use decision::{
     AlreadyOpen, AskedBy, Decision, Destination, EffectiveMode, GrantRef, Kernel, PolicyRef, Request, SignalRef,

@@ -128,6 +128,14 @@ fn every_kind() -> Vec<Record> {
             by: Some(caller()),
             before: Some(state(0)),
             after: state(90),
+            opened: Vec::new(),
+            closed: vec![Reach {
+                destination: Some("prod-db".to_owned()),
+                ports: vec!["5432".to_owned()],
+                protocols: vec!["tcp".to_owned()],
+                executables: Some(vec!["/usr/bin/psql".to_owned()]),
+                ..Reach::of("connect")
+            }],
             policy_digest: "sha256-00".to_owned(),
             generation: 3,
             fallback_first: false,

@@ -16,7 +16,7 @@ mod situation;
 
 pub use account::AccountLive;
 pub use break_glass::{BreakGlass, BreakGlassRefusal, BreakGlassRequest, BreakGlassStore};
-pub use change::{Cause, Change, Delta, Difference, Reach, Side, difference};
+pub use change::{Delta, Difference, difference};
 pub use destination::{DestinationError, GrantDestination};
 pub use escalation::{
     Answer, AnswerRefusal, Attempt, Attempted, Escalation, EscalationStatus, EscalationStore, OPEN_PER_ACCOUNT,

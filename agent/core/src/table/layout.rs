@@ -92,8 +92,9 @@ impl Generation {
             return Err(StanceError::NewApproval(account.to_owned()));
         }
         let Some(first) = states.first() else { return Err(StanceError::UnknownAccount(account.to_owned())) };
-        for (name, row) in rows_of(bundle, &Arc::clone(&self.layout.classes), account, outlook, &self.layout.rows) {
-            let placed = self.place(&row)?;
+        let classes = Arc::clone(&self.layout.classes);
+        for (name, (digest, row)) in rows_of(bundle, &classes, account, outlook, &self.layout.rows) {
+            let placed = self.place_as(&row, digest)?;
             self.layout.rows.insert(name, placed);
         }
         let schedule =
@@ -158,7 +159,7 @@ impl Generation {
         let mutation = crate::policy::mutation::current();
         // In batches, so that not every row there is lies in memory twice.
         for batch in wanted.chunks(ROWS_AT_ONCE) {
-            let made: Vec<Vec<(RowName, Row)>> = batch
+            let made: Vec<Vec<(RowName, (String, Row))>> = batch
                 .par_iter()
                 .map(|(name, outlook)| {
                     // A fault is switched on for a thread, and this may be another.
@@ -167,8 +168,8 @@ impl Generation {
                     rows_of(bundle, &classes, name, outlook, &self.layout.rows)
                 })
                 .collect();
-            for (name, row) in made.into_iter().flatten() {
-                let placed = self.place(&row)?;
+            for (name, (digest, row)) in made.into_iter().flatten() {
+                let placed = self.place_as(&row, digest)?;
                 self.layout.rows.insert(name, placed);
             }
         }
@@ -187,8 +188,8 @@ impl Generation {
         if approvals.any(|approval| !known.is_some_and(|known| known.contains(&approval))) {
             return Err(StanceError::NewApproval(account.to_owned()));
         }
-        for (name, row) in rows_of(bundle, &classes, account, outlook, &self.layout.rows) {
-            let placed = self.place(&row)?;
+        for (name, (digest, row)) in rows_of(bundle, &classes, account, outlook, &self.layout.rows) {
+            let placed = self.place_as(&row, digest)?;
             self.layout.rows.insert(name, placed);
         }
         Ok(())
@@ -253,6 +254,11 @@ impl Generation {
     }
 
     fn place(&mut self, row: &Row) -> Result<Placed, StanceError> {
+        let digest = row.digest(&self.layout.classes);
+        self.place_as(row, digest)
+    }
+
+    fn place_as(&mut self, row: &Row, digest: String) -> Result<Placed, StanceError> {
         let mut explanations = Vec::with_capacity(row.explanations.len());
         for explanation in &row.explanations {
             explanations.push(self.place_explanation(explanation)?);
@@ -271,7 +277,7 @@ impl Generation {
             port_base: self.place_projection(Axis::Ports, &row.ports.of)?,
             addresses: row.addresses.count,
             ports: row.ports.count,
-            digest: row.digest(),
+            digest,
         })
     }
 

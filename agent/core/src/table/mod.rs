@@ -5,6 +5,7 @@
 
 #[cfg(test)]
 mod agreement;
+mod asked;
 mod build;
 mod generation;
 mod grow;
@@ -13,6 +14,9 @@ mod identities;
 mod incremental;
 mod layout;
 mod outlook;
+mod reach;
+#[cfg(test)]
+mod reach_tests;
 mod schedule;
 #[cfg(test)]
 mod tests;
@@ -23,4 +27,5 @@ pub use generation::{Explanation, Generation};
 pub use identities::{ClauseList32, Identities, Unresolved};
 pub use layout::StanceError;
 pub use outlook::Outlook;
+pub use reach::{Common, Held, ReachDifference};
 pub use views::Views;

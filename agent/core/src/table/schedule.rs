@@ -50,14 +50,14 @@ pub(super) fn strictest(
     strictest.unwrap_or_else(|| Row::denied(classes, None)).compacted()
 }
 
-/// The rows that one account's outlook needs and that are not laid out yet.
+/// The rows that one account's outlook needs and that are not laid out yet, each with its digest.
 pub(super) fn rows_of(
     bundle: &Bundle,
     classes: &Classes,
     account: &str,
     outlook: &Outlook,
     placed: &BTreeMap<RowName, Placed>,
-) -> Vec<(RowName, Row)> {
+) -> Vec<(RowName, (String, Row))> {
     let states: Vec<AccountState> =
         std::iter::once(&outlook.state).chain(&outlook.later).map(|state| bundle.canonical_state(state)).collect();
     let Some(first) = states.first() else { return Vec::new() };
@@ -72,12 +72,12 @@ pub(super) fn rows_of(
             return Ok(digest.clone());
         }
         let row = strictest(bundle, classes, account, asked, &keys, &mut known);
-        let digest = row.digest();
+        let digest = row.digest(classes);
         made.insert(name, (digest.clone(), row));
         Ok(digest)
     };
     let _ = schedule(bundle, account, first, &states, &mut make);
-    made.into_iter().map(|(name, (_, row))| (name, row)).collect()
+    made.into_iter().collect()
 }
 
 /// What an account may do now, and what the kernel falls back to by itself, and when.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use proptest::prelude::*;
-use writ_core::signal::{Caller, Incoming, Outcome, RiskRule, SignalStore};
+use writ_core::signal::{Caller, ClockReading, Incoming, Outcome, RiskRule, SignalStore};
 use writ_core::stance::{Attempt, Attempted, LiveState, Target};
 
 use crate::fixture::{POLICY, at, config, grant, signal, user};
@@ -15,15 +15,47 @@ const KINDS: [&str; 5] = ["edr.malware", "edr.suspicion", "edr.heartbeat", "work
 
 #[derive(Clone, Debug)]
 enum Step {
-    Signal { account: usize, kind: usize, source: u32, risk: u8, ttl: u64, age: i64, id: Option<u8> },
-    Clear { nth: usize },
-    Grant { account: usize, ttl: u64 },
-    Revoke { nth: usize },
-    Attempt { account: usize, port: u16 },
-    Answer { nth: usize, approve: bool, ttl: u64 },
-    Offboard { account: usize },
-    Reinstate { account: usize },
-    Pass { seconds: i64 },
+    Signal {
+        account: usize,
+        kind: usize,
+        source: u32,
+        risk: u8,
+        ttl: u64,
+        age: i64,
+        id: Option<u8>,
+    },
+    Clear {
+        nth: usize,
+    },
+    Grant {
+        account: usize,
+        ttl: u64,
+    },
+    Revoke {
+        nth: usize,
+    },
+    Attempt {
+        account: usize,
+        port: u16,
+    },
+    Answer {
+        nth: usize,
+        approve: bool,
+        ttl: u64,
+    },
+    Offboard {
+        account: usize,
+    },
+    Reinstate {
+        account: usize,
+    },
+    Pass {
+        seconds: i64,
+    },
+    /// The wall clock is set: lifetimes keep their length, whatever it says now.
+    SetClock {
+        seconds: i64,
+    },
     Expire,
     Restart,
 }
@@ -42,6 +74,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (0..2usize).prop_map(|account| Step::Offboard { account }),
         1 => (0..2usize).prop_map(|account| Step::Reinstate { account }),
         4 => (0..200i64).prop_map(|seconds| Step::Pass { seconds }),
+        2 => (-4_000..4_000i64).prop_map(|seconds| Step::SetClock { seconds }),
         2 => Just(Step::Expire),
         2 => Just(Step::Restart),
     ]
@@ -70,6 +103,8 @@ struct Permission {
 #[derive(Default)]
 struct Model {
     now: i64,
+    /// Seconds that passed, whatever the clock was set to.
+    passed: i64,
     signals: Vec<Said>,
     events: BTreeSet<(&'static str, u32, u8)>,
     grants: Vec<Permission>,
@@ -78,6 +113,15 @@ struct Model {
 }
 
 impl Model {
+    fn set_clock(&mut self, by: i64) {
+        self.now += by;
+        for known in &mut self.signals {
+            known.at += by;
+            known.ends += by;
+        }
+        self.grants.iter_mut().chain(&mut self.approvals).for_each(|known| known.ends += by);
+    }
+
     fn end_permissions(&mut self, account: &str) {
         self.grants.retain(|known| known.account != account);
         self.approvals.retain(|known| known.account != account);
@@ -232,7 +276,19 @@ fn run(steps: Vec<Step>) -> Result<(), TestCaseError> {
                 let done = live.reinstate(ACCOUNTS[account], "back", &approver, &config);
                 prop_assert_eq!(done.is_ok(), model.offboarded.remove(ACCOUNTS[account]));
             }
-            Step::Pass { seconds } => model.now += seconds,
+            Step::Pass { seconds } => {
+                model.now += seconds;
+                model.passed += seconds;
+            }
+            Step::SetClock { seconds } => {
+                // As the daemon sees it: both clocks, before and after.
+                let boot_ns = u64::try_from(model.passed).unwrap() * 1_000_000_000;
+                let read = |wall: i64| ClockReading { wall: at(wall), boot_ns, boot_id: "b".into() };
+                prop_assert_eq!(live.read_clock(read(model.now)), None);
+                let step = live.read_clock(read(model.now + seconds));
+                prop_assert_eq!(step.map(|step| step.as_secs()), Some(seconds).filter(|seconds| *seconds != 0));
+                model.set_clock(seconds);
+            }
             Step::Expire => drop(live.expire(now)),
             Step::Restart => {
                 let restored = LiveState::restore(&live.to_json().unwrap()).unwrap();

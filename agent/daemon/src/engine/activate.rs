@@ -93,7 +93,7 @@ impl Engine {
     /// # Errors
     /// Nothing changed.
     pub(crate) fn reapply(&mut self) -> Result<(), ActivateError> {
-        if self.resolves_as_before() { Ok(()) } else { self.regenerate() }
+        if self.resolves_as_before() { Ok(()) } else { self.supersede() }
     }
 
     /// Builds and installs the next generation for the configuration in force: where what is in force cannot be added to.
@@ -101,6 +101,16 @@ impl Engine {
     /// # Errors
     /// Nothing changed.
     pub(crate) fn regenerate(&mut self) -> Result<(), ActivateError> {
+        let outcome = self.supersede();
+        self.superseded = None;
+        outcome
+    }
+
+    /// The same, and keeps the tables that were in force, to be compared with.
+    ///
+    /// # Errors
+    /// Nothing changed.
+    pub(super) fn supersede(&mut self) -> Result<(), ActivateError> {
         let now = Clocks::read();
         let Some(current) = &self.current else { return Ok(()) };
         let (config, warnings) = (Arc::clone(&current.config), current.warnings.clone());
@@ -176,6 +186,7 @@ impl Engine {
         self.base_parts = Some(parts);
         self.deadline = None;
         self.neighbours.all(&config, &generation);
+        self.superseded = self.current.take().map(|current| current.generation);
         self.current = Some(Current {
             config,
             bundle,

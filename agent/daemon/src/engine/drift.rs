@@ -6,7 +6,7 @@
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use jiff::Timestamp;
 use writ_abi::{DecisionEvent, PATH_LEN, ProcessEvent, View};
@@ -15,7 +15,7 @@ use writ_core::signal::{Caller, Incoming};
 use writ_core::table::Views;
 
 use super::{Actor, Engine};
-use crate::process::{Changed, Fingerprints, Sighting, kernel_device};
+use crate::process::{Baselines, Changed, Fingerprints, Sighting, kernel_device};
 
 /// A built-in kind and the risk it has where it is not declared; declaring it in `signals.d` sets risk, time to live, flag.
 type Kind = (&'static str, u8);
@@ -35,8 +35,6 @@ const LOGIN: Kind = ("workload.login-session", 40);
 const TTL: Duration = Duration::from_secs(3_600);
 /// How many programs of processes are remembered as looked at.
 const MOST: usize = 16_384;
-/// A service that starts shell after shell is said so once in this time, unless there is a grant to end.
-const PAUSE: Duration = Duration::from_secs(5);
 /// systemd's own step between fork and the service's first program, inside the service's cgroup.
 const STARTERS: [&str; 4] = [
     "/usr/lib/systemd/systemd-executor",
@@ -53,12 +51,33 @@ type Program = (u32, u64, u64);
 pub(crate) struct Drift {
     seen: HashSet<(String, Program)>,
     order: VecDeque<(String, Program)>,
-    raised: Vec<Incoming>,
-    last: HashMap<(String, &'static str), Instant>,
+    /// With how often it was found again before it was raised.
+    raised: Vec<(Incoming, Finding, u64)>,
+    /// What a live signal says already.
+    said: HashMap<Finding, Said>,
     fingerprints: Fingerprints,
 }
 
+/// Account, kind, executable: what is said once, and then counted.
+type Finding = (String, &'static str, String);
+
+/// A finding that a signal was raised for.
+#[derive(Clone, Copy, Debug)]
+struct Said {
+    /// Until when what was said holds.
+    until: Timestamp,
+    /// From when on it is said again, so that what goes on does not seem to be over.
+    again: Timestamp,
+    /// How often it was found since.
+    repeats: u64,
+}
+
 impl Drift {
+    /// Goes on from what an earlier daemon had seen of executables.
+    pub(crate) fn with(known: Baselines) -> Self {
+        Self { fingerprints: Fingerprints::with(known), ..Self::default() }
+    }
+
     /// Whether an account's program has not been looked at yet.
     fn first(&mut self, account: &str, program: Program) -> bool {
         let key = (account.to_owned(), program);
@@ -74,17 +93,52 @@ impl Drift {
         true
     }
 
-    fn raise(&mut self, config: &Config, account: &str, (kind, risk): Kind, evidence: String) {
-        self.last.insert((account.to_owned(), kind), Instant::now());
+    fn raise(&mut self, config: &Config, account: &str, (kind, risk): Kind, path: &str, evidence: String) {
+        let finding = (account.to_owned(), kind, path.to_owned());
+        if let Some((.., again)) = self.raised.iter_mut().find(|(_, known, _)| *known == finding) {
+            *again += 1;
+            return;
+        }
+        let repeats = self.said.get(&finding).map_or(0, |said| said.repeats);
+        let evidence = match repeats {
+            0 => evidence,
+            1 => format!("{evidence} (and once more since this was last said)"),
+            more => format!("{evidence} (and {more} times more since this was last said)"),
+        };
         let declared = config.signals.contains_key(kind);
-        self.raised.push(Incoming {
+        let incoming = Incoming {
             account: account.to_owned(),
             kind: kind.to_owned(),
             risk: (!declared).then_some(risk),
             ttl: (!declared).then_some(TTL),
             evidence: Some(evidence),
             ..Incoming::default()
-        });
+        };
+        self.raised.push((incoming, finding, 0));
+    }
+
+    /// Counts a finding that a signal says already, as long as `holds`; false: it is to be said.
+    fn counts(&mut self, account: &str, kind: &'static str, path: &str, now: Timestamp, holds: bool) -> bool {
+        let said = self.said.get_mut(&(account.to_owned(), kind, path.to_owned()));
+        match said.filter(|said| holds && now < said.again) {
+            Some(said) => {
+                said.repeats += 1;
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// A finding is said until its signal ends.
+    fn has_said(&mut self, finding: Finding, repeats: u64, from: Timestamp, until: Timestamp) {
+        if self.said.len() >= MOST {
+            self.said.retain(|_, said| from < said.until);
+        }
+        let half = until.duration_since(from) / 2;
+        let again = from.checked_add(half).unwrap_or(until);
+        if self.said.len() < MOST {
+            self.said.insert(finding, Said { until, again, repeats });
+        }
     }
 }
 
@@ -140,7 +194,21 @@ impl Engine {
             return;
         }
         let evidence = format!("process {} runs {path}", process.0);
-        self.drift.raise(&current.config, account, UNEXPECTED, evidence);
+        self.find(account, UNEXPECTED, path, evidence);
+    }
+
+    /// Raises a finding, or counts it where a live signal says the same already and there is nothing it could still end.
+    fn find(&mut self, account: &str, kind: Kind, path: &str, evidence: String) {
+        let Some(current) = &self.current else { return };
+        let now = Timestamp::now();
+        // Drift ends grants for good: one that was made a moment ago must not outlive it.
+        let live = self.live.account(account, now, &current.config, current.config.agent.risk, self.base.digest());
+        let own = Caller::detector("writ").source();
+        let holds = live.signals.iter().any(|signal| signal.kind == kind.0 && signal.source.same(&own));
+        let ends_nothing = live.grants.is_empty() && live.approved.is_empty();
+        if !self.drift.counts(account, kind.0, path, now, holds && ends_nothing) {
+            self.drift.raise(&current.config, account, kind, path, evidence);
+        }
     }
 
     /// What the start of a program says by itself.
@@ -155,14 +223,7 @@ impl Engine {
             sighting.login().map(|evidence| (LOGIN, evidence)),
         ];
         for (kind, evidence) in found.into_iter().flatten() {
-            let key = (account.to_owned(), kind.0);
-            let lately = self.drift.last.get(&key).is_some_and(|at| at.elapsed() < PAUSE);
-            // Drift ends grants for good: one that was made a moment ago must not outlive it.
-            let now = Timestamp::now();
-            let live = self.live.account(account, now, &current.config, current.config.agent.risk, self.base.digest());
-            if !lately || !live.grants.is_empty() || !live.approved.is_empty() {
-                self.drift.raise(&current.config, account, kind, evidence);
-            }
+            self.find(account, kind, sighting.path, evidence);
         }
     }
 
@@ -171,17 +232,31 @@ impl Engine {
         let Some(current) = &self.current else { return };
         for Changed { account, path, before, after } in self.drift.fingerprints.changed() {
             let evidence = format!("{path} was sha256:{before} and is sha256:{after}");
-            self.drift.raise(&current.config, &account, CHANGED, evidence);
+            // Every change of contents is news.
+            self.drift.raise(&current.config, &account, CHANGED, &path, evidence);
+        }
+        if let Some(known) = self.drift.fingerprints.learnt()
+            && let Err(error) = self.store.save_fingerprints(&known)
+        {
+            tracing::error!(%error, "what executables are could not be kept: after a restart a change goes unseen");
+            self.drift.fingerprints.not_kept();
         }
         self.raise_drift();
     }
 
     /// Raises what was found, once the records that show it are written.
     pub(crate) fn raise_drift(&mut self) {
-        for incoming in std::mem::take(&mut self.drift.raised) {
+        for (incoming, finding, repeats) in std::mem::take(&mut self.drift.raised) {
             let actor = Actor { caller: Caller::detector("writ"), ..Actor::default() };
-            if let Err(error) = self.signal(&incoming, &actor) {
-                tracing::error!(%error, account = incoming.account, "workload drift could not be signalled");
+            match self.signal(&incoming, &actor) {
+                Ok(received) => {
+                    if let Some(signal) = received.outcome.accepted() {
+                        self.drift.has_said(finding, repeats, signal.at, signal.expires);
+                    }
+                }
+                Err(error) => {
+                    tracing::error!(%error, account = incoming.account, "workload drift could not be signalled");
+                }
             }
         }
     }

@@ -161,9 +161,15 @@ impl Engine {
 
     /// Writes down something the daemon decided as of this moment, which the record then has too.
     pub(super) fn note_at(&mut self, at: Timestamp, body: Body) -> String {
+        self.note_shortened(at, body, Vec::new())
+    }
+
+    /// The same of something that does not say all there is to say: the names of the members that were cut short.
+    pub(super) fn note_shortened(&mut self, at: Timestamp, body: Body, truncated: Vec<String>) -> String {
         self.agent_records += 1;
         let id = record_id(at, &self.host.boot_id, IdSource::Agent(self.agent_records));
-        self.push(&Record::new(id.clone(), at, self.host.clone(), VERSION, body));
+        let record = Record::new(id.clone(), at, self.host.clone(), VERSION, body);
+        self.push(&Record { truncated, ..record });
         id
     }
 

@@ -323,12 +323,7 @@ impl Engine {
         })?;
         self.save_live();
         tracing::warn!(account = request.account.as_deref().unwrap_or("all"), until = %broken.until, reason = broken.reason, "GLASS BROKEN: verdicts are only observed");
-        self.note_lifecycle(Lifecycle::BreakGlass {
-            account: broken.account.clone(),
-            expires: Time(broken.until),
-            by: approver(&broken.by),
-            reason: broken.reason.clone(),
-        });
+        self.note_break_glass(&broken, false);
         let why = Why {
             cause: "break-glass".into(),
             id: None,
@@ -341,6 +336,29 @@ impl Engine {
         }
         self.flush();
         Ok(broken)
+    }
+}
+
+impl Engine {
+    /// Records that glass is broken: when it is, and again by each daemon that finds it so.
+    pub(super) fn note_break_glass(&mut self, broken: &BreakGlass, resumed: bool) {
+        self.note_lifecycle(Lifecycle::BreakGlass {
+            account: broken.account.clone(),
+            expires: Time(broken.until),
+            by: approver(&broken.by),
+            reason: broken.reason.clone(),
+            resumed,
+        });
+    }
+
+    /// Records that it is whole again.
+    pub(super) fn note_break_glass_ended(&mut self, broken: &BreakGlass) {
+        self.note_lifecycle(Lifecycle::BreakGlassEnded {
+            account: broken.account.clone(),
+            ended: Time(broken.until),
+            by: approver(&broken.by),
+            reason: broken.reason.clone(),
+        });
     }
 }
 

@@ -111,6 +111,8 @@ pub(crate) struct Engine {
     pub(crate) config_dir: PathBuf,
     pub(crate) kernel: Kernel,
     pub(crate) current: Option<Current>,
+    /// The tables that were in force before, until what the new ones opened and closed is on record.
+    pub(crate) superseded: Option<Generation>,
     pub(crate) live: LiveState,
     pub(crate) store: Store,
     /// Signals since the live state was written.

@@ -17,6 +17,7 @@ use super::explain::{Legend, Moment};
 use super::journal::Journal;
 use super::losses::Position;
 use super::resolution::Resolution;
+use crate::process::Baselines;
 
 /// The state directory.
 #[derive(Clone, Debug)]
@@ -222,6 +223,24 @@ impl Store {
     /// What names resolved to last; what cannot be read is looked up anew.
     pub(crate) fn load_resolution(&self) -> Resolution {
         self.read("resolved.json").ok().flatten().unwrap_or_default()
+    }
+
+    /// Keeps what executables were when they were looked at.
+    ///
+    /// # Errors
+    /// It could not be written.
+    pub(crate) fn save_fingerprints(&self, known: &Baselines) -> Result<(), StoreError> {
+        let text = serde_json::to_vec(known)
+            .map_err(|error| StoreError { path: "executables.json".into(), why: error.to_string() })?;
+        self.place("executables.json", &text, false)
+    }
+
+    /// What executables were; what cannot be read is learnt anew, and says so.
+    pub(crate) fn load_fingerprints(&self) -> Baselines {
+        self.read("executables.json").unwrap_or_else(|error| {
+            tracing::error!(%error, "what executables were is not known any more: a change while writ was away goes unseen");
+            None
+        }).unwrap_or_default()
     }
 
     /// Keeps the configuration that was just put in force.

@@ -1,6 +1,6 @@
 //! From nothing to a policy in force: state and log opened, kernel side loaded or adopted, configuration activated.
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -11,11 +11,13 @@ use writ_core::config::{Agent, Config, Mode, SourceFile, parse};
 use writ_core::diagnostic::{Diagnostic, Severity};
 use writ_core::policy::{Bundle, nat64};
 use writ_core::record::{EffectiveMode, Host, Lifecycle};
+use writ_core::stance::BreakGlass;
 
 use super::activate::{ActivateError, Source};
 use super::clock::Clocks;
-use super::explain::Names;
+use super::explain::{Moment, Names};
 use super::persist::{Explained, Numbers, Store, StoreError};
+use super::refresh::Why;
 use super::{Engine, Tally};
 use crate::configuration::{self, host::host_facts};
 use crate::kernel::{CgroupMount, Kernel, OpenError, Options};
@@ -152,6 +154,7 @@ pub(crate) fn open(config_dir: &Path) -> Result<OpenedEngine, StartError> {
         config_dir: config_dir.to_owned(),
         kernel,
         current: None,
+        superseded: None,
         live,
         log,
         sinks,
@@ -183,7 +186,7 @@ pub(crate) fn open(config_dir: &Path) -> Result<OpenedEngine, StartError> {
         last_executable: None,
         denials: super::why::Denials::default(),
         refusals: super::refusals::Refusals::default(),
-        drift: super::drift::Drift::default(),
+        drift: super::drift::Drift::with(store.load_fingerprints()),
         resolution: store.load_resolution(),
         opened: HashMap::new(),
         opened_most: 16_384,
@@ -216,6 +219,7 @@ pub(crate) fn open(config_dir: &Path) -> Result<OpenedEngine, StartError> {
     }
     let applied = configuration::fingerprint(&files, &loaded.diagnostics);
     let source = Source { config: Arc::new(config), files, warnings: loaded.diagnostics.clone() };
+    let recalled = engine.moments_recalled();
     engine.activate_compiled(source, compiled.0, compiled.1)?;
     engine.applied = Some(applied).filter(|_| engine.degraded.is_empty());
     engine.kernel.retire_older()?;
@@ -231,6 +235,7 @@ pub(crate) fn open(config_dir: &Path) -> Result<OpenedEngine, StartError> {
     let began = Instant::now();
     let started = engine.note_started(adopted);
     // What was decided while no daemon ran waits in the ring: the first turns record it, and answer meanwhile.
+    engine.note_what_time_did(&recalled, &started);
     engine.judge_all_sessions(started.clone(), "writ started", began);
     engine.take_up_open_connections(&started);
     Ok(OpenedEngine { engine, findings: loaded.diagnostics, sources: loaded.sources })
@@ -258,6 +263,19 @@ impl Engine {
             self.generations.push_back((legend.generation, Arc::new(Names::new(Arc::clone(&bundle), legend))));
         }
         Ok(())
+    }
+
+    /// Records what ended while no daemon ran, whose access that changed, and what glass is still broken.
+    fn note_what_time_did(&mut self, recalled: &BTreeMap<String, Arc<Moment>>, started: &str) {
+        self.expire();
+        let broken: Vec<BreakGlass> = self.live.broken_glass().all(Timestamp::now()).cloned().collect();
+        for broken in broken {
+            tracing::warn!(account = broken.account.as_deref().unwrap_or("all"), until = %broken.until, reason = broken.reason, "GLASS IS BROKEN: verdicts are only observed");
+            self.note_break_glass(&broken, true);
+        }
+        let why = Why { cause: "start".to_owned(), id: Some(started.to_owned()), ..Why::default() };
+        self.note_policy_changes(recalled, &why, 0);
+        self.flush();
     }
 
     fn note_started(&mut self, adopted: bool) -> String {

@@ -5,18 +5,43 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use jiff::Timestamp;
-use writ_abi::Active;
+use writ_abi::{AccountFlags, Active, Slot};
 use writ_core::config::Mode;
 use writ_core::record::{
     Body, Caller as RecordCaller, Change, EffectiveMode, EscalationState, GrantState, SignalState, StanceState, Time,
 };
 use writ_core::stance::EscalationStatus;
+use writ_core::table::{Common, Generation, Held, ReachDifference};
 
-use super::Engine;
 use super::activate::ActivateError;
 use super::clock::Clocks;
 use super::explain::Moment;
 use super::live::{grant_record, signal_record};
+use super::{Current, Engine};
+
+/// Where an account is in these tables.
+fn held(tables: &Generation, index: u16) -> Option<Held> {
+    let index = usize::from(index);
+    Some(Held { slot: Slot(*tables.slots.get(index)?), flags: AccountFlags(*tables.flags.get(index)?) })
+}
+
+/// Whether two stances let the same through, so that there is nothing to compare.
+fn same_reach((old, was): (&Generation, Held), (new, is): (&Generation, Held)) -> bool {
+    let digest = |tables: &Generation, held: Held| tables.digests.get(held.slot.stance() as usize).cloned();
+    // Break-glass, learning, and a fallback that was written first: the row is not all there is to a stance.
+    let times = |tables: &Generation, held: Held| {
+        let stance = tables.stances.get(held.slot.stance() as usize)?;
+        Some([stance.observe_until > 0, stance.learning_until > 0, stance.valid_until > 0])
+    };
+    was.flags == is.flags && digest(old, was) == digest(new, is) && times(old, was) == times(new, is)
+}
+
+impl Current {
+    /// Where an account is in the tables in force.
+    fn held(&self, index: u16) -> Option<Held> {
+        held(&self.generation, index)
+    }
+}
 
 /// Why stances change.
 #[derive(Clone, Debug, Default)]
@@ -47,6 +72,10 @@ pub(super) struct Changed {
     why: Why,
     /// Whether the fallback was in force until the exact row was worked out.
     pub(super) fallback_first: bool,
+    /// Where the account was in the tables before.
+    pub(super) held: Option<Held>,
+    /// What this opened and closed.
+    pub(super) reach: ReachDifference,
 }
 
 impl Changed {
@@ -103,6 +132,7 @@ impl Engine {
         let began = Instant::now();
         let clocks = Clocks::read();
         self.deadline = None;
+        self.superseded = None;
         let Some(current) = &self.current else { return Ok(()) };
         let mut changed = Vec::new();
         for (name, why) in accounts {
@@ -117,14 +147,17 @@ impl Engine {
             if !due && before.as_ref().is_some_and(|before| before.same(&after)) {
                 continue;
             }
-            changed.push(Changed { name, index, before, after, why, fallback_first: false });
+            let held = current.held(index);
+            let reach = ReachDifference::default();
+            changed.push(Changed { name, index, before, after, why, fallback_first: false, held, reach });
         }
         if changed.is_empty() {
             return Ok(());
         }
         if !self.append(&mut changed, &clocks)? {
-            self.regenerate()?;
+            self.supersede()?;
         }
+        self.compare(&mut changed);
         if let Some(current) = &self.current {
             for change in &changed {
                 self.neighbours.of(&change.name, &current.config);
@@ -148,6 +181,22 @@ impl Engine {
             || !was.approvals.is_subset(&is.approvals)
             || is.offboarded && !was.offboarded
             || was.break_glass_until.is_some() && is.break_glass_until.is_none()
+    }
+
+    /// Finds out what changes opened and closed, now that the kernel has them.
+    fn compare(&mut self, changed: &mut [Changed]) {
+        let superseded = self.superseded.take();
+        let Some(current) = &self.current else { return };
+        let mut common = None;
+        for change in changed {
+            let Some((was, is)) = change.held.zip(current.held(change.index)) else { continue };
+            let new = &current.generation;
+            let old = superseded.as_ref().unwrap_or(new);
+            if !same_reach((old, was), (new, is)) {
+                let common = common.get_or_insert_with(|| Common::of(old, new));
+                change.reach = common.difference(u32::from(change.index), (old, was), (new, is));
+            }
+        }
     }
 
     pub(super) fn note_change(&mut self, change: &Changed, applied_us: u64) -> Option<String> {
@@ -194,12 +243,15 @@ impl Engine {
             by: why.by.clone(),
             before: before.as_deref().map(|before| state(before, before.from)),
             after: state(&after, now),
+            opened: change.reach.opened.clone(),
+            closed: change.reach.closed.clone(),
             policy_digest: current.policy_digest_of(name).to_owned(),
             generation: Active(current.generation.active).generation(),
             fallback_first: change.fallback_first,
             applied_us,
         };
-        Some(self.note(Body::Change(Box::new(record))))
+        let truncated = change.reach.truncated.iter().map(|member| (*member).to_owned()).collect();
+        Some(self.note_shortened(Timestamp::now(), Body::Change(Box::new(record)), truncated))
     }
 
     /// What holds for each account now.
@@ -212,18 +264,41 @@ impl Engine {
         self.epochs.iter().filter_map(of).collect()
     }
 
-    /// Records whose stance another configuration changed.
+    /// What held for each account when the daemon before this one wrote its last stance.
+    pub(super) fn moments_recalled(&self) -> BTreeMap<String, Arc<Moment>> {
+        let of = |(index, name): (u16, &String)| {
+            let epoch = self.epochs.get(name)?;
+            Some((name.clone(), Arc::clone(self.moments.get(&(index, *epoch))?)))
+        };
+        (0u16..).zip(&self.numbers.accounts).filter_map(of).collect()
+    }
+
+    /// Records whose stance another configuration changed, another time, or the time without a daemon.
     pub(crate) fn note_policy_changes(&mut self, before: &BTreeMap<String, Arc<Moment>>, why: &Why, applied_us: u64) {
+        let mut changed = Vec::new();
         for (name, after) in self.moments_now() {
             let Some(index) = self.current.as_ref().and_then(|current| current.indices.get(&name).copied()) else {
                 continue;
             };
             let before = before.get(&name).cloned();
-            if before.as_ref().is_some_and(|before| before.stance_digest != after.stance_digest) {
-                let change =
-                    Changed { name, index, before, after: (*after).clone(), why: why.clone(), fallback_first: false };
-                self.note_change(&change, applied_us);
+            let differs = |before: &Arc<Moment>| {
+                before.stance_digest != after.stance_digest
+                    || before.offboarded != after.offboarded
+                    || before.break_glass_until.is_some() != after.break_glass_until.is_some()
+            };
+            if before.as_ref().is_some_and(differs) {
+                let held = self.superseded.as_ref().and_then(|tables| held(tables, index));
+                let (after, why) = ((*after).clone(), why.clone());
+                // Without the tables that were in force, an earlier daemon's, it cannot be told.
+                let unknown = held.is_none().then_some(["opened", "closed"]);
+                let truncated = unknown.into_iter().flatten().collect();
+                let reach = ReachDifference { truncated, ..ReachDifference::default() };
+                changed.push(Changed { name, index, before, after, why, fallback_first: false, held, reach });
             }
+        }
+        self.compare(&mut changed);
+        for change in &changed {
+            self.note_change(change, applied_us);
         }
     }
 
@@ -265,6 +340,7 @@ impl Engine {
             }
         }
         for broken in &ended.break_glass {
+            self.note_break_glass_ended(broken);
             let why = Why { cause: "break-glass-ended".to_owned(), ..Why::default() };
             match &broken.account {
                 Some(account) => {

@@ -11,6 +11,7 @@ use writ_core::record::Lifecycle;
 
 use super::clock::Clocks;
 use super::handle::{Handle, Question};
+use super::refresh::Why;
 use super::together::MOST_TOGETHER;
 use super::{Actor, Engine, Refusal};
 use crate::kernel::{ClockSet, watch};
@@ -175,9 +176,17 @@ impl Engine {
         let reading = Clocks::read().reading(&self.host.boot_id.clone());
         if let Some(step) = self.live.read_clock(reading) {
             tracing::warn!(%step, "the wall clock was set; everything that ends by time was moved along");
-            match self.regenerate() {
-                // No record of its own says so yet: the sessions' own cuts do.
-                Ok(()) => self.judge_all_sessions(String::new(), "the wall clock was set", Instant::now()),
+            let step_ms =
+                i64::try_from(step.as_millis()).unwrap_or(if step.is_negative() { i64::MIN } else { i64::MAX });
+            let id = self.note_lifecycle(Lifecycle::ClockSet { step_ms });
+            let (began, before) = (Instant::now(), self.moments_now());
+            match self.supersede() {
+                Ok(()) => {
+                    let why = Why { cause: "clock-set".to_owned(), id: Some(id.clone()), ..Why::default() };
+                    let applied_us = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
+                    self.note_policy_changes(&before, &why, applied_us);
+                    self.judge_all_sessions(id, "the wall clock was set", began);
+                }
                 Err(error) => tracing::error!(%error, "the kernel could not be told about the new time"),
             }
         }

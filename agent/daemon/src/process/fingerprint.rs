@@ -1,11 +1,12 @@
 //! Contents of approved executables, by digest: read on a thread of their own, and again whenever the file is another.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File, Metadata};
 use std::os::unix::fs::MetadataExt as _;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 
+use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 /// The largest file that is read.
@@ -14,7 +15,7 @@ const LARGEST: u64 = 512 << 20;
 const MOST: usize = 4_096;
 
 /// What changes whenever a file's contents do.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 struct Stamp {
     device: u64,
     inode: u64,
@@ -66,10 +67,22 @@ struct Known {
     reading: bool,
 }
 
+/// What one executable was, as it is kept across restarts.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) struct Baseline {
+    stamp: Stamp,
+    digest: String,
+}
+
+/// What executables were, by path.
+pub(crate) type Baselines = BTreeMap<String, Baseline>;
+
 /// The contents of executables as they were first seen.
 #[derive(Debug)]
 pub(crate) struct Fingerprints {
     known: HashMap<String, Known>,
+    /// Whether something was learnt since it was last asked for.
+    learnt: bool,
     sender: Sender<Reading>,
     readings: Receiver<Reading>,
 }
@@ -77,11 +90,35 @@ pub(crate) struct Fingerprints {
 impl Default for Fingerprints {
     fn default() -> Self {
         let (sender, readings) = channel();
-        Self { known: HashMap::new(), sender, readings }
+        Self { known: HashMap::new(), learnt: false, sender, readings }
     }
 }
 
 impl Fingerprints {
+    /// Goes on from what an earlier daemon had seen.
+    pub(crate) fn with(baselines: Baselines) -> Self {
+        let known = |Baseline { stamp, digest }| Known { stamp, digest: Some(digest), reading: false };
+        let known = baselines.into_iter().take(MOST).map(|(path, found)| (path, known(found))).collect();
+        Self { known, ..Self::default() }
+    }
+
+    /// What is known, if it is more or something else than when this was last asked. What could not be kept is asked again.
+    pub(crate) fn learnt(&mut self) -> Option<Baselines> {
+        if !std::mem::take(&mut self.learnt) {
+            return None;
+        }
+        let baseline = |(path, known): (&String, &Known)| {
+            let digest = known.digest.clone()?;
+            Some((path.clone(), Baseline { stamp: known.stamp, digest }))
+        };
+        Some(self.known.iter().filter_map(baseline).collect())
+    }
+
+    /// What was learnt last is to be asked for again.
+    pub(crate) fn not_kept(&mut self) {
+        self.learnt = true;
+    }
+
     /// Looks at a file that an account runs, unless it is the one seen before.
     pub(crate) fn look(&mut self, account: &str, path: &str) {
         let Ok(stamp) = fs::metadata(path).map(|found| Stamp::of(&found)) else { return };
@@ -115,6 +152,7 @@ impl Fingerprints {
             let Some(after) = digest else { continue };
             let upgraded = stamp.of_root && (known.stamp.device, known.stamp.inode) != (stamp.device, stamp.inode);
             let before = known.digest.replace(after.clone());
+            self.learnt |= before.as_ref() != Some(&after) || known.stamp != stamp;
             known.stamp = stamp;
             match before {
                 Some(before) if before != after && upgraded => {
@@ -193,5 +231,23 @@ mod tests {
         let found = settled(&mut prints, &path);
         let [changed] = found.as_slice() else { panic!("{found:?}") };
         assert_eq!((changed.account.as_str(), changed.before.len(), changed.after.len()), ("a", 64, 64));
+    }
+    #[test]
+    fn what_an_earlier_daemon_saw_is_what_the_next_one_compares_with() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("program").display().to_string();
+        fs::write(&path, "one").unwrap();
+        let mut prints = Fingerprints::default();
+        prints.look("a", &path);
+        assert_eq!(settled(&mut prints, &path), []);
+        let kept = serde_json::to_vec(&prints.learnt().unwrap()).unwrap();
+        assert!(prints.learnt().is_none(), "nothing new");
+
+        fs::write(&path, "two").unwrap();
+        let mut next = Fingerprints::with(serde_json::from_slice(&kept).unwrap());
+        next.look("a", &path);
+        let found = settled(&mut next, &path);
+        assert!(matches!(found.as_slice(), [changed] if changed.path == path), "{found:?}");
+        assert!(next.learnt().is_some(), "it is what counts from now on");
     }
 }

@@ -5,7 +5,7 @@ mod holders;
 mod services;
 mod sighting;
 
-pub(crate) use fingerprint::{Changed, Fingerprints};
+pub(crate) use fingerprint::{Baselines, Changed, Fingerprints};
 pub(crate) use holders::{Holder, holders, views};
 pub(crate) use services::{Owner, Service, services};
 pub(crate) use sighting::Sighting;
