@@ -55,6 +55,7 @@ fn status(name: &str) -> u16 {
         "BAD_REQUEST" => 400,
         "FORBIDDEN" => 403,
         "NOT_FOUND" => 404,
+        "METHOD_NOT_ALLOWED" => 405,
         "REQUEST_TIMEOUT" => 408,
         "PAYLOAD_TOO_LARGE" => 413,
         "UNPROCESSABLE_ENTITY" => 422,
