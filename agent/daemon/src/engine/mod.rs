@@ -161,6 +161,8 @@ pub(crate) struct Engine {
     pub(crate) changes: changes::Changes,
     /// Lines that could not be written yet, oldest first.
     pub(crate) waiting: waiting::Waiting,
+    /// The log's size when memory was given back last, and a second ago.
+    pub(crate) rested: (u64, u64),
     /// The position of the log that was kept last.
     pub(crate) kept_position: u64,
     /// Whether the kernel was told that the log can, or cannot, be written.

@@ -177,6 +177,7 @@ pub(crate) fn open(config_dir: &Path) -> Result<OpenedEngine, StartError> {
         tally: Tally::default(),
         changes,
         waiting: super::waiting::Waiting::default(),
+        rested: (0, 0),
         kept_position: 0,
         told_log_fails: None,
         log_failure: None,

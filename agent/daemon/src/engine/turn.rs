@@ -14,13 +14,15 @@ use super::handle::{Handle, Question};
 use super::refresh::Why;
 use super::together::MOST_TOGETHER;
 use super::{Actor, Engine, Refusal};
-use crate::kernel::{ClockSet, watch};
+use crate::kernel::{ClockSet, give_back_memory, watch};
 use crate::log::PruneOutcome;
 
 const SECOND: Duration = Duration::from_secs(1);
 const HEARTBEAT: Duration = Duration::from_secs(300);
 /// How long a stop reads on: what a flood puts into the ring after that is the next daemon's.
 const CATCHING_UP: Duration = Duration::from_secs(5);
+/// So many records between two seconds of rest are a flood.
+const FLOOD: u64 = 10_000;
 /// How often the log is looked through for lines that may go.
 const PRUNE: Duration = Duration::from_secs(60);
 
@@ -168,7 +170,18 @@ impl Engine {
         self.flush();
         self.sign();
         self.keep_position();
+        self.rest_after_a_flood();
         behind
+    }
+
+    /// Gives back the memory that many records took, in the first second without any.
+    fn rest_after_a_flood(&mut self) {
+        let size = self.log.size();
+        if size == self.rested.1 && size - self.rested.0 >= FLOOD {
+            give_back_memory();
+            self.rested.0 = size;
+        }
+        self.rested.1 = size;
     }
 
     /// Looks whether the wall clock was set; if so, everything that ends by time is moved along.
