@@ -1,10 +1,11 @@
 //! The command line: what a mistake is answered with, by exit code and words, and that a hung daemon is not an absent one.
 
+use std::os::unix::process::CommandExt as _;
 use std::process::{Command, Stdio};
 
 use nix::sys::signal::Signal;
 use serde_json::json;
-use writ_tests::{Config, Host, config};
+use writ_tests::{Config, Host, config, wait};
 
 fn ends(host: &Host, arguments: &[&str]) -> (Option<i32>, String) {
     let output = host.writ_output(arguments);
@@ -52,6 +53,22 @@ fn a_hung_daemon_is_reported_as_silent_and_an_absent_one_as_not_running() {
     host.kill_daemon();
     assert_eq!(ends(&host, &["status"]).0, Some(3));
     assert_eq!(ends(&host, &["reload"]).0, Some(69));
+}
+
+#[test]
+fn a_daemon_that_holds_its_log_and_does_not_listen_yet_is_starting() {
+    let mut host = Host::start(&Config::new());
+    host.kill_daemon();
+    assert_eq!(ends(&host, &["status"]).0, Some(3));
+    let mut holder = Command::new("flock");
+    holder.arg("--verbose").arg(host.log_directory().join("lock")).args(["sleep", "60"]);
+    let mut holder = holder.stdout(Stdio::null()).process_group(0).spawn().expect("flock is part of Debian");
+    wait::until("a log that is being written is that of a daemon on its way", || {
+        (ends(&host, &["status"]).0 == Some(4)).then_some(())
+    });
+    nix::sys::signal::killpg(nix::unistd::Pid::from_raw(holder.id().cast_signed()), Signal::SIGKILL).unwrap();
+    holder.wait().unwrap();
+    assert_eq!(ends(&host, &["status"]).0, Some(3));
 }
 
 #[test]

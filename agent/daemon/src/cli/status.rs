@@ -1,5 +1,6 @@
 //! `writ status`: what is in force, for people and for fleet tools.
 
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -31,6 +32,7 @@ pub(super) fn run(config_dir: &Path, args: &Args) -> anyhow::Result<ExitCode> {
         Ok(status) => status,
         Err(error) => {
             let code = match error.downcast_ref::<ClientError>() {
+                Some(ClientError::Unreachable { .. }) if log_is_written(&output::log(config_dir)) => STARTING,
                 Some(ClientError::Unreachable { .. }) => NOT_RUNNING,
                 Some(ClientError::Refused { status: 503, .. }) => STARTING,
                 _ => return Err(error),
@@ -50,6 +52,15 @@ pub(super) fn run(config_dir: &Path, args: &Args) -> anyhow::Result<ExitCode> {
     }
     show(&status);
     Ok(ExitCode::SUCCESS)
+}
+
+/// Whether a daemon holds the log though nobody listens yet: it is on its way. The lock is only looked at: who took it, even
+/// for a moment, could keep the daemon from starting.
+fn log_is_written(log: &Path) -> bool {
+    let Ok(file) = std::fs::metadata(log.join("lock")) else { return false };
+    let device = (libc::major(file.dev()), libc::minor(file.dev()));
+    let held = |lock: &procfs::Lock| lock.inode == file.ino() && (lock.devmaj, lock.devmin) == device;
+    procfs::locks().is_ok_and(|locks| locks.iter().any(held))
 }
 
 fn show(status: &Status) {
