@@ -163,6 +163,24 @@ fn a_script_is_whoever_its_interpreter_is() {
 }
 
 #[test]
+fn an_account_that_is_matched_by_a_script_is_shown_as_matched_by_nothing() {
+    let host = Host::prepare(&Config::new());
+    let script = host.directory().join("script");
+    fs::write(&script, "#!/bin/sh\ntrue\n").unwrap();
+    let (mut host, account) = (
+        host,
+        format!("[service-account.agent]\nowner = \"o\"\nmatch = {{ executable = \"{}\" }}\n", script.display()),
+    );
+    host.configure(&Config::new().file("service-accounts.d/agent.toml", &account));
+    let said = host.writ_output(&["check"]);
+    assert!(String::from_utf8_lossy(&[said.stdout, said.stderr].concat()).contains("script-executable"));
+    host.run_daemon();
+    let status = host.status();
+    let agent = status["accounts"].as_array().unwrap().iter().find(|account| account["name"] == "agent").unwrap();
+    assert_eq!(agent["unmatched"].as_array().map(Vec::len), Some(1), "{agent}");
+}
+
+#[test]
 fn a_program_in_a_mount_namespace_of_its_own_is_the_same_file_by_any_name() {
     let peer = UdpPeer::new();
     let (host, agent, _) = host_with_program(&writ_tests::probe::program());

@@ -10,7 +10,8 @@ use sha2::{Digest, Sha256};
 use writ_core::config::{Config, SourceFile, parse};
 use writ_core::diagnostic::{Diagnostic, Severity};
 
-use host::{host_facts, unknown_users};
+pub(crate) use host::is_script;
+use host::{host_facts, scripts, unknown_users};
 use read::{Files, read};
 
 /// Everything found in a configuration directory.
@@ -31,6 +32,7 @@ pub(crate) fn load(directory: &Path) -> Loaded {
     diagnostics.extend(parsed.diagnostics);
     if let Some(config) = &parsed.config {
         diagnostics.extend(unknown_users(config));
+        diagnostics.extend(scripts(config));
     }
     diagnostics.sort_by_key(|finding| finding.at.as_ref().map(|at| (at.file.clone(), at.offset)));
     // A file that could not be read is an error that `parse` knows nothing of.
@@ -43,6 +45,7 @@ pub(crate) fn load(directory: &Path) -> Loaded {
 pub(crate) fn look(directory: &Path, config: &Config) -> String {
     let Files { sources, mut diagnostics } = read(directory);
     diagnostics.extend(unknown_users(config));
+    diagnostics.extend(scripts(config));
     print(&sources, &diagnostics)
 }
 
@@ -54,7 +57,7 @@ pub(crate) fn fingerprint(sources: &[SourceFile], findings: &[Diagnostic]) -> St
 }
 
 /// Findings that are about more than the text of the files.
-const OUTSIDE: [&str; 4] = ["unreadable", "not-utf-8", "world-writable", "unknown-user"];
+const OUTSIDE: [&str; 5] = ["unreadable", "not-utf-8", "world-writable", "unknown-user", "script-executable"];
 
 fn print(sources: &[SourceFile], outside: &[Diagnostic]) -> String {
     let mut hash = Sha256::new();

@@ -185,11 +185,15 @@ pub static CATALOGUE: &[Technique] = &[
         PASSED,
         KEEP_APART,
     ),
-    residual(
-        as_root(covered("inherited-raw", "a raw socket made before setuid", "none", handed::raw_inherited)),
-        "raw sockets are judged when they are made, and this one was made by somebody who may",
-        "do not hand raw sockets to services",
-    ),
+    // The BPF LSM judges the first use by other accounts than those that made it.
+    Technique {
+        claim_with_lsm: Claim::Refused,
+        ..residual(
+            as_root(covered("inherited-raw", "a raw socket made before setuid", "none", handed::raw_inherited)),
+            "raw sockets are judged when they are made, and this one was made by somebody who may",
+            "do not hand raw sockets to services",
+        )
+    },
     residual(
         as_root(covered("accepted", "an answer on a connection that somebody else made", "none", handed::accepted)),
         "accepted connections are not judged",
@@ -212,7 +216,11 @@ pub static CATALOGUE: &[Technique] = &[
     refused("sctp", "SCTP", families::sctp),
     refused("dccp", "DCCP", families::dccp),
     refused("udplite", "UDP-Lite", families::udplite),
-    covered("smc", "an SMC socket, which falls back to TCP", "cgroup/connect4", families::smc),
+    // The BPF LSM sees a family that is not IP; without it the TCP that it falls back to is seen.
+    Technique {
+        claim_with_lsm: Claim::Refused,
+        ..covered("smc", "an SMC socket, which falls back to TCP", "cgroup/connect4", families::smc)
+    },
     // Other families.
     Technique {
         capabilities: NET_RAW,

@@ -303,13 +303,25 @@ pub(crate) fn judge(mut seen: Seen, origin: &impl Origin) -> u16 {
 /// Judges for one account; the outcome is its own if it is the first or the stricter one.
 #[inline(always)]
 fn judge_account(active: u64, account: u16, seen: &Seen, outcome: &mut Outcome) {
-    if account == NOBODY {
-        return;
+    if account != NOBODY {
+        judge_attempt(active, account, seen, outcome);
     }
-    if seen.open_socket == 1 {
-        judge_family(active, account, u32::from(seen.family), outcome);
+}
+
+/// Judges what was attempted for one account.
+///
+/// Global, so that whether it is a destination or a family is asked of memory whose contents the verifier does not know.
+/// That of Linux 6.1 has been seen to prune the way on which a caller's register said "destination", because it knew the one
+/// on which it said "family", and to cut the branch away: every connect was then judged as a family, and refused.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn judge_attempt(active: u64, account: u16, seen: *const Seen, outcome: *mut Outcome) -> u32 {
+    // SAFETY: the verifier holds every caller to passing null or a whole value.
+    let Some(attempted) = (unsafe { seen.as_ref() }) else { return 0 };
+    if attempted.open_socket == 1 {
+        judge_family(active, account, u32::from(attempted.family), outcome)
     } else {
-        judge_endpoint(active, account, seen, outcome);
+        judge_endpoint(active, account, seen, outcome)
     }
 }
 

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::io::Read as _;
 use std::net::IpAddr;
+use std::path::Path;
 
 use nix::unistd::User;
 use writ_core::config::{Config, HostFacts};
@@ -46,6 +48,32 @@ pub(super) fn unknown_users(config: &Config) -> Vec<Diagnostic> {
         }
     }
     findings
+}
+
+/// Executables that accounts are matched by and that are scripts: no process ever runs those.
+pub(super) fn scripts(config: &Config) -> Vec<Diagnostic> {
+    let mut findings = Vec::new();
+    for account in config.accounts.values() {
+        for path in account.matches.iter().filter_map(|found| found.executable.as_deref()) {
+            if is_script(Path::new(path)) {
+                let message = format!(
+                    "service account `{}`: `{path}` is a script, which the kernel runs its interpreter for",
+                    account.name
+                );
+                let help = "no process is matched by it: match by `user` or `unit`, or by a program that is compiled";
+                findings.push(Diagnostic::warning("script-executable", message).help(help).at(account.at.clone()));
+            }
+        }
+    }
+    findings
+}
+
+/// Whether a file is run by an interpreter that its first line names.
+pub(crate) fn is_script(path: &Path) -> bool {
+    let mut start = [0; 2];
+    // Nothing but a regular file is opened: opening a pipe would wait for somebody.
+    let regular = fs::metadata(path).is_ok_and(|found| found.is_file());
+    regular && fs::File::open(path).and_then(|mut file| file.read_exact(&mut start)).is_ok() && start == *b"#!"
 }
 
 #[cfg(test)]

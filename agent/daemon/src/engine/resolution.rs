@@ -17,6 +17,7 @@ use writ_core::record::Lifecycle;
 use writ_core::table::{Generation, Identities, Unresolved};
 
 use super::Engine;
+use crate::configuration::is_script;
 use crate::process::kernel_device;
 
 /// How often names without a user are asked for again, and processes that run a replaced executable looked for.
@@ -114,6 +115,10 @@ impl Resolution {
     }
 
     fn executable(&mut self, path: &str, difference: &mut Difference) {
+        // A script is no process's executable: its interpreter is.
+        if is_script(Path::new(path)) {
+            return;
+        }
         let Ok(found) = fs::metadata(path) else { return };
         let file = (kernel_device(found.dev()), found.ino());
         match self.executables.insert(path.to_owned(), file) {
