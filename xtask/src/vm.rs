@@ -55,8 +55,17 @@ pub(crate) struct Options {
 
 /// The subjects that an emulated machine runs: every hook, form and identity at the root cgroup. The others ask nothing more
 /// of the kernel, and are too heavy for emulation: load, floods, servers, and a daemon that has to start beside two probers.
-const SUBJECTS: [&str; 8] =
-    ["clock::", "connect::", "forms::", "harness::", "identity::", "kernels::", "reload::", "unmanaged::"];
+const SUBJECTS: [&str; 9] = [
+    "clock::",
+    "connect::",
+    "families::",
+    "forms::",
+    "harness::",
+    "identity::",
+    "kernels::",
+    "reload::",
+    "unmanaged::",
+];
 /// The subject that changes the whole machine: left out everywhere else.
 const OF_THE_MACHINE: &str = "clock::";
 /// The subjects of kernels that only `--all` asks for.
