@@ -68,6 +68,13 @@ impl Address {
         [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p]
     }
 
+    /// The high and the low half, in host byte order: they compare as the address does.
+    #[inline(always)]
+    pub const fn halves(&self) -> [u64; 2] {
+        let [high, low] = self.0;
+        [u64::from_be(high), u64::from_be(low)]
+    }
+
     /// The four IPv4 octets in network byte order, if this is an IPv4 address.
     #[inline(always)]
     pub const fn v4(&self) -> Option<[u8; 4]> {

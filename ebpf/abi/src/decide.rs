@@ -1,8 +1,8 @@
 //! The decision: written once, pure and total; run by the kernel program, the daemon, the replayer and the tests.
 
 use crate::{
-    AccountFlags, Active, Address, Cell, FAMILIES, Family, PROTOCOLS, Protocol, Reason, Slot, StanceWord, Verdict,
-    stance::halves,
+    AccountFlags, Active, Address, Cell, FAMILIES, Family, NEVER, PROTOCOLS, Protocol, Reason, Slot, StanceRow,
+    StanceWord, Verdict, stance::halves,
 };
 
 /// Where one attempt wants to go.
@@ -53,6 +53,9 @@ pub struct Decision {
     pub new_destination: bool,
     /// Whether this attempt, if allowed, teaches the account's baseline.
     pub learn: bool,
+    /// Until when time alone cannot change this (boot-time nanoseconds): the end of the stance, of an observed spell, of a
+    /// learning period. 0 where something was missing.
+    pub until: u64,
 }
 
 impl Decision {
@@ -65,14 +68,16 @@ impl Decision {
 
 /// The tables of one generation, wherever they lie: in kernel maps, or in memory.
 pub trait Tables {
+    /// How a stance is read.
+    type Row: StanceRow;
     /// The word that names the generation.
     fn active(&self) -> Active;
     /// The account's flags.
     fn flags(&self, account: u32) -> Option<AccountFlags>;
     /// The account's slot.
     fn slot(&self, account: u32) -> Option<Slot>;
-    /// One word of the stance with this index (see [`crate::Stance::to_words`]).
-    fn stance(&self, index: u32, word: StanceWord) -> Option<u64>;
+    /// The stance with this index.
+    fn stance(&self, index: u32) -> Option<Self::Row>;
     /// The class of an address: the longest matching prefix.
     fn address_class(&self, address: &Address) -> Option<u32>;
     /// The class of a port.
@@ -106,48 +111,54 @@ pub fn decide<T: Tables>(tables: &T, account: u32, attempt: &Attempt, now: u64) 
         flags,
         new_destination: false,
         learn: false,
+        until: 0,
     };
     let Some(slot) = tables.slot(account) else { return decision };
     decision.epoch = slot.epoch();
     decision.stance = slot.stance();
     decision.reason = Reason::NoStance;
-    let Some(valid_until) = tables.stance(decision.stance, StanceWord::ValidUntil) else { return decision };
-    let expired = now >= valid_until;
+    let Some(mut row) = tables.stance(decision.stance) else { return decision };
+    let expired = now >= row.word(StanceWord::ValidUntil);
     if expired {
-        let Some(word) = tables.stance(decision.stance, StanceWord::FallbackCells) else { return decision };
-        decision.stance = halves(word).0;
+        decision.stance = halves(row.word(StanceWord::FallbackCells)).0;
+        let Some(fallback) = tables.stance(decision.stance) else { return decision };
+        row = fallback;
     }
-    if tables.stance(decision.stance, StanceWord::Present) != Some(1) {
+    if row.word(StanceWord::Present) != 1 {
         return decision;
     }
-    let Some(observe_until) = tables.stance(decision.stance, StanceWord::ObserveUntil) else { return decision };
+    // A fallback does not expire.
+    decision.until = if expired { NEVER } else { row.word(StanceWord::ValidUntil) };
+    let observe_until = row.word(StanceWord::ObserveUntil);
     if now < observe_until {
         decision.enforced = false;
+        decision.until = earlier(decision.until, observe_until);
     }
-    let Some(learning_until) = tables.stance(decision.stance, StanceWord::LearningUntil) else { return decision };
+    let learning_until = row.word(StanceWord::LearningUntil);
     let learning = now < learning_until;
+    if learning {
+        decision.until = earlier(decision.until, learning_until);
+    }
     let mut learnable = false;
     let cell = match attempt {
         Attempt::OpenSocket(family) => {
             let index = *family as u32;
-            let Some(word) = tables.stance(decision.stance, StanceWord::FamiliesExecutables) else { return decision };
-            if index < FAMILIES { tables.cell(halves(word).0.wrapping_add(index)) } else { None }
+            let (families, _) = halves(row.word(StanceWord::FamiliesExecutables));
+            if index < FAMILIES { tables.cell(families.wrapping_add(index)) } else { None }
         }
         Attempt::Connect { endpoint, executable } => {
             decision.reason = Reason::NoClass;
             let seen = tables.seen(account, &endpoint.address);
             decision.new_destination = !seen && !learning;
             learnable = !seen;
-            let Some(word) = tables.stance(decision.stance, StanceWord::FamiliesExecutables) else { return decision };
-            let Some(index) = tables.projection(halves(word).1.wrapping_add(*executable)) else { return decision };
+            let (_, executable_base) = halves(row.word(StanceWord::FamiliesExecutables));
+            let Some(index) = tables.projection(executable_base.wrapping_add(*executable)) else { return decision };
             let Some(class) = tables.address_class(&endpoint.address) else { return decision };
-            let Some(word) = tables.stance(decision.stance, StanceWord::Bases) else { return decision };
-            let (address_base, port_base) = halves(word);
+            let (address_base, port_base) = halves(row.word(StanceWord::Bases));
             let Some(address) = tables.projection(address_base.wrapping_add(class)) else { return decision };
             let Some(class) = tables.port_class(endpoint.port) else { return decision };
             let Some(port) = tables.projection(port_base.wrapping_add(class)) else { return decision };
-            let Some(word) = tables.stance(decision.stance, StanceWord::Counts) else { return decision };
-            let (addresses, ports) = halves(word);
+            let (addresses, ports) = halves(row.word(StanceWord::Counts));
             if address >= addresses || port >= ports {
                 return decision;
             }
@@ -155,8 +166,8 @@ pub fn decide<T: Tables>(tables: &T, account: u32, attempt: &Attempt, now: u64) 
             let index = index.wrapping_mul(ports).wrapping_add(port);
             let index = index.wrapping_mul(PROTOCOLS).wrapping_add(endpoint.protocol as u32);
             let index = index.wrapping_mul(2).wrapping_add(decision.new_destination as u32);
-            let Some(word) = tables.stance(decision.stance, StanceWord::FallbackCells) else { return decision };
-            tables.cell(halves(word).1.wrapping_add(index))
+            let (_, cells) = halves(row.word(StanceWord::FallbackCells));
+            tables.cell(cells.wrapping_add(index))
         }
     };
     let Some(cell) = cell else {
@@ -186,6 +197,11 @@ pub fn decide<T: Tables>(tables: &T, account: u32, attempt: &Attempt, now: u64) 
     // A refused attempt must not teach, nor one that only observe mode let through.
     decision.learn = learnable && decision.verdict == Verdict::Allow && (decision.enforced || learning);
     decision
+}
+
+#[inline(always)]
+const fn earlier(a: u64, b: u64) -> u64 {
+    if b < a { b } else { a }
 }
 
 /// Whether `challenger` is to be preferred as the outcome of an attempt that several accounts match: a refusal before an

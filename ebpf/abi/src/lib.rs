@@ -13,6 +13,7 @@ mod decide;
 mod event;
 mod family;
 mod path;
+mod range;
 mod session;
 mod stance;
 mod verdict;
@@ -28,12 +29,13 @@ pub use event::{
 };
 pub use family::{AF_INET, AF_INET6, AF_NETLINK, AF_UNIX, FAMILIES, Family};
 pub use path::{CGROUP_PATH_LEN, PathHash, PathWalk};
+pub use range::{FAN_V4, FAN_V6, LINK_CLASS, NodeV4, NodeV6, RANGE_DEPTH, class_v4, class_v6};
 pub use session::{
     ROOM_NONE, ROOM_OWN, ROOM_SHARED, SESSION_ACCOUNTS, SESSION_FOUND, SESSION_FOUND_CPU, SESSION_JUDGED,
-    SESSION_NOBODY, SESSION_STOPPED, SESSION_TOLERATED, SESSIONS, SESSIONS_SHARED, Session, ends_by_time, holds,
-    holds_until, seal, session_share,
+    SESSION_NOBODY, SESSION_STOPPED, SESSION_TOLERATED, SESSIONS, SESSIONS_SHARED, Session, ends_by_time, holds, seal,
+    session_share,
 };
-pub use stance::{AccountFlags, Active, NEVER, STANCE_WORDS, Slot, Stance, StanceWord};
+pub use stance::{AccountFlags, Active, NEVER, STANCE_WORDS, Slot, Stance, StanceRow, StanceWord};
 pub use verdict::{Cell, PROTOCOLS, Protocol, Reason, Verdict};
 
 /// The version of everything in this crate that outlives one process: pinned maps, ring entries, table layouts.
@@ -41,4 +43,4 @@ pub use verdict::{Cell, PROTOCOLS, Protocol, Reason, Verdict};
 /// Raise it whenever a type, constant or meaning here changes in a way an older program would misread; `tests/layout.rs`
 /// pins the bytes, so that a change cannot go unnoticed. An agent that finds a newer number in the pins leaves
 /// enforcement as it is and refuses to start.
-pub const ABI_VERSION: u32 = 3;
+pub const ABI_VERSION: u32 = 4;

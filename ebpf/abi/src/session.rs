@@ -1,6 +1,6 @@
 //! A session: one connection that was let through, as the kernel remembers it for as long as its socket lives.
 
-use crate::{Address, NEVER, StanceWord, Tables, stance::halves};
+use crate::Address;
 
 /// How many accounts one session can belong to.
 pub const SESSION_ACCOUNTS: usize = 4;
@@ -110,30 +110,4 @@ pub const fn holds(sealed: u64, epochs: &[u32; SESSION_ACCOUNTS], now: u64) -> b
 #[inline(always)]
 pub const fn ends_by_time(sealed: u64) -> bool {
     sealed >> EPOCH_BITS != u64::MAX >> EPOCH_BITS
-}
-
-/// Until when time alone cannot change what a judgement of this account in this epoch says: the end of the stance, of an
-/// observed spell, of a learning period. 0 if the account has moved on, or anything is missing.
-#[inline(always)]
-pub fn holds_until<T: Tables>(tables: &T, account: u32, epoch: u32, now: u64) -> u64 {
-    let Some(slot) = tables.slot(account) else { return 0 };
-    if slot.epoch() != epoch {
-        return 0;
-    }
-    let mut stance = slot.stance();
-    let Some(mut until) = tables.stance(stance, StanceWord::ValidUntil) else { return 0 };
-    if now >= until {
-        let Some(word) = tables.stance(stance, StanceWord::FallbackCells) else { return 0 };
-        stance = halves(word).0;
-        until = NEVER;
-    }
-    let Some(observe) = tables.stance(stance, StanceWord::ObserveUntil) else { return 0 };
-    if now < observe && observe < until {
-        until = observe;
-    }
-    let Some(learning) = tables.stance(stance, StanceWord::LearningUntil) else { return 0 };
-    if now < learning && learning < until {
-        until = learning;
-    }
-    until
 }

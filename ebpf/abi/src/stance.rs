@@ -138,7 +138,30 @@ pub struct Stance {
     pub ports: u32,
 }
 
-/// Names of a stance's words, for the decision, which fetches each only when it needs it (a BPF program's stack is small).
+/// A stance as it lies in its table: found once, read word by word (a BPF program's stack is small).
+pub trait StanceRow: Copy {
+    /// One word of it (see [`Stance::to_words`]).
+    fn word(self, of: StanceWord) -> u64;
+}
+
+impl StanceRow for [u64; STANCE_WORDS as usize] {
+    #[inline(always)]
+    fn word(self, of: StanceWord) -> u64 {
+        let [a, b, c, d, e, f, g, h] = self;
+        match of {
+            StanceWord::ValidUntil => a,
+            StanceWord::ObserveUntil => b,
+            StanceWord::LearningUntil => c,
+            StanceWord::FallbackCells => d,
+            StanceWord::FamiliesExecutables => e,
+            StanceWord::Bases => f,
+            StanceWord::Counts => g,
+            StanceWord::Present => h,
+        }
+    }
+}
+
+/// Names of a stance's words.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u32)]
 pub enum StanceWord {

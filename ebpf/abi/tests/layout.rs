@@ -4,7 +4,7 @@ use writ_abi::*;
 
 #[test]
 fn events_have_no_hidden_bytes_and_keep_their_layout() {
-    assert_eq!(ABI_VERSION, 2);
+    assert_eq!(ABI_VERSION, 4);
     assert_eq!(size_of::<DecisionEvent>(), 208);
     assert_eq!(offset_of!(DecisionEvent, address), 64);
     assert_eq!(offset_of!(DecisionEvent, cpu), 96);

@@ -10,7 +10,7 @@ static CONFIG: KernelConfig = KernelConfig {
     root_cgroup: 0,
     init_user_ns: 0,
     set_retval: 0,
-    reserved: 0,
+    typed: 0,
     offsets: TaskOffsets {
         resolved: 0,
         start_boottime: 0,

@@ -19,7 +19,7 @@ use crate::{
     identity::{self, Caller, NOBODY},
     map::{SEEN, SEEN_COUNT, SeenKey},
     session, socket,
-    tables::KernelTables,
+    tables::{KernelTables, NO_CLASS},
 };
 
 /// What a cgroup program returns to let the call go on.
@@ -77,7 +77,7 @@ pub(crate) trait Origin {
     }
 
     /// Cookies of the socket and of its network namespace; 0 where there is none.
-    fn cookies(&self, caller: &Caller) -> [u64; 2];
+    fn cookies(&self) -> [u64; 2];
 
     /// Remembers what is let through. It may change its mind.
     #[inline(always)]
@@ -94,7 +94,7 @@ impl Origin for Opening {
     }
 
     #[inline(always)]
-    fn cookies(&self, _caller: &Caller) -> [u64; 2] {
+    fn cookies(&self) -> [u64; 2] {
         // SAFETY: the context of the hook, which is what the helper takes.
         [0, unsafe { bpf_get_netns_cookie(self.0) }]
     }
@@ -110,7 +110,7 @@ impl Origin for Addressing {
     }
 
     #[inline(always)]
-    fn cookies(&self, _caller: &Caller) -> [u64; 2] {
+    fn cookies(&self) -> [u64; 2] {
         // SAFETY: the context of the hook, which is what the helpers take.
         unsafe { [bpf_get_socket_cookie(self.0), bpf_get_netns_cookie(self.0)] }
     }
@@ -179,6 +179,7 @@ impl Seen {
             family: family as u8,
             open_socket: 1,
             executable: 0,
+            class: NO_CLASS,
             socket_family: socket_family as u16,
             socket_type: kind as u16,
             socket_protocol: protocol as u16,
@@ -219,6 +220,7 @@ impl Seen {
             family: family as u8,
             open_socket: u8::from(protocol.is_none()),
             executable: 0,
+            class: NO_CLASS,
             socket_family: socket_family as u16,
             socket_type: kind as u16,
             socket_protocol: number as u16,
@@ -237,15 +239,12 @@ pub(crate) fn judge(mut seen: Seen, origin: &impl Origin) -> u16 {
         return 0;
     }
     seen.executable = caller.executable_class;
+    if seen.open_socket == 0 {
+        seen.class = tables.class_of(&seen.address);
+    }
     let active = tables.active().0;
-    let mut outcome = Outcome {
-        decision: nobody(),
-        at: now(),
-        views: 0,
-        account: NOBODY,
-        errno: 0,
-        cookies: origin.cookies(&caller),
-    };
+    let mut outcome =
+        Outcome { decision: nobody(), at: now(), views: 0, account: NOBODY, errno: 0, cookies: origin.cookies() };
     let [a, b, c, d] = caller.accounts;
     judge_account(active, a, &seen, &mut outcome);
     if b != NOBODY {
@@ -337,7 +336,7 @@ pub(crate) extern "C" fn judge_endpoint(active: u64, account: u16, seen: *const 
     let protocol = if seen.protocol == Protocol::Udp as u8 { Protocol::Udp } else { Protocol::Tcp };
     let endpoint = Endpoint { address: seen.address, port: seen.port, protocol };
     let attempt = Attempt::Connect { endpoint, executable: seen.executable };
-    let decision = decide(&KernelTables::of(Active(active)), u32::from(account), &attempt, outcome.at);
+    let decision = decide(&KernelTables::of(Active(active), seen.class), u32::from(account), &attempt, outcome.at);
     prefer(outcome, decision, account);
     0
 }
@@ -350,7 +349,7 @@ pub(crate) extern "C" fn judge_family(active: u64, account: u16, family: u32, ou
     let Some(outcome) = (unsafe { outcome.as_mut() }) else { return 0 };
     let Some(family) = Family::from_bits(family as u8) else { return 0 };
     let attempt = Attempt::OpenSocket(family);
-    let decision = decide(&KernelTables::of(Active(active)), u32::from(account), &attempt, outcome.at);
+    let decision = decide(&KernelTables::of(Active(active), NO_CLASS), u32::from(account), &attempt, outcome.at);
     prefer(outcome, decision, account);
     0
 }
@@ -383,6 +382,7 @@ pub(crate) fn nobody() -> Decision {
         flags: AccountFlags::default(),
         new_destination: false,
         learn: false,
+        until: 0,
     }
 }
 

@@ -10,7 +10,6 @@ use aya_ebpf::helpers::{
 use writ_abi::{ABI_VERSION, Active, Address, Budget, Counter, Decision, DecisionEvent, EVENT_DECISION, Hook};
 
 use crate::{
-    config::config,
     identity::{Caller, NOBODY},
     map::{BUDGETS, COUNTS, DECISIONS},
     task,
@@ -80,6 +79,8 @@ pub(crate) struct Seen {
     pub(crate) address: Address,
     /// Class of the caller's executable.
     pub(crate) executable: u32,
+    /// Class of the address.
+    pub(crate) class: u32,
     pub(crate) port: u16,
     pub(crate) socket_family: u16,
     pub(crate) socket_type: u16,
@@ -151,12 +152,13 @@ pub(crate) fn decision(active: Active, caller: &Caller, seen: &Seen, outcome: &O
     // SAFETY: the entry is a whole `DecisionEvent` in ring memory; the helpers have no preconditions.
     unsafe {
         let ids = bpf_get_current_pid_tgid();
+        let task = task::current();
         (*event).kind = EVENT_DECISION;
         (*event).abi = ABI_VERSION;
         (*event).at = outcome.at;
         (*event).sequence = sequence;
         (*event).executable_inode = caller.executable.inode;
-        (*event).start_time = task::start_time(caller.task).unwrap_or_default();
+        (*event).start_time = task::start_time(task).unwrap_or_default();
         (*event).cgroup = bpf_get_current_cgroup_id();
         (*event).socket_cookie = outcome.cookies[0];
         (*event).netns_cookie = outcome.cookies[1];
@@ -169,10 +171,10 @@ pub(crate) fn decision(active: Active, caller: &Caller, seen: &Seen, outcome: &O
         (*event).explanation = outcome.decision.explanation;
         (*event).pid = (ids >> 32) as u32;
         (*event).tid = ids as u32;
-        (*event).parent = task::parent(caller.task).unwrap_or_default();
+        (*event).parent = task::parent(task).unwrap_or_default();
         (*event).uid = caller.uid;
         (*event).euid = caller.euid;
-        (*event).loginuid = task::read::<u32>(caller.task, config!(offsets.loginuid)).unwrap_or(u32::MAX);
+        (*event).loginuid = task::loginuid(task);
         (*event).executable_device = caller.executable.device;
         (*event).executable_class = caller.executable_class;
         (*event).views = u32::from(outcome.views);

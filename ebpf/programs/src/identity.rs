@@ -22,7 +22,6 @@ pub(crate) const NOBODY: u16 = u16::MAX;
 /// The accounts that some view of the caller matched, and what was read on the way.
 #[repr(C)]
 pub(crate) struct Caller {
-    pub(crate) task: u64,
     pub(crate) uid: u32,
     pub(crate) euid: u32,
     pub(crate) executable: ExecutableKey,
@@ -39,7 +38,6 @@ pub(crate) struct Caller {
 impl Caller {
     /// Nobody yet.
     pub(crate) const NONE: Self = Self {
-        task: 0,
         uid: 0,
         euid: 0,
         executable: ExecutableKey { inode: 0, device: 0, reserved: 0 },
@@ -114,8 +112,8 @@ impl Caller {
     }
 
     #[inline(always)]
-    fn users(&mut self, side: u32) {
-        let Some(cred) = task::follow(self.task, config!(offsets.cred)) else {
+    fn users(&mut self, side: u32, task: u64) {
+        let Some(cred) = task::pointer(task, config!(offsets.cred)) else {
             self.unknown = 1;
             return;
         };
@@ -130,19 +128,19 @@ impl Caller {
             self.user(side, mine.euid, View::EUID);
         }
         self.namespace(side, mine.user_ns);
-        let Some(real) = task::follow(self.task, config!(offsets.real_cred)) else {
+        let Some(real) = task::pointer(task, config!(offsets.real_cred)) else {
             self.unknown = 1;
             return;
         };
         if real != cred {
             self.other(side, real, View::REAL_CRED);
         }
-        let Some(leader) = task::follow(self.task, config!(offsets.group_leader)) else {
+        let Some(leader) = task::pointer(task, config!(offsets.group_leader)) else {
             self.unknown = 1;
             return;
         };
-        if leader != self.task {
-            match task::follow(leader, config!(offsets.real_cred)) {
+        if leader != task {
+            match task::pointer(leader, config!(offsets.real_cred)) {
                 Some(theirs) if theirs == cred || theirs == real => {}
                 Some(theirs) => self.other(side, theirs, View::LEADER),
                 None => self.unknown = 1,
@@ -314,23 +312,23 @@ pub(crate) extern "C" fn follow_socket(caller: *mut Caller, side: u32, socket: u
 pub(crate) fn find(tables: &KernelTables, caller: &mut Caller, socket: u64) {
     let side = tables.side();
     let active = tables.active();
-    caller.task = task::current();
+    let task = task::current();
     caller.unknown = u8::from(!task::resolved());
-    caller.users(side);
+    caller.users(side, task);
     if socket != 0 {
         follow_socket(caller, side, socket, u32::from(active.has(Active::MATCHES_CGROUPS)));
     }
     let by_executable = active.has(Active::MATCHES_EXECUTABLES | Active::CLASSES_EXECUTABLES);
     let mut entry = 0;
     if by_executable {
-        match task::executable(caller.task) {
+        match task::executable(task) {
             Some(key) => {
                 caller.executable = key;
                 entry = caller.executable_entry(side, &key);
                 caller.executable_class = (entry >> 32) as u32;
             }
             // A kernel thread has none, and none can be pretended to.
-            None if task::follow(caller.task, config!(offsets.mm)).is_some() => caller.unknown = 1,
+            None if task::pointer(task, config!(offsets.mm)).is_some() => caller.unknown = 1,
             None => {}
         }
     }
@@ -352,7 +350,7 @@ pub(crate) fn find(tables: &KernelTables, caller: &mut Caller, socket: u64) {
     }
     if !by_executable
         && caller.accounts[0] != NOBODY
-        && let Some(key) = task::executable(caller.task)
+        && let Some(key) = task::executable(task)
     {
         caller.executable = key;
     }

@@ -218,8 +218,8 @@ impl Origin for Unmade {
     }
 
     #[inline(always)]
-    fn cookies(&self, caller: &Caller) -> [u64; 2] {
-        [0, socket::own_netns(caller.task)]
+    fn cookies(&self) -> [u64; 2] {
+        [0, socket::own_netns()]
     }
 }
 
@@ -240,8 +240,8 @@ impl Origin for Handed {
     }
 
     #[inline(always)]
-    fn cookies(&self, caller: &Caller) -> [u64; 2] {
-        [0, socket::own_netns(caller.task)]
+    fn cookies(&self) -> [u64; 2] {
+        [0, socket::own_netns()]
     }
 
     #[inline(always)]
@@ -283,8 +283,8 @@ impl Origin for Elsewhere {
     }
 
     #[inline(always)]
-    fn cookies(&self, caller: &Caller) -> [u64; 2] {
-        [0, socket::own_netns(caller.task)]
+    fn cookies(&self) -> [u64; 2] {
+        [0, socket::own_netns()]
     }
 }
 

@@ -1,10 +1,13 @@
 //! The maps, and nothing else. Sizes of inner maps here are only templates: each generation brings its own.
 
 use aya_ebpf::{
-    btf_maps::{Array, ArrayOfMaps, HashMap, LpmTrie, PerCpuArray, RingBuf, SkStorage},
+    btf_maps::{Array, ArrayOfMaps, HashMap, PerCpuArray, RingBuf, SkStorage},
     macros::btf_map,
 };
-use writ_abi::{BUDGETS as ROWS, Budget, COUNTERS, DecisionEvent, PathHash, ProcessEvent, SESSIONS as LISTED, Session};
+use writ_abi::{
+    BUDGETS as ROWS, Budget, COUNTERS, DecisionEvent, NodeV4, NodeV6, PathHash, ProcessEvent, SESSIONS as LISTED,
+    STANCE_WORDS, Session,
+};
 
 /// `BPF_F_INNER_MAP`: arrays of different length may take each other's place.
 const INNER: usize = 0x1000;
@@ -32,6 +35,8 @@ pub(crate) struct SeenKey {
 }
 
 type Words = Array<u64, 1, INNER>;
+/// A stance; an array, because Linux 6.1 takes no structure as the value of an inner map.
+pub(crate) type Stance = [u64; STANCE_WORDS as usize];
 
 /// Which generation is in force (`writ_abi::Active`); the one word that swaps everything.
 #[btf_map]
@@ -65,12 +70,12 @@ pub(crate) static EXECUTABLES: ArrayOfMaps<HashMap<ExecutableKey, u64, 1, SPARSE
 /// Clause lists: a count, then that many `writ_abi::Clause`.
 #[btf_map]
 pub(crate) static CLAUSES: ArrayOfMaps<Words, 2> = ArrayOfMaps::new();
-/// IPv4 prefix → address class.
+/// IPv4 address → class: nodes of a search tree.
 #[btf_map]
-pub(crate) static ADDRESSES_V4: ArrayOfMaps<LpmTrie<u32, u32, 1>, 2> = ArrayOfMaps::new();
-/// IPv6 prefix → address class.
+pub(crate) static ADDRESSES_V4: ArrayOfMaps<Array<NodeV4, 1, INNER>, 2> = ArrayOfMaps::new();
+/// IPv6 address → class, likewise.
 #[btf_map]
-pub(crate) static ADDRESSES_V6: ArrayOfMaps<LpmTrie<[u32; 4], u32, 1>, 2> = ArrayOfMaps::new();
+pub(crate) static ADDRESSES_V6: ArrayOfMaps<Array<NodeV6, 1, INNER>, 2> = ArrayOfMaps::new();
 /// Port classes, four to a word.
 #[btf_map]
 pub(crate) static PORTS: ArrayOfMaps<Words, 2> = ArrayOfMaps::new();
@@ -80,9 +85,9 @@ pub(crate) static PROJECTIONS: ArrayOfMaps<Words, 2> = ArrayOfMaps::new();
 /// Cells of all rows.
 #[btf_map]
 pub(crate) static CELLS: ArrayOfMaps<Words, 2> = ArrayOfMaps::new();
-/// Stances, `writ_abi::STANCE_WORDS` words each.
+/// Stances (`writ_abi::Stance::to_words`).
 #[btf_map]
-pub(crate) static STANCES: ArrayOfMaps<Words, 2> = ArrayOfMaps::new();
+pub(crate) static STANCES: ArrayOfMaps<Array<Stance, 1, INNER>, 2> = ArrayOfMaps::new();
 /// Account flags by account.
 #[btf_map]
 pub(crate) static FLAGS: ArrayOfMaps<Words, 2> = ArrayOfMaps::new();

@@ -40,7 +40,7 @@ fn exec(bprm: u64) -> Option<()> {
     let mut caller = Caller::NONE;
     identity::find(&tables, &mut caller, 0);
     if caller.executable.inode == 0
-        && let Some(key) = task::executable(caller.task)
+        && let Some(key) = task::executable(task::current())
     {
         caller.executable = key;
     }
@@ -86,17 +86,18 @@ fn exec(bprm: u64) -> Option<()> {
     let event: *mut ProcessEvent = entry.as_mut_ptr();
     // SAFETY: the entry is a whole `ProcessEvent` in ring memory; the string helper writes at most `PATH_LEN` bytes.
     unsafe {
+        let task = task::current();
         (*event).kind = EVENT_PROCESS;
         (*event).abi = ABI_VERSION;
         (*event).at = bpf_ktime_get_boot_ns();
         (*event).executable_inode = caller.executable.inode;
-        (*event).start_time = task::start_time(caller.task).unwrap_or_default();
+        (*event).start_time = task::start_time(task).unwrap_or_default();
         (*event).cgroup = bpf_get_current_cgroup_id();
         (*event).pid = pid;
-        (*event).parent = task::parent(caller.task).unwrap_or_default();
+        (*event).parent = task::parent(task).unwrap_or_default();
         (*event).uid = caller.uid;
         (*event).executable_device = caller.executable.device;
-        (*event).loginuid = task::read::<u32>(caller.task, config!(offsets.loginuid)).unwrap_or(u32::MAX);
+        (*event).loginuid = task::loginuid(task);
         (*event).issued = issued;
         (*event).account = account;
         (*event).reserved = [0; 3];

@@ -8,17 +8,14 @@ use core::ffi::c_void;
 use aya_ebpf::{
     EbpfContext,
     bindings::{BPF_SK_STORAGE_GET_F_CREATE, bpf_sock_addr},
-    helpers::generated::{
-        bpf_get_current_pid_tgid, bpf_get_netns_cookie, bpf_get_smp_processor_id, bpf_get_socket_cookie,
-        bpf_sk_storage_get,
-    },
+    helpers::generated::{bpf_get_current_pid_tgid, bpf_get_smp_processor_id, bpf_sk_storage_get},
     macros::{cgroup_skb, cgroup_sock},
     programs::{SkBuffContext, SockContext},
 };
 use writ_abi::{
     AccountFlags, Active, Address, BUDGETS, Budget, Counter, ROOM_NONE, ROOM_OWN, ROOM_SHARED, Reason,
     SESSION_ACCOUNTS, SESSION_FOUND, SESSION_JUDGED, SESSION_TOLERATED, SESSIONS_SHARED, Session, Tables, Verdict,
-    ends_by_time, holds, holds_until, seal,
+    ends_by_time, holds, seal,
 };
 
 use crate::{
@@ -26,7 +23,7 @@ use crate::{
     emit::{self, Outcome, Seen, count},
     identity::{Caller, NOBODY},
     map::{COUNTS, SESSIONS, SESSIONS_SHARE, SESSIONS_USED, TRACKED},
-    tables::KernelTables,
+    tables::{KernelTables, NO_CLASS},
 };
 
 /// The session kept with a socket: null if there is none.
@@ -59,11 +56,11 @@ pub(crate) fn track(active: u64, caller: &Caller, seen: &Seen, outcome: &mut Out
         count(Counter::SessionQuota);
         return refuse(outcome);
     }
-    let [first, second, ..] = caller.accounts;
+    let [_, second, ..] = caller.accounts;
     let epoch = outcome.decision.epoch;
     // Several accounts: their epochs are learnt with the first packet, which is judged again.
     let epochs = if second == NOBODY { [epoch, 0, 0, 0] } else { [0; SESSION_ACCOUNTS] };
-    let until = if second == NOBODY { settle(active, first, epoch, outcome.at) } else { 0 };
+    let until = if second == NOBODY { outcome.decision.until } else { 0 };
     // SAFETY: the pointer is what the storage lookup returned; the helpers have no preconditions.
     unsafe {
         (*session).held = 0;
@@ -71,8 +68,7 @@ pub(crate) fn track(active: u64, caller: &Caller, seen: &Seen, outcome: &mut Out
         // The number that `emit::decision` gives this attempt next. Another task can be judged on this CPU in between; then
         // the session names that decision, and nothing else comes of it.
         (*session).sequence = sequence();
-        (*session).cookie = bpf_get_socket_cookie(context);
-        (*session).netns = bpf_get_netns_cookie(context);
+        [(*session).cookie, (*session).netns] = outcome.cookies;
         (*session).address = seen.address;
         (*session).epochs = epochs;
         (*session).accounts = caller.accounts;
@@ -157,14 +153,6 @@ fn sequence() -> u64 {
     unsafe { core::ptr::read_volatile(counts.cast::<u64>().add(Counter::Seen as usize)) + 1 }
 }
 
-/// Until when a judgement of this account holds (see `writ_abi::holds_until`). A global function, so that the verifier
-/// checks it once, and its callers only for the number they get.
-#[unsafe(no_mangle)]
-#[inline(never)]
-pub(crate) extern "C" fn settle(active: u64, account: u16, epoch: u32, now: u64) -> u64 {
-    holds_until(&KernelTables::of(Active(active)), u32::from(account), epoch, now)
-}
-
 /// A socket being closed: its session is over.
 #[cgroup_sock(sock_release)]
 pub(crate) fn sock_release(context: SockContext) -> i32 {
@@ -238,11 +226,12 @@ fn unmoved(tables: &KernelTables, accounts: &[u16; SESSION_ACCOUNTS], epochs: &[
 pub(crate) extern "C" fn judge_session(active: u64, session: *mut Session, now: u64) -> u32 {
     // SAFETY: the verifier holds every caller to passing null or a whole value.
     let Some(session) = (unsafe { session.as_mut() }) else { return 0 };
-    let tables = KernelTables::of(Active(active));
+    let tables = KernelTables::of(Active(active), NO_CLASS);
     let seen = Seen {
         given: Address::NONE,
         address: session.address,
         executable: session.executable,
+        class: tables.class_of(&session.address),
         port: session.port,
         socket_family: 0,
         socket_type: 0,
@@ -285,7 +274,7 @@ pub(crate) extern "C" fn judge_session(active: u64, session: *mut Session, now: 
             None => 0,
         };
         session.epochs[place] = epoch;
-        let holds = if declared { settle(active, account, epoch, now) } else { writ_abi::NEVER };
+        let holds = if declared { outcome.decision.until } else { writ_abi::NEVER };
         if holds < until {
             until = holds;
         }

@@ -23,14 +23,14 @@ pub(crate) fn cgroup(socket: u64) -> Option<u64> {
 
 /// Cookie of the caller's network namespace; 0 if it could not be read.
 #[inline(always)]
-pub(crate) fn own_netns(task: u64) -> u64 {
+pub(crate) fn own_netns() -> u64 {
     if config!(sockets.net_cookie) == 0 {
         return 0;
     }
     let read = || {
-        let proxy = task::follow(task, config!(sockets.nsproxy))?;
-        let namespace = task::follow(proxy, config!(sockets.net_ns))?;
-        task::read::<u64>(namespace, config!(sockets.net_cookie))
+        let proxy = task::pointer(task::current(), config!(sockets.nsproxy))?;
+        let namespace = task::pointer(proxy, config!(sockets.net_ns))?;
+        task::member::<u64>(namespace, config!(sockets.net_cookie))
     };
     read().unwrap_or_default()
 }

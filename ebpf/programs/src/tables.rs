@@ -1,14 +1,19 @@
 //! The tables of one generation as they lie in kernel maps.
 
-use aya_ebpf::btf_maps::{Array, ArrayOfMaps, lpm_trie::Key};
-use writ_abi::{AccountFlags, Active, Address, Cell, STANCE_WORDS, Slot, StanceWord, Tables};
+use aya_ebpf::btf_maps::{Array, ArrayOfMaps};
+use writ_abi::{AccountFlags, Active, Address, Cell, Slot, StanceRow, StanceWord, Tables, class_v4, class_v6};
 
-use crate::map::{ACTIVE, ADDRESSES_V4, ADDRESSES_V6, CELLS, FLAGS, PORTS, PROJECTIONS, SEEN, SLOTS, STANCES, SeenKey};
+use crate::map::{
+    ACTIVE, ADDRESSES_V4, ADDRESSES_V6, CELLS, FLAGS, PORTS, PROJECTIONS, SEEN, SLOTS, STANCES, SeenKey, Stance,
+};
 
 /// One generation, chosen once per program run.
 #[derive(Clone, Copy)]
 pub(crate) struct KernelTables {
     active: Active,
+    /// Class of the one address that is judged. It is found before the decision begins: once for all accounts, and with the
+    /// stack that the decision needs later.
+    class: u32,
 }
 
 impl KernelTables {
@@ -16,13 +21,20 @@ impl KernelTables {
     #[inline(always)]
     pub(crate) fn current() -> Option<Self> {
         let active = Active(*ACTIVE.get(0)?);
-        if active.generation() == 0 { None } else { Some(Self { active }) }
+        if active.generation() == 0 { None } else { Some(Self { active, class: NO_CLASS }) }
     }
 
-    /// A generation that was read before.
+    /// A generation that was read before, to judge an address of this class, or none.
     #[inline(always)]
-    pub(crate) fn of(active: Active) -> Self {
-        Self { active }
+    pub(crate) fn of(active: Active, class: u32) -> Self {
+        Self { active, class }
+    }
+
+    /// The class of an address.
+    #[inline(always)]
+    pub(crate) fn class_of(&self, address: &Address) -> u32 {
+        let [high, low] = address.halves();
+        if address.is_v4() { class_of_v4(self.side(), low as u32) } else { class_of_v6(self.side(), high, low) }
     }
 
     /// Which inner maps belong to it.
@@ -47,7 +59,22 @@ fn packed(table: &ArrayOfMaps<Array<u64, 1, 0x1000>, 2>, side: u32, index: u32) 
     Some((word >> ((index & 3) * 16)) as u32 & 0xffff)
 }
 
+/// A stance where it lies in its map.
+#[derive(Clone, Copy)]
+pub(crate) struct Row(*const Stance);
+
+impl StanceRow for Row {
+    #[inline(always)]
+    fn word(self, of: StanceWord) -> u64 {
+        // SAFETY: the pointer is what the map lookup returned, valid while the program runs; the word is one of the value's.
+        // Volatile for the reason given at `word`.
+        unsafe { core::ptr::read_volatile(self.0.cast::<u64>().add(of as usize)) }
+    }
+}
+
 impl Tables for KernelTables {
+    type Row = Row;
+
     #[inline(always)]
     fn active(&self) -> Active {
         self.active
@@ -64,18 +91,13 @@ impl Tables for KernelTables {
     }
 
     #[inline(always)]
-    fn stance(&self, index: u32, of: StanceWord) -> Option<u64> {
-        word(&STANCES, self.side(), index.wrapping_mul(STANCE_WORDS).wrapping_add(of as u32))
+    fn stance(&self, index: u32) -> Option<Row> {
+        STANCES.get_value_ptr_mut(self.side(), &index).map(|row| Row(row.cast_const()))
     }
 
     #[inline(always)]
-    fn address_class(&self, address: &Address) -> Option<u32> {
-        let [a, b, c, d] = address.quads();
-        if address.is_v4() {
-            ADDRESSES_V4.get(self.side())?.get(&Key::new(32, d)).copied()
-        } else {
-            ADDRESSES_V6.get(self.side())?.get(&Key::new(128, [a, b, c, d])).copied()
-        }
+    fn address_class(&self, _address: &Address) -> Option<u32> {
+        if self.class == NO_CLASS { None } else { Some(self.class) }
     }
 
     #[inline(always)]
@@ -97,4 +119,25 @@ impl Tables for KernelTables {
     fn seen(&self, account: u32, address: &Address) -> bool {
         SEEN.get_ptr(SeenKey { account, address: address.quads() }).is_some()
     }
+}
+
+/// What a search says that came to no class.
+pub(crate) const NO_CLASS: u32 = u32::MAX;
+
+/// The class of an IPv4 address. A global function, so that the verifier checks the search once, and its stack is given back.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn class_of_v4(side: u32, address: u32) -> u32 {
+    // SAFETY: the pointer is what the map lookup returned; a node is never written again once its side is in force.
+    let node = |at| ADDRESSES_V4.get_value_ptr_mut(side, &at).map(|node| unsafe { &*node });
+    class_v4(node, address).unwrap_or(NO_CLASS)
+}
+
+/// The class of an IPv6 address, given as its two halves.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn class_of_v6(side: u32, high: u64, low: u64) -> u32 {
+    // SAFETY: as above.
+    let node = |at| ADDRESSES_V6.get_value_ptr_mut(side, &at).map(|node| unsafe { &*node });
+    class_v6(node, [high, low]).unwrap_or(NO_CLASS)
 }

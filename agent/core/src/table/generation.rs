@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use ipnet::{Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize};
-use writ_abi::{AccountFlags, Active, Address, Cell, Slot, Stance, StanceWord, Tables};
+use writ_abi::{AccountFlags, Active, Address, Cell, STANCE_WORDS, Slot, Stance, Tables};
 
 use super::layout::Layout;
 
@@ -79,6 +79,8 @@ impl Generation {
 }
 
 impl Tables for Generation {
+    type Row = [u64; STANCE_WORDS as usize];
+
     fn active(&self) -> Active {
         Active(self.active)
     }
@@ -91,8 +93,8 @@ impl Tables for Generation {
         self.slots.get(account as usize).copied().map(Slot)
     }
 
-    fn stance(&self, index: u32, word: StanceWord) -> Option<u64> {
-        self.stances.get(index as usize)?.to_words().get(word as usize).copied()
+    fn stance(&self, index: u32) -> Option<Self::Row> {
+        self.stances.get(index as usize).map(|stance| stance.to_words())
     }
 
     fn address_class(&self, address: &Address) -> Option<u32> {

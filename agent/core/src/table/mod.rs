@@ -14,6 +14,7 @@ mod identities;
 mod incremental;
 mod layout;
 mod outlook;
+mod ranges;
 mod reach;
 #[cfg(test)]
 mod reach_tests;
@@ -27,5 +28,6 @@ pub use generation::{Explanation, Generation};
 pub use identities::{ClauseList32, Identities, Unresolved};
 pub use layout::StanceError;
 pub use outlook::Outlook;
+pub use ranges::{nodes_v4, nodes_v6};
 pub use reach::{Common, Held, ReachDifference};
 pub use views::Views;

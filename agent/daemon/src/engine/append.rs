@@ -113,6 +113,7 @@ impl Engine {
                 continue;
             };
             let file = (kernel_device(found.dev()), found.ino());
+            self.resolution.found(path, file);
             if let Some((other, _)) = current.identities.executables.get(&file) {
                 let first = current.generation.executables.iter().find(|(_, class)| *class == other);
                 let first = first.map(|(first, _)| first.clone()).unwrap_or_default();

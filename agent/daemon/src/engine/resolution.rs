@@ -131,6 +131,11 @@ impl Resolution {
         }
     }
 
+    /// An executable that was looked up by somebody else: the next look does not find it anew.
+    pub(super) fn found(&mut self, path: &str, file: File) {
+        self.executables.insert(path.to_owned(), file);
+    }
+
     /// Forgets replaced executables that nobody runs any more: their inode can become another file's.
     fn forget(&mut self) {
         if self.earlier.is_empty() {

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 use writ_abi::{
     AccountFlags, Active, Address, Attempt, Cell, Decision, Protocol, SESSION_FOUND_CPU, SESSION_JUDGED,
-    SESSION_NOBODY, SESSION_STOPPED, SESSION_TOLERATED, Session, Slot, StanceWord, Tables, decide,
+    SESSION_NOBODY, SESSION_STOPPED, SESSION_TOLERATED, Session, Slot, Tables, decide,
 };
 use writ_core::config::AtStart;
 use writ_core::record::{Body, Cut, Endpoint, IdSource, PolicyRef, Time, record_id};
@@ -97,6 +97,8 @@ pub(super) struct InForce<'a> {
 }
 
 impl Tables for InForce<'_> {
+    type Row = <Generation as Tables>::Row;
+
     fn active(&self) -> Active {
         self.generation.active()
     }
@@ -106,8 +108,8 @@ impl Tables for InForce<'_> {
     fn slot(&self, account: u32) -> Option<Slot> {
         self.generation.slot(account)
     }
-    fn stance(&self, index: u32, word: StanceWord) -> Option<u64> {
-        self.generation.stance(index, word)
+    fn stance(&self, index: u32) -> Option<Self::Row> {
+        Tables::stance(self.generation, index)
     }
     fn address_class(&self, address: &Address) -> Option<u32> {
         self.generation.address_class(address)

@@ -23,6 +23,9 @@ const HEARTBEAT: Duration = Duration::from_secs(300);
 const CATCHING_UP: Duration = Duration::from_secs(5);
 /// So many records between two seconds of rest are a flood.
 const FLOOD: u64 = 10_000;
+/// How long the ring is left alone once it was read until it was empty. The first decision after that has the kernel wake us
+/// from within the connect, which costs the caller more than the decision does; those that follow meanwhile do not.
+const REST: Duration = Duration::from_millis(1);
 /// How often the log is looked through for lines that may go.
 const PRUNE: Duration = Duration::from_secs(60);
 
@@ -66,6 +69,9 @@ async fn turn(mut engine: Engine, mut questions: mpsc::Receiver<Question>, ring:
     // Whether the ring holds more than one batch took. It is read batch by batch, between everything else: a flood of
     // connects must not hold up a question, an expiry or the second's upkeep.
     let mut behind = true;
+    let rest = tokio::time::sleep(REST);
+    tokio::pin!(rest);
+    let mut rests = false;
     while !engine.stopping {
         let deadline = engine.next_deadline().map(|at| {
             let left = at.duration_since(Timestamp::now());
@@ -87,12 +93,15 @@ async fn turn(mut engine: Engine, mut questions: mpsc::Receiver<Question>, ring:
                 }
                 None => break,
             },
-            ready = ring.readable(), if !behind => {
+            () = &mut rest, if rests => rests = false,
+            ready = ring.readable(), if !behind && !rests => {
                 if let Ok(mut ready) = ready {
                     // Cleared first: what arrives while we read makes it ready again.
                     ready.clear_ready();
                 }
                 behind = engine.pump();
+                rest.as_mut().reset(tokio::time::Instant::now() + REST);
+                rests = !behind;
             }
             () = tokio::task::yield_now(), if behind => {
                 behind = engine.pump();

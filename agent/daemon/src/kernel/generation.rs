@@ -2,15 +2,15 @@
 
 use std::os::fd::AsFd;
 
-use aya::maps::{Array, ArrayOfMaps, HashMap, LpmTrie, Map, MapData, MapError, lpm_trie::Key};
-use writ_abi::{AccountFlags, Active, CGROUP_PATH_LEN, PathHash, PathWalk};
-use writ_core::table::{Generation, Identities};
+use aya::maps::{Array, ArrayOfMaps, HashMap, Map, MapData, MapError};
+use writ_abi::{AccountFlags, Active, CGROUP_PATH_LEN, NodeV4, NodeV6, PathHash, PathWalk, STANCE_WORDS};
+use writ_core::table::{Generation, Identities, nodes_v4, nodes_v6};
 
 use super::bytes::{ExecutableKey, Plain};
 use super::host::cgroup_paths;
 use super::object::Kernel;
 use super::pins::{OpenError, chain};
-use super::syscall::{write_array, write_batch};
+use super::syscall::write_array;
 
 /// `BPF_F_INNER_MAP`, as the templates in the object have it.
 const INNER: u32 = 0x1000;
@@ -26,8 +26,6 @@ pub(super) const SPARE_STANCES: usize = 4_096;
 pub(super) const SPARE_CELLS: usize = 65_536;
 /// Room for projections, likewise, in words.
 pub(super) const SPARE_PROJECTIONS: usize = 4_096;
-/// Room for prefixes that grants and approvals tell apart before the next generation.
-const SPARE_PREFIXES: usize = 8_192;
 /// Room for executables, likewise.
 const SPARE_EXECUTABLES: usize = 256;
 
@@ -50,6 +48,8 @@ fn failed_io(table: &'static str) -> impl Fn(std::io::Error) -> InstallError {
 }
 
 pub(super) type Words = ArrayOfMaps<MapData, Array<MapData, u64>>;
+/// A stance as table words.
+pub(super) type StanceWords = [u64; STANCE_WORDS as usize];
 
 /// Every outer map.
 pub(super) struct Outer {
@@ -62,12 +62,12 @@ pub(super) struct Outer {
     units: ArrayOfMaps<MapData, HashMap<MapData, Plain<PathHash>, u32>>,
     pub(super) executables: ArrayOfMaps<MapData, HashMap<MapData, Plain<ExecutableKey>, u64>>,
     clauses: Words,
-    pub(super) addresses_v4: ArrayOfMaps<MapData, LpmTrie<MapData, [u8; 4], u32>>,
-    pub(super) addresses_v6: ArrayOfMaps<MapData, LpmTrie<MapData, [u8; 16], u32>>,
+    addresses_v4: ArrayOfMaps<MapData, Array<MapData, NodeV4>>,
+    addresses_v6: ArrayOfMaps<MapData, Array<MapData, NodeV6>>,
     pub(super) ports: Words,
     pub(super) projections: Words,
     pub(super) cells: Words,
-    pub(super) stances: Words,
+    pub(super) stances: ArrayOfMaps<MapData, Array<MapData, StanceWords>>,
     pub(super) flags: Words,
     pub(super) slots: Words,
     barrier: Words,
@@ -100,42 +100,16 @@ impl Outer {
 }
 
 /// An inner array with these values, and `spare` more elements.
-fn words(table: &'static str, values: &[u64], spare: usize) -> Result<Array<MapData, u64>, InstallError> {
+fn words<V: aya::Pod>(table: &'static str, values: &[V], spare: usize) -> Result<Array<MapData, V>, InstallError> {
     let length = u32::try_from((values.len() + spare).max(1))
         .map_err(|error| InstallError { table, error: error.to_string() })?;
     // Made by hand, because aya's arrays do not lend their descriptor.
     let kind = aya_obj::generated::bpf_map_type::BPF_MAP_TYPE_ARRAY as u32;
-    let definition = aya_obj::Map::new_from_params(kind, 4, 8, length, INNER);
+    let width = u32::try_from(size_of::<V>()).map_err(|error| InstallError { table, error: error.to_string() })?;
+    let definition = aya_obj::Map::new_from_params(kind, 4, width, length, INNER);
     let data = MapData::create(definition, "words", None).map_err(failed(table))?;
     write_array(data.fd().as_fd(), values).map_err(failed_io(table))?;
     Array::try_from(Map::Array(data)).map_err(failed(table))
-}
-
-/// A trie with these prefixes and classes, and room for more.
-fn trie<const N: usize>(
-    table: &'static str,
-    entries: impl Iterator<Item = (u8, [u8; N], u32)>,
-    count: usize,
-) -> Result<LpmTrie<MapData, [u8; N], u32>, InstallError>
-where
-    [u8; N]: aya::Pod,
-{
-    let kind = aya_obj::generated::bpf_map_type::BPF_MAP_TYPE_LPM_TRIE as u32;
-    let key = u32::try_from(4 + N).map_err(|error| InstallError { table, error: error.to_string() })?;
-    let definition = aya_obj::Map::new_from_params(kind, key, 4, capacity(count + SPARE_PREFIXES), SPARSE);
-    // Made by hand, because aya's tries do not lend their descriptor.
-    let data = MapData::create(definition, "trie", None).map_err(failed(table))?;
-    let (keys, values): (Vec<Key<[u8; N]>>, Vec<u32>) =
-        entries.map(|(length, address, class)| (Key::new(u32::from(length), address), class)).unzip();
-    let written = write_batch(data.fd().as_fd(), &keys, &values);
-    let mut trie = LpmTrie::try_from(Map::LpmTrie(data)).map_err(failed(table))?;
-    if written.is_err() {
-        // Before 5.14 a trie takes one at a time.
-        for (key, value) in keys.iter().zip(values) {
-            trie.insert(key, value, 0).map_err(failed(table))?;
-        }
-    }
-    Ok(trie)
 }
 
 /// Four 16-bit numbers to a word.
@@ -157,7 +131,7 @@ impl Kernel {
     /// The map cannot be written.
     pub(crate) fn barrier(&mut self) -> Result<(), InstallError> {
         // The update of an outer map waits for a grace period (`maybe_wait_bpf_programs` in kernel/bpf/syscall.c).
-        let nothing = words("BARRIER", &[0], 0)?;
+        let nothing = words("BARRIER", &[0u64], 0)?;
         self.outer.barrier.set(0, &nothing, 0).map_err(failed("BARRIER"))
     }
 
@@ -179,13 +153,13 @@ impl Kernel {
         let side = active.side();
         self.write_identities(side, identities)?;
         self.write_classes(side, generation)?;
-        let stances: Vec<u64> = generation.stances.iter().flat_map(|stance| stance.to_words()).collect();
+        let stances: Vec<StanceWords> = generation.stances.iter().map(|stance| stance.to_words()).collect();
         let outer = &mut self.outer;
         outer
             .cells
             .set(side, &words("CELLS", &generation.cells, generation.cells.len() + SPARE_CELLS)?, 0)
             .map_err(failed("CELLS"))?;
-        outer.stances.set(side, &words("STANCES", &stances, SPARE_STANCES * 8)?, 0).map_err(failed("STANCES"))?;
+        outer.stances.set(side, &words("STANCES", &stances, SPARE_STANCES)?, 0).map_err(failed("STANCES"))?;
         outer.flags.set(side, &words("FLAGS", &generation.flags, 0)?, 0).map_err(failed("FLAGS"))?;
         outer.slots.set(side, &words("SLOTS", &generation.slots, 0)?, 0).map_err(failed("SLOTS"))?;
         let declared =
@@ -243,23 +217,25 @@ impl Kernel {
     }
 
     fn write_classes(&mut self, side: u32, generation: &Generation) -> Result<(), InstallError> {
+        self.write_addresses_v4(side, generation)?;
+        self.write_addresses_v6(side, generation)?;
         let outer = &mut self.outer;
-        let v4 = trie(
-            "ADDRESSES_V4",
-            generation.v4.iter().map(|(net, class)| (net.prefix_len(), net.addr().octets(), *class)),
-            generation.v4.len(),
-        )?;
-        let v6 = trie(
-            "ADDRESSES_V6",
-            generation.v6.iter().map(|(net, class)| (net.prefix_len(), net.addr().octets(), *class)),
-            generation.v6.len(),
-        )?;
-        outer.addresses_v4.set(side, &v4, 0).map_err(failed("ADDRESSES_V4"))?;
-        outer.addresses_v6.set(side, &v6, 0).map_err(failed("ADDRESSES_V6"))?;
         outer.ports.set(side, &words("PORTS", &packed(&generation.ports), 0)?, 0).map_err(failed("PORTS"))?;
         let projections =
             words("PROJECTIONS", &packed(&generation.projections), generation.projections.len() + SPARE_PROJECTIONS)?;
         outer.projections.set(side, &projections, 0).map_err(failed("PROJECTIONS"))
+    }
+
+    /// Replaces the tree of IPv4 addresses, from one moment to the next.
+    pub(super) fn write_addresses_v4(&mut self, side: u32, generation: &Generation) -> Result<(), InstallError> {
+        let nodes = words("ADDRESSES_V4", &nodes_v4(&generation.v4), 0)?;
+        self.outer.addresses_v4.set(side, &nodes, 0).map_err(failed("ADDRESSES_V4"))
+    }
+
+    /// The same for IPv6.
+    pub(super) fn write_addresses_v6(&mut self, side: u32, generation: &Generation) -> Result<(), InstallError> {
+        let nodes = words("ADDRESSES_V6", &nodes_v6(&generation.v6), 0)?;
+        self.outer.addresses_v6.set(side, &nodes, 0).map_err(failed("ADDRESSES_V6"))
     }
 
     /// Classifies the cgroups that exist. Those made meanwhile are classified by the program, by the same rule.

@@ -1,12 +1,12 @@
 //! What changes within a generation: slots, flags, and what is appended or told apart while it is in force.
 
-use aya::maps::{Array, MapData, lpm_trie::Key};
+use aya::maps::{Array, ArrayOfMaps, MapData};
 use writ_abi::{AccountFlags, Active, Slot};
 use writ_core::policy::Growth;
 use writ_core::table::Generation;
 
 use super::bytes::{ExecutableKey, Plain};
-use super::generation::{InstallError, SPARE_CELLS, SPARE_PROJECTIONS, SPARE_STANCES, Words, failed, packed};
+use super::generation::{InstallError, SPARE_CELLS, SPARE_PROJECTIONS, SPARE_STANCES, failed, packed};
 use super::object::Kernel;
 
 impl Kernel {
@@ -37,22 +37,14 @@ impl Kernel {
     /// There is no room left (install a new generation), or a table cannot be written.
     pub(crate) fn extend(&mut self, generation: &Generation, before: &Extent) -> Result<(), InstallError> {
         let side = self.active().map_err(failed("ACTIVE"))?.side();
-        let append = |table: &'static str, outer: &Words, from: usize, values: &[u64]| {
-            let mut inner = outer.get(&side, 0).map_err(failed(table))?;
-            for (at, value) in (from..).zip(values) {
-                let at = u32::try_from(at).map_err(|error| InstallError { table, error: error.to_string() })?;
-                inner.set(at, value, 0).map_err(failed(table))?;
-            }
-            Ok(())
-        };
         // A word of projections can be half full: the first one is written again, with the same first half.
         let word = before.projections / 4;
         let projections = packed(generation.projections.get(word * 4..).unwrap_or(&[]));
-        append("PROJECTIONS", &self.outer.projections, word, &projections)?;
-        append("CELLS", &self.outer.cells, before.cells, generation.cells.get(before.cells..).unwrap_or(&[]))?;
+        append("PROJECTIONS", &self.outer.projections, side, word, projections)?;
+        let cells = generation.cells.get(before.cells..).unwrap_or(&[]);
+        append("CELLS", &self.outer.cells, side, before.cells, cells.iter().copied())?;
         let stances = generation.stances.get(before.stances..).unwrap_or(&[]);
-        let words: Vec<u64> = stances.iter().flat_map(|stance| stance.to_words()).collect();
-        append("STANCES", &self.outer.stances, before.stances * writ_abi::STANCE_WORDS as usize, &words)
+        append("STANCES", &self.outer.stances, side, before.stances, stances.iter().map(|stance| stance.to_words()))
     }
 
     /// Tells apart what has grown in the generation in force. What is in force answers as before: projections go on before
@@ -80,15 +72,11 @@ impl Kernel {
                 written = Some(word);
             }
         }
-        let mut v4 = self.outer.addresses_v4.get(&side, 0).map_err(failed("ADDRESSES_V4"))?;
-        for (net, class) in &growth.v4 {
-            let key = Key::new(u32::from(net.prefix_len()), net.addr().octets());
-            v4.insert(&key, class, 0).map_err(failed("ADDRESSES_V4"))?;
+        if !growth.v4.is_empty() {
+            self.write_addresses_v4(side, generation)?;
         }
-        let mut v6 = self.outer.addresses_v6.get(&side, 0).map_err(failed("ADDRESSES_V6"))?;
-        for (net, class) in &growth.v6 {
-            let key = Key::new(u32::from(net.prefix_len()), net.addr().octets());
-            v6.insert(&key, class, 0).map_err(failed("ADDRESSES_V6"))?;
+        if !growth.v6.is_empty() {
+            self.write_addresses_v6(side, generation)?;
         }
         let mut known = self.outer.executables.get(&side, 0).map_err(failed("EXECUTABLES"))?;
         for ((device, inode), class) in executables {
@@ -100,6 +88,22 @@ impl Kernel {
         let looks = generation.active & Active::CLASSES_EXECUTABLES;
         self.active.set(0, active | looks, 0).map_err(failed("ACTIVE"))
     }
+}
+
+/// Writes the elements of a side's table from this one on.
+fn append<V: aya::Pod>(
+    table: &'static str,
+    outer: &ArrayOfMaps<MapData, Array<MapData, V>>,
+    side: u32,
+    from: usize,
+    values: impl IntoIterator<Item = V>,
+) -> Result<(), InstallError> {
+    let mut inner = outer.get(&side, 0).map_err(failed(table))?;
+    for (at, value) in (from..).zip(values) {
+        let at = u32::try_from(at).map_err(|error| InstallError { table, error: error.to_string() })?;
+        inner.set(at, value, 0).map_err(failed(table))?;
+    }
+    Ok(())
 }
 
 /// Writes the words that hold these of the 16-bit numbers.

@@ -378,7 +378,7 @@ fn kernel_config(options: &Options, chooses_errno: bool) -> Result<KernelConfig,
         root_cgroup: options.cgroup.id,
         init_user_ns: init_user_ns(),
         set_retval: u32::from(chooses_errno),
-        reserved: 0,
+        typed: u32::from(types_the_task()),
         offsets,
         sockets,
         nat64,
@@ -390,6 +390,15 @@ fn chooses_errno() -> bool {
     use aya::programs::ProgramType;
     use aya_obj::generated::bpf_func_id::BPF_FUNC_set_retval;
     aya::sys::is_helper_supported(ProgramType::CgroupSockAddr, BPF_FUNC_set_retval).unwrap_or(false)
+}
+
+/// Asks the kernel whether programs of every kind that identifies a caller may read the calling task by plain loads.
+fn types_the_task() -> bool {
+    use aya::programs::ProgramType;
+    use aya_obj::generated::bpf_func_id::BPF_FUNC_get_current_task_btf;
+    [ProgramType::CgroupSockAddr, ProgramType::CgroupSock, ProgramType::RawTracePoint]
+        .into_iter()
+        .all(|kind| aya::sys::is_helper_supported(kind, BPF_FUNC_get_current_task_btf).unwrap_or(false))
 }
 
 fn attach(programs: &mut Ebpf, pins: &Pins, options: &Options, made: &mut Vec<PathBuf>) -> Result<(), OpenError> {

@@ -74,32 +74,13 @@ pub(super) fn update_link(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::
     bpf(BPF_LINK_UPDATE, &Attribute { words: [pair, 0, 0, 0, 0, 0, 0, 0] }, 16).map(drop)
 }
 
-/// Writes consecutive elements of an array, from element 0 (`BPF_MAP_UPDATE_BATCH`, Linux 5.6).
+/// Writes consecutive elements of an array, from element 0.
 ///
 /// # Errors
 /// The kernel's errno.
-pub(super) fn write_array(map: BorrowedFd<'_>, values: &[u64]) -> io::Result<()> {
-    const BATCH: usize = 65_536;
-    for (batch, values) in values.chunks(BATCH).enumerate() {
-        let first = u32::try_from(batch * BATCH).map_err(io::Error::other)?;
-        let length = u32::try_from(values.len()).map_err(io::Error::other)?;
-        let keys: Vec<u32> = (first..first + length).collect();
-        // in_batch, out_batch, keys, values, count | map_fd, elem_flags, flags
-        let attribute = Attribute {
-            words: [
-                0,
-                0,
-                keys.as_ptr() as u64,
-                values.as_ptr() as u64,
-                u64::from(length) | u64::from(map.as_raw_fd().cast_unsigned()) << 32,
-                0,
-                0,
-                0,
-            ],
-        };
-        bpf(BPF_MAP_UPDATE_BATCH, &attribute, 56)?;
-    }
-    Ok(())
+pub(super) fn write_array<V: aya::Pod>(map: BorrowedFd<'_>, values: &[V]) -> io::Result<()> {
+    let length = u32::try_from(values.len()).map_err(io::Error::other)?;
+    write_batch(map, &(0..length).collect::<Vec<u32>>(), values)
 }
 
 /// Writes elements of a map, each key and value of the map's own size, in as few calls as can be (`BPF_MAP_UPDATE_BATCH`;
