@@ -61,3 +61,15 @@ pub(crate) fn features() -> Vec<Feature> {
         },
     ]
 }
+
+/// Asks the kernel whether cgroup programs may choose the errno. "Could not tell" counts as no: EPERM refuses as well.
+pub(super) fn chooses_errno() -> bool {
+    is_helper_supported(ProgramType::CgroupSockAddr, bpf_func_id::BPF_FUNC_set_retval).unwrap_or(false)
+}
+
+/// Asks the kernel whether programs of every kind that identifies a caller may read the calling task by plain loads.
+pub(super) fn types_the_task() -> bool {
+    [ProgramType::CgroupSockAddr, ProgramType::CgroupSock, ProgramType::RawTracePoint]
+        .into_iter()
+        .all(|kind| is_helper_supported(kind, bpf_func_id::BPF_FUNC_get_current_task_btf).unwrap_or(false))
+}

@@ -16,6 +16,7 @@ use writ_abi::{
 
 use super::btf::Btf;
 use super::bytes::{Plain, SeenKey};
+use super::features::{chooses_errno, types_the_task};
 use super::generation::Outer;
 use super::host::{CgroupMount, init_user_ns, most_processes};
 use super::lsm;
@@ -383,22 +384,6 @@ fn kernel_config(options: &Options, chooses_errno: bool) -> Result<KernelConfig,
         sockets,
         nat64,
     })
-}
-
-/// Asks the kernel whether cgroup programs may choose the errno. "Could not tell" counts as no: EPERM refuses as well.
-fn chooses_errno() -> bool {
-    use aya::programs::ProgramType;
-    use aya_obj::generated::bpf_func_id::BPF_FUNC_set_retval;
-    aya::sys::is_helper_supported(ProgramType::CgroupSockAddr, BPF_FUNC_set_retval).unwrap_or(false)
-}
-
-/// Asks the kernel whether programs of every kind that identifies a caller may read the calling task by plain loads.
-fn types_the_task() -> bool {
-    use aya::programs::ProgramType;
-    use aya_obj::generated::bpf_func_id::BPF_FUNC_get_current_task_btf;
-    [ProgramType::CgroupSockAddr, ProgramType::CgroupSock, ProgramType::RawTracePoint]
-        .into_iter()
-        .all(|kind| aya::sys::is_helper_supported(kind, BPF_FUNC_get_current_task_btf).unwrap_or(false))
 }
 
 fn attach(programs: &mut Ebpf, pins: &Pins, options: &Options, made: &mut Vec<PathBuf>) -> Result<(), OpenError> {
