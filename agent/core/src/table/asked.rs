@@ -1,6 +1,6 @@
 //! One class of attempts asked about, by number: the decision function over a generation without addresses.
 
-use writ_abi::{AccountFlags, Active, Address, Attempt, Cell, Slot, StanceWord, Tables, Verdict, decide};
+use writ_abi::{AccountFlags, Active, Address, Attempt, Cell, Slot, Tables, Verdict, decide};
 
 use super::Generation;
 use super::reach::Held;
@@ -22,6 +22,8 @@ pub(super) fn reaches(asked: &Asked<'_>, account: u32, attempt: &Attempt) -> boo
 }
 
 impl Tables for Asked<'_> {
+    type Row = <Generation as Tables>::Row;
+
     fn active(&self) -> Active {
         self.generation.active()
     }
@@ -34,8 +36,8 @@ impl Tables for Asked<'_> {
         Some(self.held.slot)
     }
 
-    fn stance(&self, index: u32, word: StanceWord) -> Option<u64> {
-        self.generation.stance(index, word)
+    fn stance(&self, index: u32) -> Option<Self::Row> {
+        self.generation.stance(index)
     }
 
     fn address_class(&self, _: &Address) -> Option<u32> {

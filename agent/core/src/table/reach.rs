@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use writ_abi::{AccountFlags, Address, Attempt, Endpoint, Family, Protocol, Slot, StanceWord, Tables};
+use writ_abi::{AccountFlags, Address, Attempt, Endpoint, Family, Protocol, Slot, StanceRow, StanceWord, Tables};
 
 use super::Generation;
 use super::asked::{Asked, reaches, together};
@@ -160,7 +160,7 @@ impl Common {
 
         // Classes that neither side tells apart, and that are in the same destinations, are asked about once.
         let projected = |(generation, held): (&Generation, Held), axis: StanceWord, class: u32| {
-            let word = generation.stance(held.slot.stance(), axis)?;
+            let word = generation.stance(held.slot.stance())?.word(axis);
             let base = match axis {
                 StanceWord::FamiliesExecutables => (word >> 32) as u32,
                 StanceWord::Bases => word as u32,
@@ -169,7 +169,7 @@ impl Common {
             generation.projection(base.wrapping_add(class))
         };
         let ports_of = |(generation, held): (&Generation, Held), class: u32| {
-            let word = generation.stance(held.slot.stance(), StanceWord::Bases)?;
+            let word = generation.stance(held.slot.stance())?.word(StanceWord::Bases);
             generation.projection(((word >> 32) as u32).wrapping_add(class))
         };
         let mut addresses: BTreeMap<_, Vec<usize>> = BTreeMap::new();
