@@ -309,47 +309,25 @@ fn judge_account(active: u64, account: u16, seen: &Seen, outcome: &mut Outcome) 
 
 /// Judges what was attempted for one account.
 ///
-/// Global, so that whether it is a destination or a family is asked of memory whose contents the verifier does not know.
-/// That of Linux 6.1 has been seen to prune the way on which a caller's register said "destination", because it knew the one
-/// on which it said "family", and to cut the branch away: every connect was then judged as a family, and refused.
+/// A global function of the object (hence the C ABI and the fixed name): the verifier checks it once, for any attempt, where
+/// it would otherwise follow every way each of its callers can get there and give up. And whether it is a destination or a
+/// family is asked of memory whose contents the verifier does not know. That of Linux 6.1 has been seen to prune the way on
+/// which a caller's register said "destination", because it knew the one on which it said "family", and to cut the branch
+/// away: every connect was then judged as a family, and refused.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub(crate) extern "C" fn judge_attempt(active: u64, account: u16, seen: *const Seen, outcome: *mut Outcome) -> u32 {
     // SAFETY: the verifier holds every caller to passing null or a whole value.
-    let Some(attempted) = (unsafe { seen.as_ref() }) else { return 0 };
-    if attempted.open_socket == 1 {
-        judge_family(active, account, u32::from(attempted.family), outcome)
-    } else {
-        judge_endpoint(active, account, seen, outcome)
-    }
-}
-
-/// Judges a destination for one account.
-///
-/// A global function of the object (hence the C ABI and the fixed name): the verifier checks it once, for any attempt,
-/// where it would otherwise follow every way each of its callers can get there and give up.
-#[unsafe(no_mangle)]
-#[inline(never)]
-pub(crate) extern "C" fn judge_endpoint(active: u64, account: u16, seen: *const Seen, outcome: *mut Outcome) -> u32 {
-    // SAFETY: the verifier holds every caller to passing null or a whole value.
     let (Some(seen), Some(outcome)) = (unsafe { seen.as_ref() }, unsafe { outcome.as_mut() }) else { return 0 };
-    let protocol = if seen.protocol == Protocol::Udp as u8 { Protocol::Udp } else { Protocol::Tcp };
-    let endpoint = Endpoint { address: seen.address, port: seen.port, protocol };
-    let attempt = Attempt::Connect { endpoint, executable: seen.executable };
+    let attempt = if seen.open_socket == 1 {
+        let Some(family) = Family::from_bits(seen.family) else { return 0 };
+        Attempt::OpenSocket(family)
+    } else {
+        let protocol = if seen.protocol == Protocol::Udp as u8 { Protocol::Udp } else { Protocol::Tcp };
+        let endpoint = Endpoint { address: seen.address, port: seen.port, protocol };
+        Attempt::Connect { endpoint, executable: seen.executable }
+    };
     let decision = decide(&KernelTables::of(Active(active), seen.class), u32::from(account), &attempt, outcome.at);
-    prefer(outcome, decision, account);
-    0
-}
-
-/// Judges a socket family for one account. Global for the same reason as [`judge_endpoint`].
-#[unsafe(no_mangle)]
-#[inline(never)]
-pub(crate) extern "C" fn judge_family(active: u64, account: u16, family: u32, outcome: *mut Outcome) -> u32 {
-    // SAFETY: the verifier holds every caller to passing null or a whole value.
-    let Some(outcome) = (unsafe { outcome.as_mut() }) else { return 0 };
-    let Some(family) = Family::from_bits(family as u8) else { return 0 };
-    let attempt = Attempt::OpenSocket(family);
-    let decision = decide(&KernelTables::of(Active(active), NO_CLASS), u32::from(account), &attempt, outcome.at);
     prefer(outcome, decision, account);
     0
 }

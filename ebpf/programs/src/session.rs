@@ -219,7 +219,7 @@ fn unmoved(tables: &KernelTables, accounts: &[u16; SESSION_ACCOUNTS], epochs: &[
 }
 
 /// Judges a session by the tables as they are now: 1 if some account of it may not go on; otherwise it is sealed anew.
-/// Global for the reason given at [`connect::judge_endpoint`].
+/// Global for the reason given at [`connect::judge_attempt`].
 #[unsafe(no_mangle)]
 #[inline(never)]
 #[expect(clippy::indexing_slicing, reason = "`place` is below the length of both arrays: the loop ends there")]
@@ -257,7 +257,7 @@ pub(crate) extern "C" fn judge_session(active: u64, session: *mut Session, now: 
         };
         if declared {
             outcome.account = NOBODY;
-            connect::judge_endpoint(active, account, &seen, &mut outcome);
+            connect::judge_attempt(active, account, &seen, &mut outcome);
             if outcome.decision.refuses() {
                 return 1;
             }
