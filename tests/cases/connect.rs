@@ -27,10 +27,12 @@ fn permitted_connect_succeeds_and_is_recorded() {
     let peer = TcpPeer::new();
     let host = Host::start(&Config::new().destination("web", peer.address).permit("to-web", "web"));
 
-    host.attempt("tcp", &[peer.address]).assert_succeeded();
+    let attempt = host.attempt("tcp", &[peer.address]);
 
     let records = host.expect_judgements(&[format!("allow tcp {} by to-web", peer.address)]);
     let record = &records[0];
+    assert_eq!(record.text("/reason_code"), "policy");
+    attempt.assert_succeeded();
     assert_eq!(record.text("/type"), "decision");
     assert_eq!(record.text("/account"), config::ACCOUNT);
     assert_eq!(record.text("/policies/0/owner"), "tests");

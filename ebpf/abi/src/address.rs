@@ -75,6 +75,12 @@ impl Address {
         [u64::from_be(high), u64::from_be(low)]
     }
 
+    /// The address with these halves, as [`Self::halves`] has them.
+    #[inline(always)]
+    pub const fn from_halves([high, low]: [u64; 2]) -> Self {
+        Self([high.to_be(), low.to_be()])
+    }
+
     /// The four IPv4 octets in network byte order, if this is an IPv4 address.
     #[inline(always)]
     pub const fn v4(&self) -> Option<[u8; 4]> {

@@ -239,9 +239,8 @@ pub(crate) fn judge(mut seen: Seen, origin: &impl Origin) -> u16 {
         return 0;
     }
     seen.executable = caller.executable_class;
-    if seen.open_socket == 0 {
-        seen.class = tables.class_of(&seen.address);
-    }
+    // For an attempt without an address too: see `judge_attempt` for what a choice here can come to.
+    seen.class = tables.class_of(&seen.address);
     let active = tables.active().0;
     let mut outcome =
         Outcome { decision: nobody(), at: now(), views: 0, account: NOBODY, errno: 0, cookies: origin.cookies() };

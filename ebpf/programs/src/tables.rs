@@ -34,7 +34,7 @@ impl KernelTables {
     #[inline(always)]
     pub(crate) fn class_of(&self, address: &Address) -> u32 {
         let [high, low] = address.halves();
-        if address.is_v4() { class_of_v4(self.side(), low as u32) } else { class_of_v6(self.side(), high, low) }
+        class_of(self.side(), high, low)
     }
 
     /// Which inner maps belong to it.
@@ -124,20 +124,21 @@ impl Tables for KernelTables {
 /// What a search says that came to no class.
 pub(crate) const NO_CLASS: u32 = u32::MAX;
 
-/// The class of an IPv4 address. A global function, so that the verifier checks the search once, and its stack is given back.
+/// The class of an address, given as its two halves.
+///
+/// A global function, so that the verifier checks the search once, its stack is given back, and the choice between the trees
+/// rests on nothing that is known of a caller's registers (see `judge_attempt`).
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn class_of_v4(side: u32, address: u32) -> u32 {
-    // SAFETY: the pointer is what the map lookup returned; a node is never written again once its side is in force.
-    let node = |at| ADDRESSES_V4.get_value_ptr_mut(side, &at).map(|node| unsafe { &*node });
-    class_v4(node, address).unwrap_or(NO_CLASS)
-}
-
-/// The class of an IPv6 address, given as its two halves.
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn class_of_v6(side: u32, high: u64, low: u64) -> u32 {
-    // SAFETY: as above.
-    let node = |at| ADDRESSES_V6.get_value_ptr_mut(side, &at).map(|node| unsafe { &*node });
-    class_v6(node, [high, low]).unwrap_or(NO_CLASS)
+extern "C" fn class_of(side: u32, high: u64, low: u64) -> u32 {
+    let class = if Address::from_halves([high, low]).is_v4() {
+        // SAFETY: the pointer is what the map lookup returned; a node is never written again once its side is in force.
+        let node = |at| ADDRESSES_V4.get_value_ptr_mut(side, &at).map(|node| unsafe { &*node });
+        class_v4(node, low as u32)
+    } else {
+        // SAFETY: as above.
+        let node = |at| ADDRESSES_V6.get_value_ptr_mut(side, &at).map(|node| unsafe { &*node });
+        class_v6(node, [high, low])
+    };
+    class.unwrap_or(NO_CLASS)
 }
