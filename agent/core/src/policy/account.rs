@@ -39,15 +39,18 @@ pub(crate) struct PolicyGroup {
 impl AccountPolicy {
     /// Asks the authorizer, with only the policies whose principal scope can match this account.
     pub(crate) fn evaluate(&self, authorizer: &Authorizer, names: &Names, question: &Question<'_>) -> Evaluation {
+        let now = self.shared.inputs.now;
         match question.subject {
-            Subject::Connect { .. } => self.shared.connect.evaluate(authorizer, names, &self.entities, question),
+            Subject::Connect { .. } => self.shared.connect.evaluate(authorizer, names, &self.entities, question, now),
             // Every process opens these all the time: they are judged only where a policy names them.
             Subject::OpenSocket(family @ (Family::Unix | Family::Netlink))
                 if !self.shared.inputs.families.contains(&family) =>
             {
                 Evaluation::plain(Verdict::Allow)
             }
-            Subject::OpenSocket(_) => self.shared.open_socket.evaluate(authorizer, names, &self.entities, question),
+            Subject::OpenSocket(_) => {
+                self.shared.open_socket.evaluate(authorizer, names, &self.entities, question, now)
+            }
         }
     }
 }

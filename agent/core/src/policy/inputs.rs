@@ -40,6 +40,8 @@ pub(crate) struct Inputs {
     pub(crate) fresh: bool,
     /// `context.now`, `.hour`, `.minute`, `.weekday`
     pub(crate) times: TimeAtoms,
+    /// Whether `context.now` may be read in any form. A `datetime` is dear: Cedar reads it from text for each question.
+    pub(crate) now: bool,
     /// `context.family` is this.
     pub(crate) families: BTreeSet<Family>,
     /// Some expression can fail when evaluated (overflow, an entity that is not there).
@@ -76,6 +78,7 @@ impl Inputs {
             signals,
             fresh,
             times,
+            now,
             families,
             fallible,
         } = other;
@@ -92,6 +95,7 @@ impl Inputs {
         self.signals |= signals;
         self.fresh |= fresh;
         self.times.merge(times);
+        self.now |= now;
         self.families.extend(families);
         self.fallible |= fallible;
     }

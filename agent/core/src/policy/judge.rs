@@ -148,15 +148,16 @@ impl Judge {
         Some(judge)
     }
 
-    /// Asks the authorizer.
+    /// Asks the authorizer; `now` is whether a policy may read `context.now`, which is left out otherwise.
     pub(crate) fn evaluate(
         &self,
         authorizer: &Authorizer,
         names: &Names,
         account: &[Entity],
         question: &Question<'_>,
+        now: bool,
     ) -> Evaluation {
-        let request = match question.request(names) {
+        let request = match question.request(names, now) {
             Ok(request) => request,
             Err(error) => return Evaluation::failed(error),
         };

@@ -166,6 +166,8 @@ pub(crate) fn policy_in<'a>(
         info.text = statement.with_clause(&clause)?;
         policy = Policy::parse(Some(PolicyId::new(&info.id)), &info.text).ok()?;
     }
+    // An escape can spell it another way.
+    inputs.now = info.text.contains("now") || info.text.contains('\\');
     let principal = principal(&tree.body().principal);
     Some(Parsed { info, statement, policy, principal, actions, inputs })
 }

@@ -1,6 +1,7 @@
 //! One question to Cedar: who, what, where, and the context, in Cedar's own types and in the JSON its CLI takes.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 
 use cedar_policy::{Context, Entities, Entity, EntityId, EntityTypeName, EntityUid, Request, RestrictedExpression};
@@ -51,7 +52,37 @@ enum Member {
     Text(String),
     Bool(bool),
     Texts(Vec<String>),
-    Datetime(String),
+    /// Milliseconds since the epoch.
+    Datetime(i64),
+}
+
+/// How many extension values each thread keeps.
+const MOST_SPELLED: usize = 1024;
+
+/// An extension value, by what it is of.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+enum Spelled {
+    Ip(IpAddr),
+    Datetime(i64),
+}
+
+thread_local! {
+    /// Extension values that were asked about: to make one, Cedar's parser reads the name of its function each time.
+    static SPELLED: RefCell<HashMap<Spelled, RestrictedExpression>> = RefCell::default();
+}
+
+/// The expression of an extension value.
+fn spelled(value: Spelled) -> RestrictedExpression {
+    SPELLED.with_borrow_mut(|known| {
+        if known.len() >= MOST_SPELLED {
+            known.clear();
+        }
+        let make = || match value {
+            Spelled::Ip(ip) => RestrictedExpression::new_ip(ip.to_string()),
+            Spelled::Datetime(milliseconds) => RestrictedExpression::new_datetime(datetime(milliseconds)),
+        };
+        known.entry(value).or_insert_with(make).clone()
+    })
 }
 
 impl Names {
@@ -76,7 +107,7 @@ pub(crate) fn account_entities(names: &Names, account: &Account) -> Result<Vec<E
     let mut entities: Vec<Entity> =
         account.teams.iter().map(|team| Entity::new_no_attrs(uid(&names.team, team), HashSet::new())).collect();
     let text = |text: &str| RestrictedExpression::new_string(text.to_owned());
-    let mut attributes: std::collections::HashMap<String, RestrictedExpression> = account
+    let mut attributes: HashMap<String, RestrictedExpression> = account
         .attributes
         .iter()
         .map(|(name, value)| {
@@ -114,7 +145,7 @@ fn state(
         ("fresh", texts(fresh)),
         ("approvals", Member::Texts(approvals.iter().map(|id| (*id).to_owned()).collect())),
         ("executable", Member::Text(executable.to_owned())),
-        ("now", Member::Datetime(datetime(moment.now))),
+        ("now", Member::Datetime(moment.now)),
         ("hour", Member::Long(moment.hour.into())),
         ("minute", Member::Long(moment.minute.into())),
         ("weekday", Member::Long(moment.weekday.into())),
@@ -173,9 +204,10 @@ impl Question<'_> {
         members
     }
 
-    /// The question for the authorizer.
-    pub(crate) fn request(&self, names: &Names) -> Result<Request, String> {
-        let pairs = self.members().into_iter().map(|(name, member)| (name.to_owned(), member.expression()));
+    /// The question for the authorizer, with or without `context.now`.
+    pub(crate) fn request(&self, names: &Names, now: bool) -> Result<Request, String> {
+        let members = self.members().into_iter().filter(|(name, _)| now || *name != "now");
+        let pairs = members.map(|(name, member)| (name.to_owned(), member.expression()));
         let context = Context::from_pairs(pairs).map_err(|error| error.to_string())?;
         Request::new(
             uid(&names.account, &self.account.name),
@@ -229,14 +261,14 @@ impl Question<'_> {
 impl Member {
     fn expression(self) -> RestrictedExpression {
         match self {
-            Self::Ip(ip) => RestrictedExpression::new_ip(ip.to_string()),
+            Self::Ip(ip) => spelled(Spelled::Ip(ip)),
             Self::Long(number) => RestrictedExpression::new_long(number),
             Self::Text(text) => RestrictedExpression::new_string(text),
             Self::Bool(value) => RestrictedExpression::new_bool(value),
             Self::Texts(texts) => {
                 RestrictedExpression::new_set(texts.into_iter().map(RestrictedExpression::new_string))
             }
-            Self::Datetime(text) => RestrictedExpression::new_datetime(text),
+            Self::Datetime(milliseconds) => spelled(Spelled::Datetime(milliseconds)),
         }
     }
 
@@ -247,7 +279,7 @@ impl Member {
             Self::Text(text) => json!(text),
             Self::Bool(value) => json!(value),
             Self::Texts(texts) => json!(texts),
-            Self::Datetime(text) => json!({"__extn": {"fn": "datetime", "arg": text}}),
+            Self::Datetime(milliseconds) => json!({"__extn": {"fn": "datetime", "arg": datetime(milliseconds)}}),
         }
     }
 }

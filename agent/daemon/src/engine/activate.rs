@@ -16,7 +16,7 @@ use super::evidence::EPOCHS_KEPT;
 use super::explain::{Legend, Moment, Names};
 use super::persist::Numbers;
 use super::{Current, Engine, GENERATIONS_KEPT};
-use crate::kernel::InstallError;
+use crate::kernel::{InstallError, give_back_memory};
 
 /// How many expiries a stance looks ahead; beyond it the fallback denies.
 const LOOKAHEAD: usize = 64;
@@ -84,6 +84,8 @@ impl Engine {
         if let Err(error) = self.store.save_last_good(&files) {
             tracing::error!(%error, "the configuration is in force, but could not be kept for the next start");
         }
+        // Compiling takes many times the memory of what it leaves.
+        give_back_memory();
         Ok(())
     }
 
