@@ -241,8 +241,16 @@ mod tests {
         let script = format!("sleep 300 & echo $! > {}; wait", file.path().display());
         assert!(once(&job(&script), Duration::from_secs(2)).unwrap_err().contains("took longer"));
         let pid = std::fs::read_to_string(file.path()).unwrap();
-        let state = std::fs::read_to_string(format!("/proc/{}/stat", pid.trim())).unwrap_or_default();
-        assert!(state.is_empty() || state.contains(") Z "), "{state}");
+        // It is killed by then, but may still have to die of it.
+        let gone = || {
+            let state = std::fs::read_to_string(format!("/proc/{}/stat", pid.trim())).unwrap_or_default();
+            state.is_empty() || state.contains(") Z ")
+        };
+        let deadline = Instant::now() + LONGEST;
+        while !gone() {
+            assert!(Instant::now() < deadline, "process {} lives on", pid.trim());
+            thread::yield_now();
+        }
     }
 
     #[test]
