@@ -13,12 +13,13 @@ use writ_abi::{Address, Family, NAT64_PREFIXES, Nat64Prefix, Protocol, Verdict};
 
 use super::account::AccountPolicy;
 use super::action::OwnActions;
-use super::classes::{Classes, ancestors};
+use super::classes::Classes;
 use super::granted::Granted;
 use super::inputs::Inputs;
 use super::judge::{Evaluation, Judge};
 use super::moment::Moment;
 use super::parse::PolicyInfo;
+use super::places::Places;
 use super::question::{Names, Question, Subject};
 use super::row::{self, Row, StateKey};
 use super::state::{AccountState, Approval};
@@ -56,6 +57,8 @@ pub struct Bundle {
     pub(crate) authorizer: Authorizer,
     pub(crate) names: Arc<Names>,
     pub(crate) destinations: Arc<BTreeMap<String, Destination>>,
+    /// The same by prefix.
+    pub(super) places: Arc<Places>,
     pub(super) accounts: BTreeMap<String, Arc<AccountPolicy>>,
     /// The configuration's; grants are kept with their accounts.
     pub(super) policies: Arc<BTreeMap<String, PolicyInfo>>,
@@ -74,25 +77,6 @@ pub struct Bundle {
     pub(super) outsiders: Arc<Judge>,
     pub(super) entities: Arc<str>,
     pub(super) digest: Arc<str>,
-}
-
-/// The destinations that an endpoint, its address in canonical form, is in, parents included.
-pub(crate) fn groups_of(
-    destinations: &BTreeMap<String, Destination>,
-    ip: IpAddr,
-    port: u16,
-    protocol: Protocol,
-) -> BTreeSet<String> {
-    destinations
-        .values()
-        .filter(|destination| destination.addresses.iter().any(|prefix| prefix.contains(&ip)))
-        .filter(|destination| {
-            destination.ports.is_empty()
-                || destination.ports.iter().any(|(first, last)| (*first..=*last).contains(&port))
-        })
-        .filter(|destination| destination.protocols.is_empty() || destination.protocols.contains(&protocol))
-        .flat_map(|destination| ancestors(&destination.name, destinations))
-        .collect()
 }
 
 /// A digest as files in the archive are named after it.
@@ -199,7 +183,7 @@ impl Bundle {
 
     /// The destinations an endpoint is in, parents included.
     pub fn groups_of(&self, ip: IpAddr, port: u16, protocol: Protocol) -> BTreeSet<String> {
-        groups_of(&self.destinations, self.canonical(ip), port, protocol)
+        self.places.groups(&self.destinations, self.canonical(ip), port, protocol)
     }
 
     /// The form in which an address is judged: see [`writ_abi::Address::canonical`].

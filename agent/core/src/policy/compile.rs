@@ -19,6 +19,7 @@ use super::classes::{Classes, ancestors};
 use super::inputs::Inputs;
 use super::judge::Judge;
 use super::parse::{self, Parsed};
+use super::places::Places;
 use super::question::Names;
 use super::source::Statement;
 use super::state::AccountState;
@@ -98,6 +99,7 @@ pub(super) fn compile(config: &Config, findings: &mut Vec<Diagnostic>) -> Option
         authorizer: Authorizer::new(),
         names: Arc::new(names),
         destinations: Arc::new(config.destinations.clone()),
+        places: Arc::new(Places::of(&config.destinations)),
         accounts,
         policies: Arc::new(policies.into_iter().map(|parsed| (parsed.info.id.clone(), parsed.info)).collect()),
         order: Arc::new(order),

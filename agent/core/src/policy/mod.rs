@@ -22,6 +22,7 @@ mod moment;
 #[cfg(test)]
 pub(crate) mod mutation;
 mod parse;
+mod places;
 mod question;
 mod rebuilt;
 #[cfg(test)]
@@ -47,9 +48,10 @@ pub use rebuilt::Permit;
 pub use row::{Projection, Row, RowCell};
 pub use state::{AccountState, Approval};
 
-pub(crate) use bundle::{groups_of, named};
+pub(crate) use bundle::named;
 pub(crate) use inputs::{Inputs, TimeAtoms};
 pub(crate) use moment::Moment;
+pub(crate) use places::Places;
 pub(crate) use rebuilt::{Rebuilt, Text};
 pub(crate) use row::StateKey;
 pub(crate) use schema::quoted;

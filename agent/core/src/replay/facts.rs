@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 use writ_abi::Protocol;
 
 use crate::config::Destination;
-use crate::policy::groups_of;
+use crate::policy::Places;
 
 /// The archived form of destinations and accounts.
 #[derive(Deserialize)]
@@ -39,6 +39,7 @@ pub(super) struct Account {
 #[derive(Clone, Debug)]
 pub(super) struct Facts {
     destinations: BTreeMap<String, Destination>,
+    places: Places,
     pub(super) accounts: BTreeMap<String, Account>,
 }
 
@@ -62,7 +63,7 @@ impl Facts {
             };
             destinations.insert(name, destination);
         }
-        Ok(Self { destinations, accounts: written.service_accounts })
+        Ok(Self { places: Places::of(&destinations), destinations, accounts: written.service_accounts })
     }
 
     /// Whether a destination is declared.
@@ -78,7 +79,7 @@ impl Facts {
     /// The destinations an endpoint is in, parents included.
     pub(super) fn groups(&self, endpoint: Option<(IpAddr, u16, Protocol)>) -> Vec<String> {
         let groups: BTreeSet<String> = match endpoint {
-            Some((ip, port, protocol)) => groups_of(&self.destinations, ip, port, protocol),
+            Some((ip, port, protocol)) => self.places.groups(&self.destinations, ip, port, protocol),
             None => BTreeSet::new(),
         };
         groups.into_iter().collect()

@@ -1,12 +1,14 @@
 //! The tables of one generation as plain data, and the decision function's view of them.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, OnceLock};
 
 use ipnet::{Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize};
 use writ_abi::{AccountFlags, Active, Address, Cell, STANCE_WORDS, Slot, Stance, Tables};
 
 use super::layout::Layout;
+use super::reach::Common;
 
 /// Why a cell says what it says; cells name it by index. Index 0 is "nothing permits".
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize, Deserialize)]
@@ -52,6 +54,8 @@ pub struct Generation {
     /// Destinations seen, for decisions in memory.
     pub seen: BTreeSet<(u32, [u8; 16])>,
     pub(super) layout: Layout,
+    /// What it tells apart by itself, once somebody asked.
+    pub(super) own: OnceLock<Arc<Common>>,
 }
 
 impl Generation {
@@ -70,6 +74,11 @@ impl Generation {
         if let Some(entry) = self.slots.get_mut(account as usize) {
             *entry = slot.0;
         }
+    }
+
+    /// What this generation tells apart: [`Common::of`] itself and itself, worked out once for as long as it does not grow.
+    pub fn common(&self) -> Arc<Common> {
+        Arc::clone(self.own.get_or_init(|| Arc::new(Common::of(self, self))))
     }
 
     /// The explanation that a cell names.

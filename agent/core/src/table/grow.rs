@@ -1,7 +1,7 @@
 //! A generation in force that learns to tell more apart: a grant or approval adds classes, and every projection goes on.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use super::layout::Axis;
 use super::{Generation, Outlook};
@@ -35,6 +35,7 @@ impl Generation {
         if growth.is_empty() {
             return Some(growth);
         }
+        self.own = OnceLock::new();
         self.v4.extend(growth.v4.iter().map(|(net, class)| (*net, *class)));
         self.v6.extend(growth.v6.iter().map(|(net, class)| (*net, *class)));
         for port in &growth.ports {

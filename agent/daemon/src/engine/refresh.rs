@@ -193,7 +193,10 @@ impl Engine {
             let new = &current.generation;
             let old = superseded.as_ref().unwrap_or(new);
             if !same_reach((old, was), (new, is)) {
-                let common = common.get_or_insert_with(|| Common::of(old, new));
+                let common = common.get_or_insert_with(|| match &superseded {
+                    Some(old) => Arc::new(Common::of(old, new)),
+                    None => new.common(),
+                });
                 change.reach = common.difference(u32::from(change.index), (old, was), (new, is));
             }
         }
