@@ -18,8 +18,8 @@ use super::escalate::connect_target;
 use super::explain::{Moment, Names};
 use super::persist::Explained as Kept;
 
-/// How many events are taken from the ring in one go.
-const BATCH: usize = 512;
+/// How many events are taken from the ring in one go: a question waits for so many at most, some two milliseconds.
+const BATCH: usize = 128;
 /// An event's attempt as Cedar is asked about it, and what is said of it.
 pub(super) struct Explained {
     pub(super) attempt: Attempt,
