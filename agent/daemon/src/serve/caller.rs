@@ -1,8 +1,9 @@
 //! Who is on the other end of a connection, from the kernel and never from what it says.
 
+use std::collections::HashMap;
 use std::fs;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use nix::unistd::{Gid, Group, Uid, User};
@@ -32,7 +33,29 @@ struct Local {
     /// Start of the process, in clock ticks: a pid that was reused has another.
     started: Option<u64>,
     /// What was seen of it last.
-    seen: Arc<Mutex<Option<Seen>>>,
+    seen: Arc<Sighting>,
+}
+
+/// What was seen of the processes that have connections open: those of one process share it.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Sightings(Arc<Mutex<HashMap<Process, Weak<Sighting>>>>);
+
+/// A process, and as whom it connected: uid, pid, start in clock ticks.
+type Process = (u32, i32, u64);
+type Sighting = Mutex<Option<Seen>>;
+
+impl Sightings {
+    /// What was seen of a process, for as long as one of its connections is open.
+    fn of(&self, process: Process) -> Arc<Sighting> {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(sighting) = known.get(&process).and_then(Weak::upgrade) {
+            return sighting;
+        }
+        known.retain(|_, sighting| sighting.strong_count() > 0);
+        let sighting = Arc::default();
+        known.insert(process, Arc::downgrade(&sighting));
+        sighting
+    }
 }
 
 /// What was seen of a process, and under which tables.
@@ -43,8 +66,8 @@ struct Seen {
     actor: Actor,
 }
 
-/// How long what was seen of a process is taken for what it is. It holds for one connection, which the process had before it
-/// could become anything else; whether the process is there is looked at every time.
+/// How long what was seen of a process is taken for what it is. It holds only while a connection is open that the process had
+/// before it could become anything else; whether the process is there is looked at every time.
 const LOOK: Duration = Duration::from_millis(100);
 
 /// A caller on another host.
@@ -84,12 +107,14 @@ pub(super) struct Unidentified;
 
 impl Peer {
     /// The process at the other end.
-    pub(super) fn local(stream: &UnixStream) -> Self {
+    pub(super) fn local(stream: &UnixStream, sightings: &Sightings) -> Self {
         let credentials = stream.peer_cred().ok();
         let pid = credentials.as_ref().and_then(tokio::net::unix::UCred::pid);
         let uid = credentials.as_ref().map(tokio::net::unix::UCred::uid);
         let started = pid.and_then(process::start_ticks_of);
-        Self(Kind::Local(Local { uid, pid, started, seen: Arc::default() }))
+        let process = uid.zip(pid).zip(started).map(|((uid, pid), started)| (uid, pid, started));
+        let seen = process.map(|process| sightings.of(process)).unwrap_or_default();
+        Self(Kind::Local(Local { uid, pid, started, seen }))
     }
 
     /// A caller on another host.

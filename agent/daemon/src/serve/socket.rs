@@ -10,7 +10,7 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use super::caller::Peer;
+use super::caller::{Peer, Sightings};
 use super::connection;
 use super::held::Held;
 use super::https::HttpsServer;
@@ -72,6 +72,7 @@ impl Server {
         let https = https.map(|https| tokio::spawn(https.serve(serving.clone(), stop.clone())));
         let limits = serving.limits.clone();
         let router = routes::router(serving);
+        let sightings = Sightings::default();
         let mut open = JoinSet::new();
         let until = stop.clone();
         loop {
@@ -89,7 +90,7 @@ impl Server {
                     continue;
                 }
             };
-            let peer = Peer::local(&stream);
+            let peer = Peer::local(&stream, &sightings);
             // Who cannot be told shares one place.
             let uid = stream.peer_cred().map_or(u32::MAX, |credentials| credentials.uid());
             let Some(admitted) = limits.admit(uid) else {
