@@ -322,6 +322,8 @@ impl Engine {
 
     /// Ends what time has ended.
     pub(crate) fn expire(&mut self) {
+        // A clock that was set ends nothing: first everything moves along with it.
+        self.compare_clocks();
         let now = Timestamp::now();
         self.deadline = None;
         let ended = self.live.expire(now);

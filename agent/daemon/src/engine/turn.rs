@@ -82,6 +82,8 @@ async fn turn(mut engine: Engine, mut questions: mpsc::Receiver<Question>, ring:
         tokio::select! {
             question = questions.recv() => match question {
                 Some(question) => {
+                    // Before anything is judged, or begins, by a clock that was set a moment ago.
+                    engine.compare_clocks();
                     question(&mut engine);
                     // What came meanwhile shares the grace period.
                     for _ in 1..MOST_TOGETHER {
@@ -111,10 +113,7 @@ async fn turn(mut engine: Engine, mut questions: mpsc::Receiver<Question>, ring:
             }
             () = tokio::task::yield_now(), if prepares => engine.prepare_neighbour(),
             () = sleep(deadline) => engine.expire(),
-            () = clock_set(set.as_ref()) => {
-                engine.compare_clocks();
-                engine.expire();
-            }
+            () = clock_set(set.as_ref()) => engine.expire(),
             _ = tick.tick() => behind |= engine.tick(),
         }
         engine.settle();
@@ -194,7 +193,7 @@ impl Engine {
     }
 
     /// Looks whether the wall clock was set; if so, everything that ends by time is moved along.
-    fn compare_clocks(&mut self) {
+    pub(super) fn compare_clocks(&mut self) {
         let reading = Clocks::read().reading(&self.host.boot_id.clone());
         if let Some(step) = self.live.read_clock(reading) {
             tracing::warn!(%step, "the wall clock was set; everything that ends by time was moved along");
