@@ -37,7 +37,9 @@ fn access_ends_at_its_time_with_the_daemon_dead() {
             None
         })
     });
-    assert!(ended >= end, "access ended early");
+    // The kernel counts boot time; the wall clock is steered beside it, by a few parts in ten thousand.
+    let early = end.duration_since(ended).unwrap_or_default();
+    assert!(early <= Duration::from_millis(10), "access ended {early:?} early");
     host.run_daemon();
     assert!(refused(), "the daemon's return opens nothing");
     // The daemon may have died between reading an event and writing it: that is counted as lost, in the log.
