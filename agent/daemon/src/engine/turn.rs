@@ -26,6 +26,8 @@ const FLOOD: u64 = 10_000;
 /// How long the ring is left alone once it was read until it was empty. The first decision after that has the kernel wake us
 /// from within the connect, which costs the caller more than the decision does; those that follow meanwhile do not.
 const REST: Duration = Duration::from_millis(1);
+/// The kernel was not told that the wall clock was set: windows end there by the clock as it was.
+const CLOCK_UNTOLD: &str = "clock-untold";
 /// How often the log is looked through for lines that may go.
 const PRUNE: Duration = Duration::from_secs(60);
 
@@ -192,24 +194,30 @@ impl Engine {
         self.rested.1 = size;
     }
 
-    /// Looks whether the wall clock was set; if so, everything that ends by time is moved along.
+    /// Looks whether the wall clock was set; if so, everything that ends by time is moved along. What the kernel could not be
+    /// told is told by the next look.
     pub(super) fn compare_clocks(&mut self) {
         let reading = Clocks::read().reading(&self.host.boot_id.clone());
-        if let Some(step) = self.live.read_clock(reading) {
+        let id = self.live.read_clock(reading).map(|step| {
             tracing::warn!(%step, "the wall clock was set; everything that ends by time was moved along");
             let step_ms =
                 i64::try_from(step.as_millis()).unwrap_or(if step.is_negative() { i64::MIN } else { i64::MAX });
-            let id = self.note_lifecycle(Lifecycle::ClockSet { step_ms });
-            let (began, before) = (Instant::now(), self.moments_now());
-            match self.supersede() {
-                Ok(()) => {
-                    let why = Why { cause: "clock-set".to_owned(), id: Some(id.clone()), ..Why::default() };
-                    let applied_us = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
-                    self.note_policy_changes(&before, &why, applied_us);
-                    self.judge_all_sessions(id, "the wall clock was set", began);
-                }
-                Err(error) => tracing::error!(%error, "the kernel could not be told about the new time"),
+            self.note_lifecycle(Lifecycle::ClockSet { step_ms })
+        });
+        if id.is_none() && !self.degraded.iter().any(|reason| reason == CLOCK_UNTOLD) {
+            return;
+        }
+        let (began, before) = (Instant::now(), self.moments_now());
+        let told = self.supersede();
+        self.degraded_by(CLOCK_UNTOLD, told.is_err());
+        match told {
+            Ok(()) => {
+                let why = Why { cause: "clock-set".to_owned(), id: id.clone(), ..Why::default() };
+                let applied_us = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
+                self.note_policy_changes(&before, &why, applied_us);
+                self.judge_all_sessions(id.unwrap_or_default(), "the wall clock was set", began);
             }
+            Err(error) => tracing::error!(%error, "the kernel could not be told about the new time; it is tried again"),
         }
     }
 
