@@ -3,7 +3,7 @@
 use writ_abi::Reason;
 
 /// Every `reason_code` a decision or observation can carry, with its meaning; docs/records.md lists the same.
-pub const REASON_CODES: [(&str, &str); 18] = [
+pub const REASON_CODES: [(&str, &str); 16] = [
     (Reason::Policy.code(), "the policies named, or, where none is named, that nothing permits it"),
     (Reason::Expired.code(), "the stance's validity had ended; its fallback decided"),
     (Reason::PolicyError.code(), "a policy's condition errored for this attempt: denied"),
@@ -18,8 +18,6 @@ pub const REASON_CODES: [(&str, &str); 18] = [
     (Reason::Offboarded.code(), "the account is offboarded: everything is denied"),
     (Reason::Untracked.code(), "the session could not be remembered with its socket, so it could not be cut: denied"),
     ("already-open", "policy, for a connection that was open before writ judged it (see `already_open`)"),
-    ("break-glass", "observe mode for a while, by an approver's order"),
-    ("learning", "the account's baseline is being learnt"),
     ("invalid-request", "a question to the decision endpoint that policy could not judge: denied"),
     ("unknown", "a reason this agent does not know: written by another version"),
 ];
