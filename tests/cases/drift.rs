@@ -193,12 +193,8 @@ fn a_shell_started_by_a_python_service_ends_its_grants() {
     assert!(evidence.contains("has connections open and started a shell"), "{evidence}");
 }
 
-#[test]
-fn an_approved_executable_that_is_written_over_is_noticed_and_its_kind_can_be_declared() {
-    let mut config = Config::new().file(
-        "signals.d/drift.toml",
-        "[signal.\"workload.executable-changed\"]\nrisk = 35\nttl = \"5m\"\nflag = true\n",
-    );
+/// A host that runs, with a program of its own that the account may run and has run.
+fn with_tool(mut config: Config) -> (Host, PathBuf) {
     let mut host = Host::prepare(&config);
     let tool = host.directory().join("tool");
     fs::copy("/bin/true", &tool).expect("cannot copy a program");
@@ -206,6 +202,16 @@ fn an_approved_executable_that_is_written_over_is_noticed_and_its_kind_can_be_de
     host.configure(&config);
     host.run_daemon();
     succeeds(host.command(&tool));
+    (host, tool)
+}
+
+#[test]
+fn an_approved_executable_that_is_written_over_is_noticed_and_its_kind_can_be_declared() {
+    let config = Config::new().file(
+        "signals.d/drift.toml",
+        "[signal.\"workload.executable-changed\"]\nrisk = 35\nttl = \"5m\"\nflag = true\n",
+    );
+    let (host, tool) = with_tool(config);
     assert!(signals(&host).is_empty());
 
     // Written over in place, with other contents each time: the first that is read after another was is the finding.
@@ -271,14 +277,7 @@ fn what_is_found_again_while_its_signal_lives_is_counted_and_not_said_again() {
 
 #[test]
 fn an_executable_that_is_written_over_while_writ_is_away_is_noticed_when_it_is_back() {
-    let mut config = Config::new();
-    let mut host = Host::prepare(&config);
-    let tool = host.directory().join("tool");
-    fs::copy("/bin/true", &tool).expect("cannot copy a program");
-    config.account = format!("executables = [\"{}\"]", tool.display());
-    host.configure(&config);
-    host.run_daemon();
-    succeeds(host.command(&tool));
+    let (mut host, tool) = with_tool(Config::new());
     let state = host.directory().join("state/executables.json");
     wait::until("what it is has been kept", || {
         fs::read_to_string(&state).is_ok_and(|text| text.contains("/tool")).then_some(())

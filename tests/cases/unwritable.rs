@@ -88,15 +88,18 @@ fn a_full_disk_refuses_whom_the_account_says_and_heals_when_there_is_space() {
     assert_decided_by_account_and_healed(&host, &open, FLOOD, 0, || (), || disk.empty());
 }
 
+/// Limits how large the daemon's files may grow: soft and hard limit, as prlimit(1) takes them.
+fn limit_files(host: &Host, bytes: &str) {
+    let pid = host.daemon_pid().to_string();
+    let set = Command::new("prlimit").args(["--pid", &pid, &format!("--fsize={bytes}")]).status();
+    assert!(set.expect("cannot run prlimit").success());
+}
+
 #[test]
 fn a_limit_on_file_sizes_is_a_failing_log_and_no_crash() {
     let open = UdpPeer::new();
     let host = Host::start(&config(&open));
-    let limit = |bytes: &str| {
-        let pid = host.daemon_pid().to_string();
-        let set = Command::new("prlimit").args(["--pid", &pid, &format!("--fsize={bytes}")]).status();
-        assert!(set.expect("cannot run prlimit").success());
-    };
+    let limit = |bytes: &str| limit_files(&host, bytes);
     limit("1:unlimited");
     assert_decided_by_account_and_healed(&host, &open, FLOOD, 0, || (), || limit("unlimited"));
 }
@@ -159,11 +162,7 @@ fn a_device_that_loses_what_it_was_given_is_noticed_and_everything_is_on_it_when
 fn an_answer_of_the_decision_point_and_its_record_agree_though_the_log_fails_under_it() {
     let open = UdpPeer::new();
     let host = Host::start(&config(&open));
-    let limit = |bytes: &str| {
-        let pid = host.daemon_pid().to_string();
-        let set = Command::new("prlimit").args(["--pid", &pid, &format!("--fsize={bytes}")]).status();
-        assert!(set.expect("cannot run prlimit").success());
-    };
+    let limit = |bytes: &str| limit_files(&host, bytes);
     let mut given = Vec::new();
     let mut ask = |account: &str| {
         let question = json!({
