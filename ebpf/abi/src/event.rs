@@ -355,8 +355,7 @@ pub struct KernelConfig {
     pub init_user_ns: u64,
     /// 1 where `bpf_set_retval` exists (Linux 5.18); otherwise refusals return EPERM.
     pub set_retval: u32,
-    /// 1 where members of the calling task can be read by plain loads (`bpf_get_current_task_btf`, Linux 5.11), which cost a
-    /// tenth of a call.
+    /// 1 where members of the calling task can be read by plain loads (`bpf_get_current_task_btf`, Linux 5.11) instead of calls.
     pub typed: u32,
     /// Where the kernel keeps what is read.
     pub offsets: TaskOffsets,

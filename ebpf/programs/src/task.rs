@@ -45,8 +45,10 @@ pub(crate) fn current() -> u64 {
 }
 
 /// Reads a member of the calling task, or of what a member of it points to: by a plain load where the verifier knows the
-/// type, which is a tenth of the price of a call. Such a pointer must not lie in memory that a global function was shown:
-/// the verifier forgets its type there.
+/// type. Such a pointer must not lie in memory that a global function was shown: the verifier forgets its type there.
+///
+/// A load from a bad address reads as zero, which a uid must not. None is bad here: the task, its leader and their credentials
+/// are in the kernel's own memory, and cannot be given back while a program runs (RCU); null pointers are told apart before.
 #[inline(always)]
 pub(crate) fn member<T: Copy>(base: u64, offset: u32) -> Option<T> {
     if config!(typed) == 1 {

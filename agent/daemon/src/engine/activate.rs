@@ -84,7 +84,7 @@ impl Engine {
         if let Err(error) = self.store.save_last_good(&files) {
             tracing::error!(%error, "the configuration is in force, but could not be kept for the next start");
         }
-        // Compiling takes many times the memory of what it leaves.
+        // What compiling took and nobody holds any more.
         give_back_memory();
         Ok(())
     }
