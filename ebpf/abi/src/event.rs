@@ -113,7 +113,7 @@ impl View {
 
 /// One judged attempt, with everything the verdict used. All times are boot-time nanoseconds; all ids are those of the
 /// initial namespaces.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 #[repr(C)]
 pub struct DecisionEvent {
     /// [`EVENT_DECISION`].

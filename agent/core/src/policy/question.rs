@@ -284,6 +284,11 @@ impl Member {
     }
 }
 
+/// `context.now` at this moment, in Cedar's JSON form.
+pub fn now_json(at: Timestamp) -> Value {
+    Member::Datetime(at.as_millisecond()).json()
+}
+
 /// Milliseconds since the epoch as Cedar's `datetime` reads them. Years beyond its four digits are clamped.
 fn datetime(milliseconds: i64) -> String {
     let instant =

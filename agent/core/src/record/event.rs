@@ -2,6 +2,7 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
+use jiff::Timestamp;
 use writ_abi::{Address, DecisionEvent, Hook, Protocol, Reason, View};
 
 use super::process::device_name;
@@ -9,6 +10,7 @@ use super::{
     Body, Cgroup, Decision, Destination, EffectiveMode, GrantRef, Kernel, Parent, PolicyRef, Process, Request,
     SignalRef, Would,
 };
+use crate::policy::now_json;
 
 /// What the daemon knows beside the event: names for its numbers, and the state the stance was made from.
 #[derive(Clone, PartialEq, Debug, Default)]
@@ -117,6 +119,26 @@ impl Decision {
             boot_time_ns: event.at,
         };
         if enforced { Body::Decision(Box::new(decision)) } else { Body::Observation(Box::new(decision)) }
+    }
+}
+
+/// An event without what tells it from another attempt of the same process that is the same but for when it was made: their
+/// records differ in no more than [`Decision::again`] writes.
+pub fn alike(event: &DecisionEvent) -> DecisionEvent {
+    DecisionEvent { at: 0, sequence: 0, cpu: 0, socket_cookie: 0, issued: 0, count: 0, ..*event }
+}
+
+impl Decision {
+    /// Makes the record's body of one event that of another which is [`alike`], judged at this moment. The account's
+    /// situation and whatever is said in words must be the same.
+    pub fn again(&mut self, event: &DecisionEvent, at: Timestamp) {
+        if let Some(kernel) = &mut self.kernel {
+            (kernel.cpu, kernel.sequence, kernel.socket_cookie) = (event.cpu, event.sequence, event.socket_cookie);
+        }
+        (self.count, self.boot_time_ns) = (event.count.max(1), event.at);
+        if let Some(now) = self.request.context.get_mut("now") {
+            *now = now_json(at);
+        }
     }
 }
 

@@ -22,24 +22,34 @@ pub enum IdSource {
     Agent(u64),
 }
 
+/// What the ids of one boot have in common.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct BootTag(u16);
+
+impl BootTag {
+    /// The tag of a boot: 16 bits of its id's hash.
+    pub fn of(boot_id: &str) -> Self {
+        let digest = Sha256::digest(boot_id.as_bytes());
+        Self(digest.iter().take(2).fold(0, |bits, byte| bits << 8 | u16::from(*byte)))
+    }
+}
+
 /// An id from 48 bits of milliseconds, 16 bits of the boot id's hash, 16 bits of CPU and 48 bits of sequence: laid out as
 /// a ULID, so that ULID tools read its time.
-pub fn record_id(time: Timestamp, boot_id: &str, source: IdSource) -> String {
+pub fn record_id(time: Timestamp, boot: BootTag, source: IdSource) -> String {
     let milliseconds = u128::try_from(time.as_millisecond()).unwrap_or(0) & 0xffff_ffff_ffff;
-    let digest = Sha256::digest(boot_id.as_bytes());
-    let boot = digest.iter().take(2).fold(0u128, |bits, byte| bits << 8 | u128::from(*byte));
     let (cpu, sequence) = match source {
         IdSource::Kernel { cpu, sequence } => (u16::try_from(cpu).unwrap_or(AGENT - 1), sequence),
         IdSource::Agent(counter) => (AGENT, counter),
     };
-    let bits = milliseconds << 80 | boot << 64 | u128::from(cpu) << 48 | u128::from(sequence) & 0xffff_ffff_ffff;
-    (0..26u32)
-        .rev()
-        .map(|place| {
-            let digit = (bits >> (place * 5)) as usize & 31;
-            DIGITS.get(digit).map_or('0', |byte| char::from(*byte))
-        })
-        .collect()
+    let (boot, cpu) = (u128::from(boot.0) << 64, u128::from(cpu) << 48);
+    let bits = milliseconds << 80 | boot | cpu | u128::from(sequence) & 0xffff_ffff_ffff;
+    let mut id = String::with_capacity(26);
+    id.extend((0..26u32).rev().map(|place| {
+        let digit = (bits >> (place * 5)) as usize & 31;
+        DIGITS.get(digit).map_or('0', |byte| char::from(*byte))
+    }));
+    id
 }
 
 /// The millisecond an id was made for; `None` if it is not an id.

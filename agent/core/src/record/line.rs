@@ -11,6 +11,8 @@ use super::{Body, Host, Record, SCHEMA, Time};
 
 /// The longest line: a tlog entry's length is 16 bits.
 pub const MAX_LINE: usize = 65_535;
+/// Room for the line of an ordinary decision.
+const USUAL_LINE: usize = 2560;
 /// What the members may measure, one try after the other: bytes of a string, items of a list or map.
 const LIMITS: [(usize, usize); 6] = [(4096, 1024), (1024, 256), (512, 64), (256, 16), (96, 8), (48, 3)];
 /// Members that identify a record and are short by nature: never shortened.
@@ -216,12 +218,7 @@ impl Record {
 
     /// Whether a line is a record, with every member it must have: several times faster than [`Record::from_line`].
     pub fn check(line: &[u8]) -> Result<Checked, ParseError> {
-        // Lines are written with their type in front; a line that is not is still read rightly, only slower.
-        let judged = line.get(..64).is_some_and(|start| {
-            [b"\"type\":\"decision\"".as_slice(), b"\"type\":\"observation\""]
-                .iter()
-                .any(|kind| start.windows(kind.len()).any(|part| part == *kind))
-        });
+        let judged = matches!(kind_of_line(line), Some(b"decision" | b"observation"));
         let whole = || Self::from_line(line).map(|record| Checked::Other(Box::new(record)));
         if !judged {
             return whole();
@@ -291,8 +288,12 @@ impl Record {
             body,
             truncated: &self.truncated,
         };
+        let mut text = Vec::with_capacity(USUAL_LINE);
         // Every member is a string-keyed struct, a map with string keys or a plain value: nothing that JSON cannot hold.
-        serde_json::to_vec(&line).unwrap_or_default()
+        match serde_json::to_writer(&mut text, &line) {
+            Ok(()) => text,
+            Err(_) => Vec::new(),
+        }
     }
 
     /// The same record as a loss of its details: what is written when nothing else fits.
@@ -313,6 +314,15 @@ impl Record {
             ..self.clone()
         }
     }
+}
+
+/// The type of a line, as it stands in its place: lines are written with their id and type in front. `None` of a line that
+/// is not; it may be a record all the same.
+pub fn kind_of_line(line: &[u8]) -> Option<&[u8]> {
+    let rest = line.strip_prefix(b"{\"id\":\"")?;
+    let end = rest.iter().take(64).position(|byte| matches!(byte, b'"' | b'\\'))?;
+    let kind = rest.get(end..)?.strip_prefix(b"\",\"type\":\"")?;
+    kind.get(..kind.iter().take(16).position(|byte| *byte == b'"')?)
 }
 
 fn member<T: DeserializeOwned>(line: &[u8]) -> Result<T, ParseError> {

@@ -28,11 +28,11 @@ pub use decision::{
     AlreadyOpen, AskedBy, Decision, Destination, EffectiveMode, GrantRef, Kernel, PolicyRef, Request, SignalRef,
     Verdict, Would,
 };
-pub use event::{Context, errno_name, identified_by};
-pub use id::{IdSource, record_id, time_of_id};
+pub use event::{Context, alike, errno_name, identified_by};
+pub use id::{BootTag, IdSource, record_id, time_of_id};
 pub use ledger::{Ledger, WrittenOff};
 pub use lifecycle::Lifecycle;
-pub use line::{Checked, Envelope, Head, HeadHost, HeadKernel, MAX_LINE, ParseError};
+pub use line::{Checked, Envelope, Head, HeadHost, HeadKernel, MAX_LINE, ParseError, kind_of_line};
 
 pub use ocsf::{Place, to_ocsf};
 pub use process::{Cgroup, Parent, Process};

@@ -88,7 +88,7 @@ fn context() -> Context {
 
 fn record(body: Body) -> Record {
     let host = Host { id: "machine".to_owned(), boot_id: "boot".to_owned() };
-    let id = record_id(time(), "boot", IdSource::Kernel { cpu: 1, sequence: 7 });
+    let id = record_id(time(), BootTag::of("boot"), IdSource::Kernel { cpu: 1, sequence: 7 });
     Record::new(id, time(), host, "0.1.0", body)
 }
 
@@ -336,7 +336,7 @@ fn an_observation_has_no_errno_and_a_mapped_address_is_shown_as_given() {
 
 #[test]
 fn ids_sort_by_time_and_differ_by_source() {
-    let at = |ms: i64, source| record_id(jiff::Timestamp::from_millisecond(ms).unwrap(), "boot", source);
+    let at = |ms: i64, source| record_id(jiff::Timestamp::from_millisecond(ms).unwrap(), BootTag::of("boot"), source);
     let one = at(1_800_000_000_000, IdSource::Kernel { cpu: 0, sequence: u64::MAX });
     let two = at(1_800_000_000_001, IdSource::Kernel { cpu: 0, sequence: 1 });
     assert!(one < two && one.len() == 26);
@@ -347,7 +347,7 @@ fn ids_sort_by_time_and_differ_by_source() {
         at(5, IdSource::Kernel { cpu: 1, sequence: 1 }),
         at(5, IdSource::Kernel { cpu: 0, sequence: 2 }),
         at(5, IdSource::Agent(1)),
-        record_id(jiff::Timestamp::from_millisecond(5).unwrap(), "other boot", IdSource::Agent(1)),
+        record_id(jiff::Timestamp::from_millisecond(5).unwrap(), BootTag::of("other boot"), IdSource::Agent(1)),
     ];
     assert_eq!(std::collections::BTreeSet::from(same_moment.clone()).len(), same_moment.len());
 }

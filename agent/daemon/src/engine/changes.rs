@@ -6,6 +6,7 @@ use std::collections::VecDeque;
 use serde::Serialize;
 use serde_json::Value;
 use tokio::sync::watch;
+use writ_core::record::kind_of_line;
 
 /// How many are kept for those who come back; who was away longer is told to ask everything again.
 const KEPT: usize = 4_096;
@@ -62,7 +63,7 @@ impl Changes {
     }
 
     /// Looks at lines that were just written, the first of them at this index.
-    pub(crate) fn wrote(&mut self, first: u64, lines: &[Vec<u8>]) {
+    pub(crate) fn wrote(&mut self, first: u64, lines: &[&[u8]]) {
         self.size = first + lines.len() as u64;
         let mut more = false;
         for (index, line) in (first..).zip(lines) {
@@ -89,14 +90,12 @@ impl Changes {
 
 /// Reads a line if it is a change. Decisions, which are many, are told apart without parsing.
 fn read(sequence: u64, line: &[u8]) -> Option<Change> {
-    let head = std::str::from_utf8(line.get(..line.len().min(160))?).ok()?;
-    let kinds = ["change", "escalation", "grant", "lifecycle"];
-    if !kinds.iter().any(|kind| head.contains(&format!("\"type\":\"{kind}\""))) {
+    if matches!(kind_of_line(line), Some(b"decision" | b"observation" | b"loss" | b"cut")) {
         return None;
     }
     let record: Value = serde_json::from_slice(line).ok()?;
     let text = |name: &str| record.get(name).and_then(Value::as_str).map(str::to_owned);
-    let kind = text("type")?;
+    let kind = text("type").filter(|kind| ["change", "escalation", "grant", "lifecycle"].contains(&kind.as_str()))?;
     if kind == "lifecycle" && !EVENTS.contains(&text("event")?.as_str()) {
         return None;
     }
@@ -116,9 +115,9 @@ mod tests {
     fn only_changes_are_kept_and_every_record_counts() {
         let mut changes = Changes::new(10);
         let news = changes.news();
-        changes.wrote(10, &[line("decision", "a")]);
+        changes.wrote(10, &[&line("decision", "a")]);
         assert!(!news.has_changed().unwrap());
-        changes.wrote(11, &[line("change", "a"), line("decision", "a"), line("change", "b")]);
+        changes.wrote(11, &[&line("change", "a"), &line("decision", "a"), &line("change", "b")]);
         assert!(news.has_changed().unwrap());
         let page = changes.since(Some(10), |change| Some(change.clone()));
         let found: Vec<u64> = page.changes.iter().map(|change| change.sequence).collect();
@@ -133,7 +132,7 @@ mod tests {
         let mut changes = Changes::new(0);
         let all = |change: &Change| Some(change.clone());
         for index in 0..=KEPT as u64 {
-            changes.wrote(index, &[line("change", "a")]);
+            changes.wrote(index, &[&line("change", "a")]);
         }
         assert!(changes.since(Some(0), all).reset);
         assert!(!changes.since(Some(1), all).reset);

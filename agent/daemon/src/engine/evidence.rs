@@ -4,11 +4,11 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use writ_abi::{DecisionEvent, Family, Hook, Protocol, Verdict};
+use writ_abi::{DecisionEvent, Family, Hook, Protocol};
 use writ_core::policy::Attempt;
 use writ_core::record::{
     Body, Context, Decision, GrantRef, IdSource, Lifecycle, LoginUid, PolicyRef, Record, Request, SignalRef, Time,
-    record_id,
+    alike, record_id,
 };
 use writ_core::stance::Situation;
 
@@ -17,6 +17,7 @@ use super::clock::Clocks;
 use super::escalate::connect_target;
 use super::explain::{Moment, Names};
 use super::persist::Explained as Kept;
+use super::repeats::{Basis, Repeat};
 
 /// How many events are taken from the ring in one go: a question waits for so many at most, some two milliseconds.
 const BATCH: usize = 128;
@@ -56,34 +57,73 @@ impl Engine {
             return;
         }
         let at = clocks.wall_of(event.at);
+        let source = IdSource::Kernel { cpu: event.cpu, sequence: event.sequence };
+        let id = record_id(at, self.boot, source);
+        let basis = self.basis(event);
+        let alike = alike(event);
+        let known = basis.as_ref().and_then(|basis| self.repeats.take(&alike, basis, at));
+        let (repeat, keeps) = match known {
+            Some(mut repeat) => {
+                repeat.record.id = id;
+                repeat.record.time = Time(at);
+                if let Body::Decision(judged) | Body::Observation(judged) = &mut repeat.record.body {
+                    judged.again(event, at);
+                }
+                (repeat, true)
+            }
+            None => self.work_out(event, at, id, basis),
+        };
+        let Repeat { record, attempt, .. } = &*repeat;
+        if let Some(judged) = record.body.judged() {
+            let executable = judged.process.as_ref().and_then(|process| process.executable.as_deref());
+            self.look_at_attempt(&judged.account, event, executable);
+            self.last_executable = executable.map(str::to_owned);
+        }
+        self.denials.keep(record);
+        self.push(record);
+        let connects = [Hook::Connect4 as u8, Hook::Connect6 as u8].contains(&event.hook);
+        if connects && event.errno == 0 {
+            self.remember_opened(event.socket_cookie, &record.id);
+        }
+        if let Body::Decision(judged) = &record.body
+            && judged.verdict == writ_core::record::Verdict::Escalate
+        {
+            let target = connect_target(attempt, self.last_executable.as_deref());
+            let policies = judged.policies.iter().map(|policy| policy.id.clone()).collect();
+            self.escalate(&judged.account, target, policies, &record.id);
+        }
+        if keeps {
+            self.repeats.keep(alike, repeat);
+        }
+    }
+
+    /// What the words of an event's record are taken from; `None` if it cannot be told any more.
+    fn basis(&self, event: &DecisionEvent) -> Option<Basis> {
+        let names = self.generations.iter().rev().find(|(number, _)| *number == event.generation);
+        let moment = self.moments.get(&(event.account, event.epoch))?;
+        Some(Basis::of(&names?.1, moment, &self.current()?.config, self.processes.renamed()))
+    }
+
+    /// The record of an attempt, and whether that of another one like it may be made from it.
+    fn work_out(
+        &mut self,
+        event: &DecisionEvent,
+        at: Timestamp,
+        id: String,
+        basis: Option<Basis>,
+    ) -> (Box<Repeat>, bool) {
         let named = self.processes.name(event);
         let Explained { attempt, mut context } = self.explained(event, at);
-        let account = context.account.clone();
-        self.look_at_attempt(&account, event, named.executable.as_deref());
-        self.last_executable.clone_from(&named.executable);
-        context.executable = named.executable.clone();
+        // What could not be named may be by the next time.
+        let whole = named.executable.is_some() && named.cgroup.is_some();
+        context.executable = named.executable;
         context.parents = named.parents;
         context.cgroup = named.cgroup;
         context.unit = named.unit;
-        let body = Decision::from_event(event, context);
-        let source = IdSource::Kernel { cpu: event.cpu, sequence: event.sequence };
-        let id = record_id(at, &self.host.boot_id, source);
-        let escalates = Verdict::from_bits(event.verdict) == Verdict::Escalate && event.enforced == 1;
-        let policies: Vec<String> = match &body {
-            Body::Decision(decision) => decision.policies.iter().map(|policy| policy.id.clone()).collect(),
-            _ => Vec::new(),
-        };
-        let record = Record::new(id.clone(), at, self.host.clone(), VERSION, body);
-        self.denials.keep(&record);
-        self.push(&record);
-        let connects = [Hook::Connect4 as u8, Hook::Connect6 as u8].contains(&event.hook);
-        if connects && event.errno == 0 {
-            self.remember_opened(event.socket_cookie, &id);
-        }
-        if escalates {
-            let target = connect_target(&attempt, self.last_executable.as_deref());
-            self.escalate(&account, target, policies, &id);
-        }
+        let record = Record::new(id, at, self.host.clone(), VERSION, Decision::from_event(event, context));
+        let moment = self.moments.get(&(event.account, event.epoch)).map(Arc::clone);
+        let keeps = whole && basis.is_some() && moment.is_some();
+        (Box::new(Repeat::new(record, attempt, basis.unwrap_or_default(), moment.as_deref(), at)), keeps)
     }
 
     /// What an event is about, by name, without its process.
@@ -167,7 +207,7 @@ impl Engine {
     /// The same of something that does not say all there is to say: the names of the members that were cut short.
     pub(super) fn note_shortened(&mut self, at: Timestamp, body: Body, truncated: Vec<String>) -> String {
         self.agent_records += 1;
-        let id = record_id(at, &self.host.boot_id, IdSource::Agent(self.agent_records));
+        let id = record_id(at, self.boot, IdSource::Agent(self.agent_records));
         let record = Record::new(id.clone(), at, self.host.clone(), VERSION, body);
         self.push(&Record { truncated, ..record });
         id
@@ -193,7 +233,8 @@ impl Engine {
         match self.log.append(&lines) {
             Ok(first) => {
                 self.changes.wrote(first, &lines);
-                self.waiting.written(lines.len());
+                let written = lines.len();
+                self.waiting.written(written);
             }
             Err(error) => {
                 self.changes.wrote(first, lines.get(..error.written).unwrap_or(&[]));

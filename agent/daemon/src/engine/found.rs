@@ -194,7 +194,7 @@ impl Engine {
         let clocks = Clocks::read();
         self.agent_records += 1;
         let number = self.agent_records;
-        let id = record_id(clocks.wall, &self.host.boot_id, IdSource::Agent(number));
+        let id = record_id(clocks.wall, self.boot, IdSource::Agent(number));
         let session = Session {
             opened: clocks.boot_ns,
             held: 0,

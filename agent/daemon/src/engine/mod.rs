@@ -29,6 +29,7 @@ mod ready;
 mod refresh;
 mod refusals;
 mod reload;
+mod repeats;
 mod resolution;
 mod rotation;
 mod selftest;
@@ -51,7 +52,7 @@ use jiff::Timestamp;
 use writ_core::config::{Config, Match};
 use writ_core::diagnostic::Diagnostic;
 use writ_core::policy::Bundle;
-use writ_core::record::Host;
+use writ_core::record::{BootTag, Host};
 use writ_core::replay::Manifest;
 use writ_core::stance::LiveState;
 use writ_core::table::{Generation, Identities, Unresolved};
@@ -131,12 +132,16 @@ pub(crate) struct Engine {
     /// Where the log's records are sent on.
     pub(crate) sinks: Sinks,
     pub(crate) host: Host,
+    /// What the ids of this boot's records have in common.
+    pub(crate) boot: BootTag,
     pub(crate) processes: ProcessTable,
     pub(crate) losses: Losses,
     /// How old generations are read: number, policy set and names.
     pub(crate) generations: VecDeque<(u32, Arc<explain::Names>)>,
     /// What held for an account in an epoch.
     pub(crate) moments: HashMap<(u16, u32), Arc<Moment>>,
+    /// Records of attempts that may be made again.
+    pub(crate) repeats: repeats::Repeats,
     /// The epoch of each account; never set back while maps are pinned.
     pub(crate) epochs: BTreeMap<String, u32>,
     /// Account numbers as pinned maps know them.

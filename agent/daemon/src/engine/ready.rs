@@ -10,7 +10,8 @@ use jiff::Timestamp;
 use writ_core::config::{Agent, Config, Mode, SourceFile, parse};
 use writ_core::diagnostic::{Diagnostic, Severity};
 use writ_core::policy::{Bundle, nat64};
-use writ_core::record::{EffectiveMode, Host, Lifecycle};
+
+use writ_core::record::{BootTag, EffectiveMode, Host, Lifecycle};
 use writ_core::stance::BreakGlass;
 
 use super::activate::{ActivateError, Source};
@@ -158,11 +159,13 @@ pub(crate) fn open(config_dir: &Path) -> Result<OpenedEngine, StartError> {
         live,
         log,
         sinks,
+        boot: BootTag::of(&boot_id),
         host: Host { id: machine_id, boot_id },
         processes: ProcessTable::new(cgroup),
         losses,
         generations: VecDeque::new(),
         moments: HashMap::new(),
+        repeats: super::repeats::Repeats::default(),
         epochs: numbers.epochs.clone(),
         numbers,
         base: Arc::new(compiled.0.clone()),
@@ -367,7 +370,11 @@ pub(crate) fn note_uninstalled(agent: &Agent) -> Result<(), String> {
         pid: Some(std::process::id()),
         executable: None,
     };
-    let id = writ_core::record::record_id(now, &boot_id, writ_core::record::IdSource::Agent(writer.size() + (1 << 40)));
+    let id = writ_core::record::record_id(
+        now,
+        BootTag::of(&boot_id),
+        writ_core::record::IdSource::Agent(writer.size() + (1 << 40)),
+    );
     let body = writ_core::record::Body::Lifecycle(Box::new(Lifecycle::Uninstall { by }));
     let record =
         writ_core::record::Record::new(id, now, Host { id: machine_id, boot_id }, super::evidence::VERSION, body);

@@ -309,7 +309,7 @@ impl Engine {
                 SESSION_FOUND_CPU => IdSource::Agent(session.sequence),
                 cpu => IdSource::Kernel { cpu, sequence: session.sequence },
             };
-            record_id(at, &self.host.boot_id, source)
+            record_id(at, self.boot, source)
         })
     }
 

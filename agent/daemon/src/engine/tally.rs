@@ -9,8 +9,8 @@ use writ_core::record::{Body, Decision, EffectiveMode, Lifecycle};
 pub(crate) struct Tally {
     /// Records, by type.
     pub records: BTreeMap<&'static str, u64>,
-    /// Attempts judged, by account, verdict and mode in force.
-    pub judged: BTreeMap<(String, &'static str, &'static str), u64>,
+    /// Attempts judged, by account, then verdict and mode in force.
+    pub judged: BTreeMap<String, BTreeMap<(&'static str, &'static str), u64>>,
     /// Stance changes, by account and cause.
     pub changes: BTreeMap<(String, String), u64>,
     /// Live sessions that were ended, by account.
@@ -28,7 +28,8 @@ impl Tally {
     pub(super) fn uncount(&mut self, body: &Body) {
         let Some(decision) = body.judged() else { return };
         let mode = mode_of(decision);
-        let counted = self.judged.get_mut(&(decision.account.clone(), decision.verdict.name(), mode));
+        let of_account = self.judged.get_mut(&decision.account);
+        let counted = of_account.and_then(|counts| counts.get_mut(&(decision.verdict.name(), mode)));
         for count in counted.into_iter().chain(self.records.get_mut(body.kind())) {
             *count = count.saturating_sub(1);
         }
@@ -40,9 +41,12 @@ impl Tally {
         match body {
             Body::Decision(decision) | Body::Observation(decision) => {
                 let mode = mode_of(decision);
+                if !self.judged.contains_key(&decision.account) {
+                    self.judged.insert(decision.account.clone(), BTreeMap::new());
+                }
+                let Some(of_account) = self.judged.get_mut(&decision.account) else { return };
                 // A record may stand for repeats that were folded into it.
-                *self.judged.entry((decision.account.clone(), decision.verdict.name(), mode)).or_default() +=
-                    u64::from(decision.count.max(1));
+                *of_account.entry((decision.verdict.name(), mode)).or_default() += u64::from(decision.count.max(1));
             }
             Body::Change(change) => {
                 *self.changes.entry((change.account.clone(), change.cause.clone())).or_default() += 1;

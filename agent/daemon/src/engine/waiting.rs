@@ -64,8 +64,8 @@ impl Waiting {
     }
 
     /// The lines as they are to be written.
-    pub(crate) fn lines(&self) -> Vec<Vec<u8>> {
-        self.lines.iter().map(|line| line.bytes.clone()).collect()
+    pub(crate) fn lines(&self) -> Vec<&[u8]> {
+        self.lines.iter().map(|line| line.bytes.as_slice()).collect()
     }
 
     /// Lets go of the first ones: they are in the log.
@@ -151,7 +151,7 @@ mod tests {
         waiting.push(&stop("x"));
         assert!(waiting.replace(&stop("longer")));
         assert!(!waiting.replace(&Record { id: "another".into(), ..stop("x") }));
-        assert_eq!(waiting.lines().last(), Some(&stop("longer").to_line()));
+        assert_eq!(waiting.lines().last(), Some(&stop("longer").to_line().as_slice()));
         waiting.truncate(0);
         assert_eq!((waiting.is_empty(), waiting.totals(), waiting.bytes), (true, (0, 0), 0));
     }

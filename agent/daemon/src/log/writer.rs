@@ -15,7 +15,7 @@ use super::regrow::{Damage, Outcome, Regrow};
 use super::tiles::TileWriter;
 use super::{AppendError, KeySource, Layout, LogError, Recovery, SegmentLines, recovery};
 
-/// A checkpoint is due after so many lines, whatever the time.
+/// A checkpoint is due after so many lines at most, whatever the time.
 const LINES_PER_CHECKPOINT: u64 = 1000;
 /// No more lines are taken while so many wait for tiles that cannot be written.
 const MOST_WAITING: u64 = 16 * 1024;
@@ -102,7 +102,7 @@ impl LogWriter {
 
     /// Appends lines (without newlines) and returns the index of the first. On an error, the lines that are in the log are
     /// counted in it; the others are not there, not even in part, and can be appended again.
-    pub(crate) fn append(&mut self, lines: &[Vec<u8>]) -> Result<u64, AppendError> {
+    pub(crate) fn append<L: AsRef<[u8]>>(&mut self, lines: &[L]) -> Result<u64, AppendError> {
         let first = self.edge.size();
         let mut rest = lines;
         let mut written = 0;
@@ -110,7 +110,7 @@ impl LogWriter {
             return Err(AppendError { written, source: LogError::InDoubt { path: self.segment.path.clone() } });
         }
         for (place, line) in lines.iter().enumerate() {
-            if let Some(reason) = unfit(line) {
+            if let Some(reason) = unfit(line.as_ref()) {
                 return Err(AppendError { written, source: LogError::Line { place, reason } });
             }
         }
@@ -121,8 +121,7 @@ impl LogWriter {
                 let source = LogError::Backlog { waiting: self.tiles.waiting(), source: Box::new(source) };
                 return Err(AppendError { written, source });
             }
-            let since = self.edge.size() - self.signed.unwrap_or(0);
-            let until_checkpoint = LINES_PER_CHECKPOINT.saturating_sub(since).max(1);
+            let until_checkpoint = self.next_checkpoint().saturating_sub(self.edge.size()).max(1);
             let most = self.segment.room(rest, self.settings.segment_size).min(until_checkpoint as usize);
             let (batch, after) = rest.split_at(rest.len().min(most));
             self.write_lines(batch).map_err(|error| AppendError { written: written + error.written, ..error })?;
@@ -233,9 +232,9 @@ impl LogWriter {
         (self.segment.first, self.segment.begun)
     }
 
-    fn write_lines(&mut self, batch: &[Vec<u8>]) -> Result<(), AppendError> {
+    fn write_lines<L: AsRef<[u8]>>(&mut self, batch: &[L]) -> Result<(), AppendError> {
         let (written, result) = self.segment.write(batch);
-        for line in batch.iter().take(written) {
+        for line in batch.iter().take(written).map(AsRef::as_ref) {
             let tiles = &mut self.tiles;
             self.edge.push(hash_leaf(line), |tile| tiles.push_tile(tile));
             self.tiles.push_entry(line, self.edge.size());
@@ -244,9 +243,15 @@ impl LogWriter {
         result.and(synced).map_err(|source| AppendError { written, source })
     }
 
+    /// The size at which the next checkpoint is due by count: where a tile ends, so that under load no partial tile is made.
+    fn next_checkpoint(&self) -> u64 {
+        let last = self.signed.unwrap_or(0).saturating_add(LINES_PER_CHECKPOINT);
+        last - last % TILE_WIDTH
+    }
+
     /// What is due by count or size. Its failure does not undo the lines: it is kept for the daemon to see.
     fn upkeep(&mut self) {
-        let due = self.edge.size() - self.signed.unwrap_or(0) >= LINES_PER_CHECKPOINT;
+        let due = self.edge.size() >= self.next_checkpoint();
         let full = self.segment.len >= self.settings.segment_size;
         let done = match (full, due) {
             (true, _) => self.rotate(),
@@ -329,20 +334,20 @@ impl Segment {
     }
 
     /// How many of the lines bring it to its size: at least one.
-    fn room(&self, lines: &[Vec<u8>], size: u64) -> usize {
+    fn room<L: AsRef<[u8]>>(&self, lines: &[L], size: u64) -> usize {
         let mut len = self.len;
         let fits = lines.iter().take_while(|line| {
             let before = len;
-            len += line.len() as u64 + 1;
+            len += line.as_ref().len() as u64 + 1;
             before < size
         });
         fits.count().max(1)
     }
 
     /// Writes whole lines; returns how many are in the file, and why the next one is not.
-    fn write(&mut self, lines: &[Vec<u8>]) -> (usize, Result<(), LogError>) {
-        let mut buffer = Vec::with_capacity(lines.iter().map(|line| line.len() + 1).sum());
-        for line in lines {
+    fn write<L: AsRef<[u8]>>(&mut self, lines: &[L]) -> (usize, Result<(), LogError>) {
+        let mut buffer = Vec::with_capacity(lines.iter().map(|line| line.as_ref().len() + 1).sum());
+        for line in lines.iter().map(AsRef::as_ref) {
             buffer.extend_from_slice(line);
             buffer.push(b'\n');
         }
@@ -353,7 +358,7 @@ impl Segment {
         let mut written = 0;
         let mut end = 0;
         for line in lines {
-            let next = end + line.len() + 1;
+            let next = end + line.as_ref().len() + 1;
             if next > bytes {
                 break;
             }

@@ -69,6 +69,8 @@ pub(crate) struct ProcessTable {
     /// Ancestors by process: pid and start time. A process that loses its parent keeps the one it was started by.
     parents: Memory<(u32, u64), Vec<Parent>>,
     mount: CgroupMount,
+    /// How often an executable that was known was named anew.
+    renamed: u64,
 }
 
 impl ProcessTable {
@@ -81,7 +83,13 @@ impl ProcessTable {
             started_as: Memory::new(),
             parents: Memory::new(),
             mount,
+            renamed: 0,
         }
+    }
+
+    /// Changes whenever what was known of some process may be called otherwise now.
+    pub(crate) const fn renamed(&self) -> u64 {
+        self.renamed
     }
 
     /// Takes in an exec.
@@ -97,6 +105,8 @@ impl ProcessTable {
         // so is where the path leads. One file has one name, however it is started: approvals are for a path.
         let path = running(event.pid, event.start_time, file).or_else(|| resolved(&given, file));
         if let Some(path) = path {
+            let known = self.executables.entries.get(&file);
+            self.renamed += u64::from(known.is_some_and(|known| *known != path));
             self.executables.insert(file, path);
         } else if given.starts_with('/') && !self.executables.entries.contains_key(&file) {
             self.executables.insert(file, given);

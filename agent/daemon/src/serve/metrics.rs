@@ -122,7 +122,8 @@ fn attempts(page: &mut Page, status: &Status, tally: &Tally) {
         "counter",
         "Attempts recorded since the start. In observe mode nothing is refused.",
     );
-    for ((account, verdict, mode), count) in &tally.judged {
+    let judged = tally.judged.iter().flat_map(|(account, counts)| counts.iter().map(move |count| (account, count)));
+    for (account, ((verdict, mode), count)) in judged {
         page.sample("writ_decisions_total", &[("account", account), ("verdict", verdict), ("mode", mode)], count);
     }
 }

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 
 use writ_core::log::NoteSigner;
 use writ_core::record::{
-    Body, Decision, Destination, EffectiveMode, Host, IdSource, Kernel, Lifecycle, Loss, Process, Record, Request,
-    Verdict, record_id,
+    Body, BootTag, Decision, Destination, EffectiveMode, Host, IdSource, Kernel, Lifecycle, Loss, Process, Record,
+    Request, Verdict, record_id,
 };
 
 use super::super::tests::{Log, copy_dir};
@@ -37,7 +37,7 @@ pub(crate) fn record(number: u64) -> Record {
     } else {
         Body::Decision(Box::new(decision(cpu, sequence)))
     };
-    Record::new(record_id(time, "boot", IdSource::Kernel { cpu, sequence }), time, host, "0.1.0", body)
+    Record::new(record_id(time, BootTag::of("boot"), IdSource::Kernel { cpu, sequence }), time, host, "0.1.0", body)
 }
 
 fn decision(cpu: u32, sequence: u64) -> Decision {
