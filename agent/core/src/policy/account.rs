@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-use cedar_policy::{Authorizer, Entity};
+use cedar_policy::{Authorizer, Entities, Entity, PolicyId, PolicySet, Request};
 use writ_abi::{Family, Verdict};
 
 use super::inputs::Inputs;
@@ -32,26 +32,77 @@ pub(crate) struct PolicyGroup {
     /// For the actions of the operator's own schemas.
     pub(crate) others: Judge,
     pub(crate) inputs: Inputs,
+    /// What each policy about connects reads of one.
+    reads: Vec<Reads>,
     /// Ids of the policies, in file order.
     pub(crate) policies: Vec<String>,
+}
+
+/// What one policy reads of a connect: two on which all of it agrees are the same to it, errors included.
+#[derive(Clone, Debug)]
+pub(crate) struct Reads {
+    pub(crate) id: PolicyId,
+    pub(crate) addresses: bool,
+    pub(crate) ports: bool,
+    pub(crate) executables: bool,
+    pub(crate) protocol: bool,
+    pub(crate) new_destination: bool,
+    pub(crate) approvals: bool,
+    pub(crate) destinations: Box<[String]>,
+}
+
+impl Reads {
+    fn of(parsed: &Parsed<'_>) -> Self {
+        let inputs = &parsed.inputs;
+        Self {
+            id: parsed.policy.id().clone(),
+            addresses: !inputs.addresses.is_empty(),
+            ports: !inputs.ports.is_empty(),
+            executables: inputs.classes_executables(),
+            protocol: inputs.protocol,
+            new_destination: inputs.new_destination,
+            approvals: inputs.approvals,
+            destinations: inputs.destinations.iter().cloned().collect(),
+        }
+    }
 }
 
 impl AccountPolicy {
     /// Asks the authorizer, with only the policies whose principal scope can match this account.
     pub(crate) fn evaluate(&self, authorizer: &Authorizer, names: &Names, question: &Question<'_>) -> Evaluation {
-        let now = self.shared.inputs.now;
-        match question.subject {
-            Subject::Connect { .. } => self.shared.connect.evaluate(authorizer, names, &self.entities, question, now),
+        if let Subject::OpenSocket(family @ (Family::Unix | Family::Netlink)) = question.subject
+            && !self.shared.inputs.families.contains(&family)
+        {
             // Every process opens these all the time: they are judged only where a policy names them.
-            Subject::OpenSocket(family @ (Family::Unix | Family::Netlink))
-                if !self.shared.inputs.families.contains(&family) =>
-            {
-                Evaluation::plain(Verdict::Allow)
-            }
-            Subject::OpenSocket(_) => {
-                self.shared.open_socket.evaluate(authorizer, names, &self.entities, question, now)
-            }
+            return Evaluation::plain(Verdict::Allow);
         }
+        match self.asked(names, question) {
+            Ok(asked) => self.judge(authorizer, question, &asked),
+            Err(error) => Evaluation::failed(error),
+        }
+    }
+
+    /// A question in Cedar's own types; `context.now` is left out where no policy reads it.
+    pub(super) fn asked(&self, names: &Names, question: &Question<'_>) -> Result<(Request, Entities), String> {
+        Ok((question.request(names, self.shared.inputs.now)?, question.entities(names, &self.entities)?))
+    }
+
+    pub(super) fn judge(
+        &self,
+        authorizer: &Authorizer,
+        question: &Question<'_>,
+        (request, entities): &(Request, Entities),
+    ) -> Evaluation {
+        let judge = match question.subject {
+            Subject::Connect { .. } => &self.shared.connect,
+            Subject::OpenSocket(_) => &self.shared.open_socket,
+        };
+        judge.judge(authorizer, request, entities)
+    }
+
+    /// Each policy about connects by itself, with what it reads of one; `None` if Cedar refuses to hold one by itself.
+    pub(super) fn each(&self) -> Option<Vec<(&Reads, PolicySet)>> {
+        self.shared.reads.iter().map(|reads| Some((reads, self.shared.connect.alone(&reads.id)?))).collect()
     }
 }
 
@@ -121,6 +172,7 @@ impl PolicyGroup {
         for parsed in permits {
             group.inputs.merge(&parsed.inputs);
             group.policies.push(parsed.info.id.clone());
+            group.reads.push(Reads::of(parsed));
         }
         group.connect = self.connect.with(permits)?;
         Some(group)
@@ -138,6 +190,7 @@ fn group(matching: &BTreeSet<usize>, policies: &[Parsed<'_>]) -> Option<PolicyGr
         open_socket: Judge::new(matching.iter().copied().filter(|parsed| parsed.actions.open_socket))?,
         others: Judge::new(matching.iter().copied().filter(|parsed| parsed.actions.others))?,
         inputs,
+        reads: matching.iter().filter(|parsed| parsed.actions.connect).map(|parsed| Reads::of(parsed)).collect(),
         policies: matching.iter().map(|parsed| parsed.info.id.clone()).collect(),
     })
 }

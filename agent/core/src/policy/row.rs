@@ -3,12 +3,13 @@
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
+use cedar_policy::PolicySet;
 use writ_abi::{Family, Protocol, Reason, Verdict};
 
-use super::account::AccountPolicy;
+use super::account::{AccountPolicy, Reads};
 use super::bundle::Bundle;
 use super::classes::{AtomId, Classes};
-use super::judge::Evaluation;
+use super::judge::{Evaluation, Judge, Truth};
 use super::moment::{Moment, MomentClass};
 use super::question::{Question, Subject};
 use super::shape::Shape;
@@ -99,7 +100,9 @@ pub(crate) fn row(
     if shape.cells() > super::MOST_CELLS {
         return Row::denied(classes, Some(format!("the row of `{}` is too large", account.account.name)));
     }
-    let mut asking = Asking { bundle, account, state, moment, row: Row::default(), known: HashMap::new() };
+    let each = account.each();
+    let (row, known, visible, truths, alike) = Default::default();
+    let mut asking = Asking { bundle, account, state, moment, row, known, each, visible, truths, alike };
     asking.explanation(&Evaluation::plain(Verdict::Deny));
     asking.connects(&shape);
     asking.families();
@@ -152,6 +155,14 @@ struct Asking<'a> {
     moment: Moment,
     row: Row,
     known: HashMap<Explanation, u32>,
+    /// Each policy by itself; `None`: they cannot be told apart.
+    each: Option<Vec<(&'a Reads, PolicySet)>>,
+    /// Sets of destinations that one policy sees.
+    visible: HashMap<Vec<String>, u32>,
+    /// What each policy says to what it can tell apart.
+    truths: HashMap<(usize, Distinction), Truth>,
+    /// Answers by what every policy says: nothing else goes into them.
+    alike: HashMap<Vec<Truth>, RowCell>,
 }
 
 impl<'a> Asking<'a> {
@@ -201,7 +212,8 @@ impl<'a> Asking<'a> {
                                 None => {
                                     let subject =
                                         Subject::Connect { ip, port, protocol, new_destination, groups: &groups };
-                                    let cell = self.ask(subject, executable_class.name_for(inputs), approvals.clone());
+                                    let name = executable_class.name_for(inputs);
+                                    let cell = self.ask_connect(subject, &class, &groups, name, approvals.clone());
                                     answers.insert(class, cell);
                                     cell
                                 }
@@ -221,8 +233,72 @@ impl<'a> Asking<'a> {
         }
     }
 
-    fn ask(&mut self, subject: Subject<'_>, executable: &str, approvals: BTreeSet<&str>) -> RowCell {
-        let question = Question {
+    /// Asks about a connect, unless every policy says to it what it said to another one: most classes differ in something
+    /// that only one policy looks at, and there are as many as there are combinations.
+    fn ask_connect(
+        &mut self,
+        subject: Subject<'_>,
+        class: &Distinction,
+        groups: &BTreeSet<String>,
+        executable: &str,
+        approvals: BTreeSet<&str>,
+    ) -> RowCell {
+        let Some(each) = self.each.take() else { return self.ask(subject, executable, approvals) };
+        let question = self.question(subject, executable, approvals);
+        let mut asked = None;
+        let mut said = Vec::with_capacity(each.len());
+        for (index, (reads, alone)) in each.iter().enumerate() {
+            let seen = (index, self.seen_by(reads, class, groups));
+            let truth = match self.truths.get(&seen) {
+                Some(truth) => *truth,
+                None => {
+                    let asked = asked.get_or_insert_with(|| self.account.asked(&self.bundle.names, &question));
+                    let Ok((request, entities)) = asked else { break };
+                    let truth = Judge::truth(&self.bundle.authorizer, request, alone, entities);
+                    self.row.evaluations += 1;
+                    self.truths.insert(seen, truth);
+                    truth
+                }
+            };
+            said.push(truth);
+        }
+        let whole = said.len() == each.len();
+        self.each = Some(each);
+        if let Some(cell) = self.alike.get(&said).filter(|_| whole) {
+            return *cell;
+        }
+        let asked = asked.unwrap_or_else(|| self.account.asked(&self.bundle.names, &question));
+        let evaluation = match &asked {
+            Ok(asked) => self.account.judge(&self.bundle.authorizer, &question, asked),
+            Err(error) => Evaluation::failed(error.clone()),
+        };
+        self.row.evaluations += 1;
+        let cell = self.cell(&evaluation);
+        if whole {
+            self.alike.insert(said, cell);
+        }
+        cell
+    }
+
+    /// What one policy can tell of a class.
+    fn seen_by(&mut self, reads: &Reads, class: &Distinction, groups: &BTreeSet<String>) -> Distinction {
+        let groups = reads.destinations.iter().filter(|name| groups.contains(*name)).cloned().collect();
+        Distinction {
+            executable: if reads.executables { class.executable } else { 0 },
+            address: if reads.addresses { class.address } else { 0 },
+            port: if reads.ports { class.port } else { 0 },
+            groups: key(&mut self.visible, groups),
+            udp: reads.protocol && class.udp,
+            new_destination: reads.new_destination && class.new_destination,
+            approvals: if reads.approvals { class.approvals } else { 0 },
+        }
+    }
+
+    fn question<'q>(&self, subject: Subject<'q>, executable: &'q str, approvals: BTreeSet<&'q str>) -> Question<'q>
+    where
+        'a: 'q,
+    {
+        Question {
             account: &self.account.account,
             subject,
             executable,
@@ -231,10 +307,18 @@ impl<'a> Asking<'a> {
             fresh: &self.state.fresh,
             approvals,
             moment: self.moment,
-        };
+        }
+    }
+
+    fn ask(&mut self, subject: Subject<'_>, executable: &str, approvals: BTreeSet<&str>) -> RowCell {
+        let question = self.question(subject, executable, approvals);
         self.row.evaluations += 1;
         let evaluation = self.account.evaluate(&self.bundle.authorizer, &self.bundle.names, &question);
-        let explanation = self.explanation(&evaluation);
+        self.cell(&evaluation)
+    }
+
+    fn cell(&mut self, evaluation: &Evaluation) -> RowCell {
+        let explanation = self.explanation(evaluation);
         RowCell { verdict: evaluation.verdict, would: evaluation.would, reason: evaluation.reason, explanation }
     }
 

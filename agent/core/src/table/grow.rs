@@ -15,8 +15,12 @@ impl Generation {
     pub fn grow(&mut self, bundle: &Bundle, account: &str, outlook: &Outlook) -> Option<Growth> {
         let states = std::iter::once(&outlook.state).chain(&outlook.later);
         let approvals: BTreeSet<Approval> = states.flat_map(|state| bundle.canonical_state(state).approvals).collect();
+        let granted = bundle.granted_inputs(account);
+        if granted.is_none() && approvals.is_empty() {
+            return Some(Growth::default());
+        }
         let none = Inputs::default();
-        let inputs = bundle.granted_inputs(account).unwrap_or(&none);
+        let inputs = granted.unwrap_or(&none);
         let classes = Arc::make_mut(&mut self.layout.classes);
         let growth = classes.grow(inputs, &bundle.destinations, account, &approvals)?;
         let counts = [

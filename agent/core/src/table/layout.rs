@@ -44,7 +44,7 @@ pub(super) struct Layout {
     pub(super) room: HashMap<Axis, usize>,
     explanations: HashMap<Explanation, u32>,
     stances: HashMap<[u64; STANCE_WORDS as usize], u32>,
-    rows: BTreeMap<RowName, Placed>,
+    pub(super) rows: BTreeMap<RowName, Placed>,
 }
 
 /// What a projection is of.
@@ -176,25 +176,6 @@ impl Generation {
         Ok(())
     }
 
-    /// Lays out the rows that an outlook would need, without a stance: should it come, it costs no question to Cedar.
-    ///
-    /// # Errors
-    /// There is no room, or the classes do not tell apart what it approves.
-    pub fn prepare(&mut self, bundle: &Bundle, account: &str, outlook: &Outlook) -> Result<(), StanceError> {
-        let classes = Arc::clone(&self.layout.classes);
-        let states = std::iter::once(&outlook.state).chain(&outlook.later);
-        let mut approvals = states.flat_map(|state| bundle.canonical_state(state).approvals);
-        let known = classes.approvals_of(account);
-        if approvals.any(|approval| !known.is_some_and(|known| known.contains(&approval))) {
-            return Err(StanceError::NewApproval(account.to_owned()));
-        }
-        for (name, (digest, row)) in rows_of(bundle, &classes, account, outlook, &self.layout.rows) {
-            let placed = self.place_as(&row, digest)?;
-            self.layout.rows.insert(name, placed);
-        }
-        Ok(())
-    }
-
     /// Forgets the rows of an account whose policies have changed. What is laid out stays where it is.
     pub fn forget_rows(&mut self, account: &str) {
         self.layout.rows.retain(|(name, _), _| name != account);
@@ -258,7 +239,7 @@ impl Generation {
         self.place_as(row, digest)
     }
 
-    fn place_as(&mut self, row: &Row, digest: String) -> Result<Placed, StanceError> {
+    pub(super) fn place_as(&mut self, row: &Row, digest: String) -> Result<Placed, StanceError> {
         let mut explanations = Vec::with_capacity(row.explanations.len());
         for explanation in &row.explanations {
             explanations.push(self.place_explanation(explanation)?);

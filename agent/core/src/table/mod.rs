@@ -14,6 +14,7 @@ mod identities;
 mod incremental;
 mod layout;
 mod outlook;
+mod prepare;
 mod ranges;
 mod reach;
 #[cfg(test)]
@@ -28,6 +29,7 @@ pub use generation::{Explanation, Generation};
 pub use identities::{ClauseList32, Identities, Unresolved};
 pub use layout::StanceError;
 pub use outlook::Outlook;
+pub use prepare::{Preparation, Prepared};
 pub use ranges::{nodes_v4, nodes_v6};
 pub use reach::{Common, Held, ReachDifference};
 pub use views::Views;

@@ -87,7 +87,7 @@ impl Engine {
             }
         }
         for (netns, doomed) in doomed {
-            self.cut(netns, doomed, began);
+            self.cut(netns, doomed, began, true);
         }
         self.flush();
     }

@@ -68,7 +68,7 @@ impl Handle {
         let (answer, answered) = oneshot::channel();
         let question: Question = Box::new(move |engine| {
             let given = question(engine);
-            engine.answer(Box::new(move |written| drop(answer.send((given, written)))));
+            engine.answer_recorded(Box::new(move |written| drop(answer.send((given, written)))));
         });
         self.questions.send(question).await.map_err(|_| Stopped)?;
         answered.await.map_err(|_| Stopped)

@@ -129,7 +129,7 @@ impl Engine {
             reason: signal.evidence.clone(),
             by: Some(actor.recorded()),
         };
-        let refreshed = self.refresh_soon(&signal.account, &why);
+        let refreshed = self.refresh(&signal.account, &why);
         // Whatever became of the stance: a session that began before the rotation is not to go on.
         self.end_earlier_sessions(&signal, &record);
         refreshed?;

@@ -1,16 +1,18 @@
-//! Rows for what may come next: each kind of signal that could arrive for an account, worked out while there is nothing
-//! else to do, so that its arrival is one slot write.
+//! Rows for what may come next: each kind of signal that could arrive for an account, worked out on a thread that stands
+//! back, so that its arrival is one slot write.
 
 use std::collections::VecDeque;
+use std::sync::{Arc, mpsc};
 
 use jiff::{SignedDuration, Timestamp};
+use tokio::sync::Notify;
 use writ_core::config::{Config, SignalKind};
 use writ_core::signal::{Signal, Source};
-use writ_core::table::Generation;
+use writ_core::table::{Generation, Preparation, Prepared};
 
 use super::Engine;
 use super::activate::outlook;
-use crate::kernel::Extent;
+use crate::kernel::{Extent, stand_back};
 
 /// How many accounts' rows are prepared for every kind of signal after a new generation. Beyond it the accounts whose state
 /// changes are, one by one.
@@ -22,6 +24,37 @@ pub(crate) struct Neighbours {
     waiting: VecDeque<(String, String)>,
     /// How far the tables may reach: what may come must leave room for what does come.
     limit: Option<Extent>,
+    /// Whoever works them out, once it was started.
+    worker: Option<Worker>,
+    /// What it works on.
+    busy: Option<(String, String)>,
+}
+
+/// The thread, and how it is reached.
+#[derive(Debug)]
+struct Worker {
+    asks: mpsc::Sender<Preparation>,
+    made: mpsc::Receiver<Prepared>,
+    /// Has the engine come back for more.
+    done: Arc<Notify>,
+}
+
+impl Worker {
+    fn start(done: Arc<Notify>) -> std::io::Result<Self> {
+        let (asks, asked) = mpsc::channel::<Preparation>();
+        let (answers, made) = mpsc::channel();
+        let tell = Arc::clone(&done);
+        std::thread::Builder::new().name("neighbours".into()).spawn(move || {
+            stand_back();
+            for preparation in asked {
+                if answers.send(preparation.work_out()).is_err() {
+                    return;
+                }
+                tell.notify_one();
+            }
+        })?;
+        Ok(Self { asks, made, done })
+    }
 }
 
 /// Whether a signal of this kind can change a stance at all.
@@ -47,28 +80,73 @@ impl Neighbours {
         }
     }
 
-    /// Whether anything is left to prepare.
+    /// Whether there is something to prepare, and somebody to do it.
     pub(super) fn wait(&self) -> bool {
-        !self.waiting.is_empty()
+        !self.waiting.is_empty() && self.busy.is_none()
+    }
+
+    /// Starts the thread, which tells `done` about each row.
+    pub(super) fn start(&mut self, done: Arc<Notify>) {
+        match Worker::start(done) {
+            Ok(worker) => self.worker = Some(worker),
+            Err(error) => tracing::warn!(%error, "rows for what may come are not prepared: signals take longer"),
+        }
     }
 }
 
 impl Engine {
-    /// Prepares the next neighbour: a few questions to Cedar, and no more than that, because something may come.
+    /// Has the next neighbour worked out.
     pub(super) fn prepare_neighbour(&mut self) {
-        let Some((name, kind)) = self.neighbours.waiting.pop_front() else { return };
+        let Some(next) = self.neighbours.waiting.pop_front() else { return };
+        let preparation = self.preparation(&next.0, &next.1);
+        let Some(worker) = &self.neighbours.worker else {
+            self.neighbours.waiting.clear();
+            return;
+        };
+        match preparation {
+            // One after the other, with whatever came meanwhile in between.
+            None => worker.done.notify_one(),
+            Some(preparation) => match worker.asks.send(preparation) {
+                Ok(()) => self.neighbours.busy = Some(next),
+                Err(_) => self.neighbours.waiting.clear(),
+            },
+        }
+    }
+
+    /// Lays out what was worked out.
+    pub(super) fn take_prepared(&mut self) {
+        let Some(prepared) = self.neighbours.worker.as_ref().and_then(|worker| worker.made.try_recv().ok()) else {
+            return;
+        };
+        let busy = self.neighbours.busy.take();
         let Some(current) = &mut self.current else { return };
-        let Some(index) = current.indices.get(&name).copied() else { return };
-        let epoch = self.epochs.get(&name).copied().unwrap_or(0);
-        let Some(mut moment) = self.moments.get(&(index, epoch)).map(|moment| (**moment).clone()) else { return };
-        let Some(kind) = current.config.signals.get(&kind) else { return };
-        let Ok(ttl) = SignedDuration::try_from(kind.ttl) else { return };
+        let before = Extent::of(&current.generation);
+        if !self.neighbours.limit.is_some_and(|limit| before.within(&limit)) {
+            self.neighbours.waiting.clear();
+            return;
+        }
+        match current.generation.lay_out(&current.bundle, prepared) {
+            // What it was worked out from has changed meanwhile.
+            Ok(false) => self.neighbours.waiting.extend(busy),
+            Ok(true) if self.kernel.extend(&current.generation, &before).is_ok() => {}
+            _ => self.neighbours.waiting.clear(),
+        }
+    }
+
+    /// What it takes to prepare for a kind of signal; `None` if nothing has to be.
+    fn preparation(&self, name: &str, kind: &str) -> Option<Preparation> {
+        let current = self.current.as_ref()?;
+        let index = current.indices.get(name).copied()?;
+        let epoch = self.epochs.get(name).copied().unwrap_or(0);
+        let mut moment = (**self.moments.get(&(index, epoch))?).clone();
+        let kind = current.config.signals.get(kind)?;
+        let ttl = SignedDuration::try_from(kind.ttl).ok()?;
         let now = Timestamp::now();
-        let Ok(expires) = now.checked_add(ttl) else { return };
+        let expires = now.checked_add(ttl).ok()?;
         moment.signals.push(Signal {
             id: String::new(),
             event: None,
-            account: name.clone(),
+            account: name.to_owned(),
             kind: kind.kind.clone(),
             risk: kind.risk,
             source: Source { uid: 0, name: None, loginuid: None },
@@ -76,13 +154,8 @@ impl Engine {
             at: now,
             expires,
         });
-        let since = self.numbers.known_since.get(&name).copied().unwrap_or(now);
+        let since = self.numbers.known_since.get(name).copied().unwrap_or(now);
         let wanted = outlook(&current.config, &current.bundle, &mut moment, epoch, since, now);
-        let before = Extent::of(&current.generation);
-        let room = self.neighbours.limit.is_some_and(|limit| before.within(&limit));
-        let prepared = room && current.generation.prepare(&current.bundle, &name, &wanted).is_ok();
-        if !prepared || self.kernel.extend(&current.generation, &before).is_err() {
-            self.neighbours.waiting.clear();
-        }
+        current.generation.preparation(&current.bundle, name, &wanted)
     }
 }

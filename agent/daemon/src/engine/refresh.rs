@@ -104,31 +104,15 @@ impl Engine {
         self.refresh_each(all)
     }
 
-    /// Brings these accounts' stances up to date: what changed is written to the kernel and recorded.
+    /// Brings these accounts' stances up to date in the kernel. Records, the grace period, the look at sessions and the answer
+    /// follow: see [`Engine::settle_soon`].
     ///
     /// # Errors
     /// The kernel could not be told; its fallbacks still end what time ends.
     pub(crate) fn refresh_each(&mut self, accounts: BTreeMap<String, Why>) -> Result<(), ActivateError> {
-        self.settle();
-        let outcome = self.follow_each(accounts);
-        self.settle();
-        outcome
-    }
-
-    /// As [`Engine::refresh`], but for the grace period, the records and the look at sessions: [`Engine::settle`] follows
-    /// before anybody is answered.
-    ///
-    /// # Errors
-    /// The kernel could not be told; its fallbacks still end what time ends.
-    pub(super) fn refresh_soon(&mut self, account: &str, why: &Why) -> Result<(), ActivateError> {
-        if self.unsettled.concerns(account) {
-            self.settle();
+        if accounts.keys().any(|account| self.unsettled.concerns(account)) {
+            self.record_changes();
         }
-        self.follow_each(BTreeMap::from([(account.to_owned(), why.clone())]))
-    }
-
-    /// Has the kernel follow these accounts' live state.
-    fn follow_each(&mut self, accounts: BTreeMap<String, Why>) -> Result<(), ActivateError> {
         let began = Instant::now();
         let clocks = Clocks::read();
         self.deadline = None;

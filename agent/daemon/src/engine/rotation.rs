@@ -24,7 +24,7 @@ impl Engine {
         };
         let Some(index) = current.indices.get(&signal.account).copied().filter(|_| ends) else { return };
         // What the signal changed is on record before what it ended.
-        self.settle();
+        self.record_changes();
         // A connect that was judged before has to be on the list.
         if let Err(error) = self.kernel.barrier() {
             tracing::error!(%error, "the kernel's grace period could not be awaited; a session could be missed");
@@ -63,7 +63,7 @@ impl Engine {
         }
         self.catch_up();
         for (netns, doomed) in doomed {
-            self.cut(netns, doomed, began);
+            self.cut(netns, doomed, began, true);
         }
     }
 }

@@ -130,8 +130,8 @@ impl Tables for InForce<'_> {
 
 impl Engine {
     /// Judges live sessions again, and cuts those that are refused. What was changed must be in the kernel, and a grace
-    /// period over: then every session that was let through before is on the list.
-    pub(super) fn judge_sessions(&mut self, cause: &Cause, began: Instant) {
+    /// period over, for this to be the last look: then every session that was let through before is on the list.
+    pub(super) fn judge_sessions(&mut self, cause: &Cause, began: Instant, last: bool) {
         let sessions = match self.kernel.sessions() {
             Ok(sessions) => sessions,
             Err(error) => {
@@ -167,7 +167,7 @@ impl Engine {
         // The decision that opened a session comes before its end in the log.
         self.catch_up();
         for (netns, doomed) in doomed {
-            self.cut(netns, doomed, began);
+            self.cut(netns, doomed, began, last);
         }
         self.flush();
     }
@@ -177,7 +177,7 @@ impl Engine {
         if let Err(error) = self.kernel.barrier() {
             tracing::error!(%error, "the kernel's grace period could not be awaited; a session could be missed");
         }
-        self.judge_sessions(&Cause::Everything(id, reason), began);
+        self.judge_sessions(&Cause::Everything(id, reason), began, true);
     }
 
     /// Reads what the ring holds, for a moment.
@@ -202,8 +202,8 @@ impl Engine {
         })
     }
 
-    /// Cuts sessions of one network namespace.
-    pub(super) fn cut(&mut self, netns: u64, mut doomed: Vec<Doomed>, began: Instant) {
+    /// Cuts sessions of one network namespace; if this is the `last` look, one without a connection is forgotten.
+    pub(super) fn cut(&mut self, netns: u64, mut doomed: Vec<Doomed>, began: Instant, last: bool) {
         let Some(pid) = doomed.first().map(|doomed| doomed.session.pid) else { return };
         let diag = match Diag::of(netns, pid) {
             Ok(diag) => diag,
@@ -212,7 +212,8 @@ impl Engine {
                 return;
             }
         };
-        for look in 0..LOOKS {
+        let looks = if last { LOOKS } else { 1 };
+        for look in 0..looks {
             if look > 0 {
                 std::thread::sleep(PAUSE);
             }
@@ -252,6 +253,9 @@ impl Engine {
             if doomed.is_empty() {
                 return;
             }
+        }
+        if !last {
+            return;
         }
         // Open, and connected to nothing: ended by itself, or never came about. There is nothing to cut.
         for doomed in doomed {

@@ -2,11 +2,12 @@
 
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use jiff::Timestamp;
 use tokio::io::unix::AsyncFd;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
 use writ_core::record::Lifecycle;
 
 use super::clock::Clocks;
@@ -74,13 +75,16 @@ async fn turn(mut engine: Engine, mut questions: mpsc::Receiver<Question>, ring:
     let rest = tokio::time::sleep(REST);
     tokio::pin!(rest);
     let mut rests = false;
+    let (passed, prepared) = (engine.kernel.barrier_over(), Arc::new(Notify::new()));
+    engine.neighbours.start(Arc::clone(&prepared));
     while !engine.stopping {
         let deadline = engine.next_deadline().map(|at| {
             let left = at.duration_since(Timestamp::now());
             Duration::try_from(left).unwrap_or(Duration::ZERO).min(Duration::from_secs(3600))
         });
-        // Only when nobody waits for an answer.
-        let prepares = !behind && questions.is_empty() && engine.neighbours.wait();
+        if engine.neighbours.wait() {
+            engine.prepare_neighbour();
+        }
         tokio::select! {
             question = questions.recv() => match question {
                 Some(question) => {
@@ -113,13 +117,15 @@ async fn turn(mut engine: Engine, mut questions: mpsc::Receiver<Question>, ring:
                     engine.expire();
                 }
             }
-            () = tokio::task::yield_now(), if prepares => engine.prepare_neighbour(),
+            () = passed.notified(), if engine.unsettled.passes() => {}
+            () = prepared.notified() => engine.take_prepared(),
             () = sleep(deadline) => engine.expire(),
             () = clock_set(set.as_ref()) => engine.expire(),
             _ = tick.tick() => behind |= engine.tick(),
         }
-        engine.settle();
+        engine.settle_soon();
     }
+    engine.settle();
     engine.stop();
     // Only now do those who wait for us see the end: see `Handle::drained`.
     drop(questions);

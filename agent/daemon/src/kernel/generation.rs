@@ -1,11 +1,14 @@
 //! Swapping generations: a new one is written whole into the idle side of every outer map, then one word puts it in force.
 
 use std::os::fd::AsFd;
+use std::sync::Arc;
 
 use aya::maps::{Array, ArrayOfMaps, HashMap, Map, MapData, MapError};
+use tokio::sync::Notify;
 use writ_abi::{AccountFlags, Active, CGROUP_PATH_LEN, NodeV4, NodeV6, PathHash, PathWalk, STANCE_WORDS};
 use writ_core::table::{Generation, Identities, nodes_v4, nodes_v6};
 
+use super::barrier::Passing;
 use super::bytes::{ExecutableKey, Plain};
 use super::host::cgroup_paths;
 use super::object::Kernel;
@@ -21,7 +24,7 @@ const CGROUPS: u32 = 65_536;
 /// How many cgroups the matches of a generation can name: one for each path, and those of each unit's name.
 const NAMED_CGROUPS: u32 = 16_384;
 /// Room for stances and cells that live signals add before the next generation.
-pub(super) const SPARE_STANCES: usize = 4_096;
+pub(super) const SPARE_STANCES: usize = 32_768;
 /// Room for cells, likewise, beside as many again as there are.
 pub(super) const SPARE_CELLS: usize = 65_536;
 /// Room for projections, likewise, in words.
@@ -70,7 +73,6 @@ pub(super) struct Outer {
     pub(super) stances: ArrayOfMaps<MapData, Array<MapData, StanceWords>>,
     pub(super) flags: Words,
     pub(super) slots: Words,
-    barrier: Words,
 }
 
 impl Outer {
@@ -94,13 +96,16 @@ impl Outer {
             stances: take("STANCES")?.try_into().map_err(map)?,
             flags: take("FLAGS")?.try_into().map_err(map)?,
             slots: take("SLOTS")?.try_into().map_err(map)?,
-            barrier: take("BARRIER")?.try_into().map_err(map)?,
         })
     }
 }
 
 /// An inner array with these values, and `spare` more elements.
-fn words<V: aya::Pod>(table: &'static str, values: &[V], spare: usize) -> Result<Array<MapData, V>, InstallError> {
+pub(super) fn words<V: aya::Pod>(
+    table: &'static str,
+    values: &[V],
+    spare: usize,
+) -> Result<Array<MapData, V>, InstallError> {
     let length = u32::try_from((values.len() + spare).max(1))
         .map_err(|error| InstallError { table, error: error.to_string() })?;
     // Made by hand, because aya's arrays do not lend their descriptor.
@@ -129,10 +134,18 @@ impl Kernel {
     ///
     /// # Errors
     /// The map cannot be written.
-    pub(crate) fn barrier(&mut self) -> Result<(), InstallError> {
-        // The update of an outer map waits for a grace period (`maybe_wait_bpf_programs` in kernel/bpf/syscall.c).
-        let nothing = words("BARRIER", &[0u64], 0)?;
-        self.outer.barrier.set(0, &nothing, 0).map_err(failed("BARRIER"))
+    pub(crate) fn barrier(&self) -> Result<(), Arc<InstallError>> {
+        self.begin_barrier().wait()
+    }
+
+    /// The same, to be waited for later.
+    pub(crate) fn begin_barrier(&self) -> Passing {
+        self.barrier.begin()
+    }
+
+    /// Told whenever such a wait is over.
+    pub(crate) fn barrier_over(&self) -> Arc<Notify> {
+        self.barrier.over()
     }
 
     /// Puts a generation in force: all of it from one moment to the next, or none of it.
@@ -149,7 +162,7 @@ impl Kernel {
             });
         }
         // Programs that still judge by the generation before last must be gone before its side is written over.
-        self.barrier()?;
+        self.barrier().map_err(|error| InstallError { table: error.table, error: error.error.clone() })?;
         let side = active.side();
         self.write_identities(side, identities)?;
         self.write_classes(side, generation)?;

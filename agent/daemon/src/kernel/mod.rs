@@ -3,6 +3,7 @@
 //! [`Kernel::open`] loads and attaches, or adopts what an earlier daemon left; [`Kernel::install`] swaps generations;
 //! [`Kernel::drain`] reads what was decided; everything stays in force when the process ends.
 
+mod barrier;
 mod btf;
 mod bytes;
 mod diag;
@@ -24,13 +25,14 @@ mod session;
 mod shared;
 mod syscall;
 
+pub(crate) use barrier::Passing;
 pub(crate) use diag::{Diag, Socket};
 pub(crate) use features::features;
 pub(crate) use foreign::{ForeignProgram, foreign_programs};
 pub(crate) use generation::InstallError;
 pub(crate) use host::{CgroupMount, ClockSet, boot_ns, cgroup_paths, user_namespace_owners};
 pub(crate) use live::Extent;
-pub(crate) use memory::give_back as give_back_memory;
+pub(crate) use memory::{give_back as give_back_memory, stand_back};
 pub(crate) use object::{Kernel, Options};
 pub(crate) use pins::{OpenError, uninstall};
 pub(crate) use ring::watch;

@@ -14,6 +14,7 @@ use writ_abi::{
     TaskOffsets,
 };
 
+use super::barrier::Barrier;
 use super::btf::Btf;
 use super::bytes::{Plain, SeenKey};
 use super::features::{chooses_errno, types_the_task};
@@ -101,6 +102,7 @@ pub(crate) struct Kernel {
     pub lsm: Result<(), String>,
     pub(super) active: Array<MapData, u64>,
     pub(super) outer: Outer,
+    pub(super) barrier: Barrier,
     pub(super) mount: CgroupMount,
     decisions: RingBuf<MapData>,
     processes: RingBuf<MapData>,
@@ -211,6 +213,8 @@ impl Kernel {
             lsm,
             active: Array::try_from(take("ACTIVE")?).map_err(map_error)?,
             outer: Outer::open(&mut take)?,
+            barrier: Barrier::start(take("BARRIER")?.try_into().map_err(map_error)?)
+                .map_err(OpenError::io("starting a thread"))?,
             mount: options.cgroup.clone(),
             decisions,
             processes,
