@@ -1,7 +1,6 @@
 //! Which addresses and ports each class has, whatever its number: what a row means without the layout it was made in.
 
 use std::collections::{BTreeMap, HashMap};
-use std::hash::Hash;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use sha2::{Digest, Sha256};
@@ -78,25 +77,23 @@ fn runs<N>(found: &mut Vec<(Place, u32)>, family: u8, prefixes: &BTreeMap<N, u32
 }
 
 /// Numbers that do not depend on how classes are numbered: by first appearance.
-struct Order<T> {
-    number: HashMap<T, u32>,
-    met: Vec<T>,
+#[derive(Default)]
+struct Order {
+    number: Vec<Option<u32>>,
+    met: Vec<usize>,
 }
 
-impl<T> Default for Order<T> {
-    fn default() -> Self {
-        Self { number: HashMap::new(), met: Vec::new() }
-    }
-}
-
-impl<T: Copy + Eq + Hash> Order<T> {
-    fn of(&mut self, class: T) -> u32 {
-        let next = self.met.len() as u32;
-        let number = *self.number.entry(class).or_insert(next);
-        if number == next {
-            self.met.push(class);
+impl Order {
+    fn of(&mut self, class: impl Into<usize>) -> u32 {
+        let class = class.into();
+        if self.number.len() <= class {
+            self.number.resize(class + 1, None);
         }
-        number
+        let Some(number) = self.number.get_mut(class) else { return 0 };
+        *number.get_or_insert_with(|| {
+            self.met.push(class);
+            (self.met.len() - 1) as u32
+        })
     }
 }
 
@@ -147,16 +144,16 @@ impl Row {
 
         let (width, depth) = (self.addresses.count as usize, self.ports.count as usize);
         let block = PROTOCOLS.len() * 2;
-        let mut explanations = Order::<u32>::default();
+        let mut explanations = Order::default();
         let mut cell = |hash: &mut Sha256, cell: &RowCell| {
             hash.update([cell.verdict as u8, cell.would as u8, cell.reason as u8]);
-            hash.update(explanations.of(cell.explanation).to_le_bytes());
+            hash.update(explanations.of(cell.explanation as usize).to_le_bytes());
         };
         hash.update(b"c");
         for executable in &executables.met {
             for address in &addresses.met {
                 for port in &ports.met {
-                    let index = (usize::from(*executable) * width + usize::from(*address)) * depth + usize::from(*port);
+                    let index = (executable * width + address) * depth + port;
                     let cells = self.cells.get(index * block..(index + 1) * block).unwrap_or_default();
                     cells.iter().for_each(|found| cell(&mut hash, found));
                 }
@@ -165,7 +162,7 @@ impl Row {
         hash.update(b"f");
         self.families.iter().for_each(|found| cell(&mut hash, found));
         for explanation in &explanations.met {
-            hash.update(format!("{:?}\n", self.explanations.get(*explanation as usize)));
+            hash.update(format!("{:?}\n", self.explanations.get(*explanation)));
         }
         super::bundle::named(hash)
     }

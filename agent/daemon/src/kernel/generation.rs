@@ -25,8 +25,11 @@ const CGROUPS: u32 = 65_536;
 const NAMED_CGROUPS: u32 = 16_384;
 /// Room for stances and cells that live signals add before the next generation.
 pub(super) const SPARE_STANCES: usize = 32_768;
-/// Room for cells, likewise, beside as many again as there are.
-pub(super) const SPARE_CELLS: usize = 65_536;
+/// Room for cells, likewise.
+pub(super) const fn spare_cells(cells: usize) -> usize {
+    // Each account has a row or two at first, and one more for each kind of signal that may come.
+    3 * cells + 65_536
+}
 /// Room for projections, likewise, in words.
 pub(super) const SPARE_PROJECTIONS: usize = 4_096;
 /// Room for executables, likewise.
@@ -170,7 +173,7 @@ impl Kernel {
         let outer = &mut self.outer;
         outer
             .cells
-            .set(side, &words("CELLS", &generation.cells, generation.cells.len() + SPARE_CELLS)?, 0)
+            .set(side, &words("CELLS", &generation.cells, spare_cells(generation.cells.len()))?, 0)
             .map_err(failed("CELLS"))?;
         outer.stances.set(side, &words("STANCES", &stances, SPARE_STANCES)?, 0).map_err(failed("STANCES"))?;
         outer.flags.set(side, &words("FLAGS", &generation.flags, 0)?, 0).map_err(failed("FLAGS"))?;

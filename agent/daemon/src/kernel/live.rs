@@ -6,7 +6,7 @@ use writ_core::policy::Growth;
 use writ_core::table::Generation;
 
 use super::bytes::{ExecutableKey, Plain};
-use super::generation::{InstallError, SPARE_CELLS, SPARE_PROJECTIONS, SPARE_STANCES, failed, packed};
+use super::generation::{InstallError, SPARE_PROJECTIONS, SPARE_STANCES, failed, packed, spare_cells};
 use super::object::Kernel;
 
 impl Kernel {
@@ -143,8 +143,9 @@ impl Extent {
     /// Half the way from this extent, a generation's as it was installed, to where there is no room left.
     pub(crate) fn half_way(&self) -> Self {
         Self {
-            cells: self.cells + (self.cells + SPARE_CELLS) / 2,
-            projections: self.projections + (self.projections + SPARE_PROJECTIONS) / 2,
+            cells: self.cells + spare_cells(self.cells) / 2,
+            // Room is in words of four.
+            projections: self.projections + (self.projections + SPARE_PROJECTIONS) * 4 / 2,
             stances: self.stances + SPARE_STANCES / 2,
         }
     }
