@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
 use writ_tests::bpf::Memory;
-use writ_tests::{Estate, Host};
+use writ_tests::{Estate, Host, Resident};
 
 /// Reloads of each kind.
 const RELOADS: u32 = 5;
@@ -24,7 +24,7 @@ fn main() -> anyhow::Result<()> {
     };
     println!(
         "| accounts × policies, prefixes, destinations | start | restart, adopting | reload, unchanged | reload, one \
-         account's policy changed | reload, one prefix changed | daemon, resident (peak) | maps beside the rings | rings |"
+         account's policy changed | reload, one prefix changed | daemon, resident beside the mapped rings (all, its peak) | maps beside the rings | rings |"
     );
     println!("|---|---|---|---|---|---|---|---|---|");
     for size in sizes {
@@ -40,7 +40,7 @@ fn measure(size: Estate) -> anyhow::Result<()> {
     host.run_daemon();
     let start = began.elapsed();
     let unchanged = median((0..RELOADS).map(|_| reload(&host)).collect::<anyhow::Result<_>>()?);
-    let (resident, peak) = (memory_of(&host, "VmRSS")?, memory_of(&host, "VmHWM")?);
+    let started = Resident::of(host.daemon_pid())?;
     let maps = Memory::below(host.pins())?;
     let changed = median(
         (0..RELOADS)
@@ -66,13 +66,16 @@ fn measure(size: Estate) -> anyhow::Result<()> {
             })
             .collect::<anyhow::Result<_>>()?,
     );
+    // What was in force before is let go within seconds.
+    std::thread::sleep(Duration::from_secs(4));
+    let reloaded = Resident::of(host.daemon_pid())?;
     host.stop_daemon();
     let began = Instant::now();
     host.run_daemon();
     let restart = began.elapsed();
-    let (after, after_peak) = (memory_of(&host, "VmRSS")?, memory_of(&host, "VmHWM")?);
+    let restarted = Resident::of(host.daemon_pid())?;
     println!(
-        "| {} × {}, {}, {} | {} | {} | {} | {} | {} | {} ({}); after a restart {} ({}) | {} | {} |",
+        "| {} × {}, {}, {} | {} | {} | {} | {} | {} | {}; after the reloads {}; after a restart {} | {} | {} |",
         size.accounts,
         size.policies,
         size.prefixes,
@@ -82,10 +85,9 @@ fn measure(size: Estate) -> anyhow::Result<()> {
         seconds(unchanged),
         seconds(changed),
         seconds(moved),
-        mebibytes(resident),
-        mebibytes(peak),
-        mebibytes(after),
-        mebibytes(after_peak),
+        resident(started),
+        resident(reloaded),
+        resident(restarted),
         mebibytes(maps.beside_rings()),
         mebibytes(maps.rings),
     );
@@ -111,11 +113,8 @@ fn reload(host: &Host) -> anyhow::Result<Duration> {
 }
 
 /// A line of the daemon's `/proc/PID/status`, in bytes.
-fn memory_of(host: &Host, name: &str) -> anyhow::Result<u64> {
-    let text = fs::read_to_string(format!("/proc/{}/status", host.daemon_pid()))?;
-    let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).context("no such line")?;
-    let kibibytes: u64 = line.trim().trim_end_matches("kB").trim().parse()?;
-    Ok(kibibytes << 10)
+fn resident(memory: Resident) -> String {
+    format!("{} ({}, {})", mebibytes(memory.beside_maps), mebibytes(memory.whole), mebibytes(memory.peak))
 }
 
 fn median(mut samples: Vec<Duration>) -> Duration {

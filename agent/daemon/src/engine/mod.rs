@@ -23,6 +23,7 @@ mod journal;
 mod live;
 mod losses;
 mod neighbours;
+mod outlived;
 mod persist;
 mod question;
 mod ready;
@@ -78,7 +79,7 @@ pub(crate) use tally::Tally;
 pub(crate) use turn::run;
 pub(crate) use view::simulate;
 
-/// How many generations can still be explained: events of older ones would have to wait in the ring longer than that.
+/// How many generations can be explained at most, while events of them may still come (see [`outlived`]).
 const GENERATIONS_KEPT: usize = 16;
 
 /// What is in force: configuration, policy, tables.
@@ -140,6 +141,8 @@ pub(crate) struct Engine {
     pub(crate) generations: VecDeque<(u32, Arc<explain::Names>)>,
     /// What held for an account in an epoch.
     pub(crate) moments: HashMap<(u16, u32), Arc<Moment>>,
+    /// What older names and moments wait for to be let go.
+    pub(crate) outlived: Option<outlived::Outlived>,
     /// Records of attempts that may be made again.
     pub(crate) repeats: repeats::Repeats,
     /// The epoch of each account; never set back while maps are pinned.

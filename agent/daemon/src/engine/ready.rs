@@ -165,6 +165,7 @@ pub(crate) fn open(config_dir: &Path) -> Result<OpenedEngine, StartError> {
         losses,
         generations: VecDeque::new(),
         moments: HashMap::new(),
+        outlived: None,
         repeats: super::repeats::Repeats::default(),
         epochs: numbers.epochs.clone(),
         numbers,

@@ -174,6 +174,7 @@ impl Engine {
             self.prune();
             self.forget_closed();
         }
+        self.let_go();
         self.resolve_again();
         self.note_counted_refusals(false);
         if self.live_unsaved {

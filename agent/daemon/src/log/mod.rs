@@ -18,6 +18,8 @@ mod lines;
 mod recovery;
 mod regrow;
 mod retention;
+mod segment;
+mod signing;
 #[cfg(test)]
 pub(crate) mod tests;
 mod tiles;

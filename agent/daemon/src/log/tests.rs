@@ -167,9 +167,10 @@ fn a_checkpoint_is_made_by_the_way_every_thousand_lines() {
     let log = Log::new(1 << 30);
     let (mut writer, _) = log.open();
     writer.append(&lines(0..2500)).unwrap();
-    // Where a tile ends: no later than after the thousandth.
-    assert_eq!(writer.signed(), Some(2304));
-    assert_eq!(log.assert_sound(), 2304);
+    // Each where a tile ends, and made beside the next lines.
+    writer.finish_checkpoint(true).unwrap();
+    assert_eq!(writer.signed(), Some(2048));
+    assert_eq!(log.assert_sound(), 2048);
 }
 
 #[test]

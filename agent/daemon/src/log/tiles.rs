@@ -8,13 +8,14 @@ use std::path::{Path, PathBuf};
 use writ_core::log::{Edge, FullTile, Hash, TILE_WIDTH, TileKind, TilePath, decode_bundle, encode_entry};
 
 use super::file::{make_dir, read_if_there, remove, replace};
+use super::signing::Tile;
 use super::{Layout, LogError};
 
 /// Tiles that wait for their checkpoint, and what is known of the partial ones on disk.
 #[derive(Default)]
 pub(super) struct TileWriter {
     /// Full tiles and bundles that are not on disk yet.
-    owed: Vec<(TilePath, Vec<u8>)>,
+    owed: Vec<Tile>,
     /// The entries of the last, incomplete bundle.
     bundle: Vec<u8>,
     /// The partial tiles that the last checkpoint needs.
@@ -30,7 +31,9 @@ impl TileWriter {
         let _fits = encode_entry(&mut self.bundle, entry);
         if size.is_multiple_of(TILE_WIDTH) {
             let tile = TilePath::full(TileKind::Entries, size / TILE_WIDTH - 1);
-            self.owed.push((tile, std::mem::take(&mut self.bundle)));
+            // The next one will be about as long.
+            let next = Vec::with_capacity(self.bundle.len());
+            self.owed.push((tile, std::mem::replace(&mut self.bundle, next)));
             self.on_disk = 0;
         }
     }
@@ -102,10 +105,18 @@ impl TileWriter {
         Ok(())
     }
 
-    /// Removes the partial tiles that the checkpoint before this one needed.
-    pub(super) fn remove_outdated(&mut self, layout: &Layout, edge: &Edge) -> Result<(), LogError> {
-        let mut current: Vec<TilePath> = edge.partial().map(|(tile, _)| tile).collect();
-        current.extend(partial_bundle(edge.size()));
+    /// Hands over the full tiles that are not on the disk, for another thread to write.
+    pub(super) fn take_owed(&mut self) -> Vec<Tile> {
+        std::mem::take(&mut self.owed)
+    }
+
+    /// Takes back those that could not be written.
+    pub(super) fn give_back(&mut self, tiles: Vec<Tile>) {
+        self.owed.splice(..0, tiles);
+    }
+
+    /// Removes the partial tiles that the checkpoint before this one needed, and this one, which needs these, does not.
+    pub(super) fn remove_outdated(&mut self, layout: &Layout, current: Vec<TilePath>) -> Result<(), LogError> {
         for old in std::mem::take(&mut self.partial) {
             if !current.contains(&old) {
                 let path = layout.tile(old);

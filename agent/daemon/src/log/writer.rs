@@ -1,69 +1,46 @@
 //! The one writer: lines first, then their tiles, then the signed head.
 
 use std::fs::File;
-use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
-use std::time::SystemTime;
+use std::path::Path;
+use std::time::{Instant, SystemTime};
 
-use nix::fcntl::{FallocateFlags, Flock, FlockArg, fallocate};
+use nix::fcntl::{Flock, FlockArg};
 use writ_core::config::{Fsync, LogSettings};
 use writ_core::log::{Checkpoint, Edge, NoteSigner, TILE_WIDTH, Vkey, hash_leaf};
-use writ_core::record::{Head, MAX_LINE};
+use writ_core::record::MAX_LINE;
 
-use super::file::{make_dir, open_for_writing, remove, replace, sync_dir_of};
+use super::file::{make_dir, open_for_writing, replace};
 use super::regrow::{Damage, Outcome, Regrow};
-use super::tiles::TileWriter;
-use super::{AppendError, KeySource, Layout, LogError, Recovery, SegmentLines, recovery};
+use super::segment::Segment;
+use super::signing::{Pending, Signing};
+use super::tiles::{TileWriter, partial_bundle};
+use super::{AppendError, KeySource, Layout, LogError, Recovery, recovery};
 
-/// A checkpoint is due after so many lines at most, whatever the time.
-const LINES_PER_CHECKPOINT: u64 = 1000;
+/// A checkpoint is begun after so many lines, whatever the time: with the one that is being made, no more than a thousand or
+/// so are without one.
+const LINES_PER_CHECKPOINT: u64 = 2 * TILE_WIDTH;
 /// No more lines are taken while so many wait for tiles that cannot be written.
 const MOST_WAITING: u64 = 16 * 1024;
-/// Space is taken this far ahead, so that a full disk is met before a line is begun.
-const AHEAD: u64 = 1024 * 1024;
 
 /// The log, open for writing. Only one process can have it.
 pub(crate) struct LogWriter {
-    layout: Layout,
-    signer: NoteSigner,
-    settings: LogSettings,
-    edge: Edge,
-    tiles: TileWriter,
-    segment: Segment,
+    pub(super) layout: Layout,
+    pub(super) signer: NoteSigner,
+    pub(super) settings: LogSettings,
+    pub(super) edge: Edge,
+    pub(super) tiles: TileWriter,
+    pub(super) segment: Segment,
     /// Size at the last checkpoint; `None` before the first.
-    signed: Option<u64>,
+    pub(super) signed: Option<u64>,
+    /// When the last one by count was made.
+    pub(super) signed_by_count: Option<Instant>,
     /// Why the last checkpoint made by the way (not by [`Self::checkpoint`]) failed.
-    failure: Option<LogError>,
+    pub(super) failure: Option<LogError>,
+    /// Who makes checkpoints by the way, once one was due.
+    pub(super) signing: Option<Signing>,
+    /// The one that is being made.
+    pub(super) pending: Option<Pending>,
     _lock: Flock<File>,
-}
-
-/// A place in a segment: bytes of the file, lines of the log.
-#[derive(Clone, Copy)]
-struct Mark {
-    bytes: u64,
-    lines: u64,
-}
-
-/// The segment being written.
-pub(super) struct Segment {
-    file: File,
-    path: PathBuf,
-    first: u64,
-    /// Bytes of whole lines: what counts as written.
-    len: u64,
-    /// Bytes the file system has promised.
-    allocated: u64,
-    /// Whether there may be something after `len`.
-    dirty: bool,
-    /// What was forced to the disk.
-    synced: Mark,
-    /// What was forced the time before: Linux can report what one `fsync` lost to the next (ext4 does, of space that was
-    /// taken ahead), so a failure puts the success before it in doubt too.
-    certain: Mark,
-    /// Whether forcing failed: what is after `certain` may be lost, whatever the file says when it is read.
-    doubtful: bool,
-    /// When its first line was written.
-    begun: SystemTime,
 }
 
 impl LogWriter {
@@ -94,7 +71,10 @@ impl LogWriter {
             tiles: state.tiles,
             segment,
             signed: state.signed,
+            signed_by_count: None,
             failure: None,
+            signing: None,
+            pending: None,
             _lock: lock,
         };
         Ok((writer, recovery))
@@ -106,6 +86,9 @@ impl LogWriter {
         let first = self.edge.size();
         let mut rest = lines;
         let mut written = 0;
+        if let Err(error) = self.finish_checkpoint(false) {
+            self.failure = Some(error);
+        }
         if self.segment.doubtful {
             return Err(AppendError { written, source: LogError::InDoubt { path: self.segment.path.clone() } });
         }
@@ -135,6 +118,10 @@ impl LogWriter {
     /// Signs the tree's head, if there is something new under it; returns its size. Call it every second, and to be sure
     /// that what was appended survives (with `fsync` other than `never`).
     pub(crate) fn checkpoint(&mut self) -> Result<u64, LogError> {
+        if let Err(error) = self.finish_checkpoint(true) {
+            // What it was to write follows.
+            self.failure = Some(error);
+        }
         let size = self.edge.size();
         if self.signed == Some(size) && !self.segment.doubtful {
             return Ok(size);
@@ -148,7 +135,8 @@ impl LogWriter {
         replace(&self.layout.checkpoint(), head.sign(&self.signer).as_bytes(), sync)?;
         self.signed = Some(size);
         self.failure = None;
-        self.tiles.remove_outdated(&self.layout, &self.edge)?;
+        let partial = self.edge.partial().map(|(tile, _)| tile).chain(partial_bundle(size)).collect();
+        self.tiles.remove_outdated(&self.layout, partial)?;
         Ok(size)
     }
 
@@ -245,7 +233,8 @@ impl LogWriter {
 
     /// The size at which the next checkpoint is due by count: where a tile ends, so that under load no partial tile is made.
     fn next_checkpoint(&self) -> u64 {
-        let last = self.signed.unwrap_or(0).saturating_add(LINES_PER_CHECKPOINT);
+        let begun = self.pending.as_ref().map(|pending| pending.size).or(self.signed);
+        let last = begun.unwrap_or(0).saturating_add(LINES_PER_CHECKPOINT);
         last - last % TILE_WIDTH
     }
 
@@ -255,6 +244,9 @@ impl LogWriter {
         let full = self.segment.len >= self.settings.segment_size;
         let done = match (full, due) {
             (true, _) => self.rotate(),
+            (false, true) if self.settings.fsync != Fsync::Always && self.edge.size().is_multiple_of(TILE_WIDTH) => {
+                self.begin_checkpoint()
+            }
             (false, true) => self.checkpoint().map(drop),
             _ => return,
         };
@@ -310,169 +302,6 @@ impl LogWriter {
         self.segment.doubtful |= synced.is_err();
         synced.map_err(|error| LogError::io("sync the file system of", self.layout.dir())(error.into()))
     }
-}
-
-impl Segment {
-    fn create(layout: &Layout, first: u64) -> Result<Self, LogError> {
-        let path = layout.segment(first);
-        make_dir(&layout.records())?;
-        let segment = Self::open(layout, first, 0)?;
-        sync_dir_of(&path)?;
-        Ok(segment)
-    }
-
-    fn open(layout: &Layout, first: u64, len: u64) -> Result<Self, LogError> {
-        let path = layout.segment(first);
-        let file = open_for_writing(&path, true)?;
-        // Its own first line says how old it is, so that a daemon that is restarted every day closes it all the same.
-        let begun = if len > 0 { first_time(&path) } else { None };
-        let begun = begun.unwrap_or_else(SystemTime::now);
-        // What an earlier process left is forced with the first checkpoint.
-        let none = Mark { bytes: 0, lines: first };
-        let (synced, certain, doubtful) = (none, none, false);
-        Ok(Self { file, path, first, len, allocated: len, dirty: true, synced, certain, doubtful, begun })
-    }
-
-    /// How many of the lines bring it to its size: at least one.
-    fn room<L: AsRef<[u8]>>(&self, lines: &[L], size: u64) -> usize {
-        let mut len = self.len;
-        let fits = lines.iter().take_while(|line| {
-            let before = len;
-            len += line.as_ref().len() as u64 + 1;
-            before < size
-        });
-        fits.count().max(1)
-    }
-
-    /// Writes whole lines; returns how many are in the file, and why the next one is not.
-    fn write<L: AsRef<[u8]>>(&mut self, lines: &[L]) -> (usize, Result<(), LogError>) {
-        let mut buffer = Vec::with_capacity(lines.iter().map(|line| line.as_ref().len() + 1).sum());
-        for line in lines.iter().map(AsRef::as_ref) {
-            buffer.extend_from_slice(line);
-            buffer.push(b'\n');
-        }
-        if let Err(error) = self.clean().and_then(|()| self.allocate(buffer.len() as u64)) {
-            return (0, Err(error));
-        }
-        let (bytes, result) = write_at(&self.file, &buffer, self.len);
-        let mut written = 0;
-        let mut end = 0;
-        for line in lines {
-            let next = end + line.as_ref().len() + 1;
-            if next > bytes {
-                break;
-            }
-            end = next;
-            written += 1;
-        }
-        self.len += end as u64;
-        self.dirty = bytes != end;
-        if self.dirty {
-            // A reader must not see half a line for longer than needed; if this fails, the next write begins with it.
-            let _retried = self.clean();
-        }
-        (written, result.map_err(LogError::io("write", &self.path)))
-    }
-
-    /// Cuts off whatever is after the last whole line.
-    fn clean(&mut self) -> Result<(), LogError> {
-        if self.dirty {
-            self.file.set_len(self.len).map_err(LogError::io("truncate", &self.path))?;
-            self.dirty = false;
-            self.allocated = self.len;
-        }
-        Ok(())
-    }
-
-    /// Takes space for what is to be written, and some ahead. A file system that cannot is no obstacle.
-    fn allocate(&mut self, bytes: u64) -> Result<(), LogError> {
-        let end = self.len + bytes;
-        if end <= self.allocated {
-            return Ok(());
-        }
-        let keep = FallocateFlags::FALLOC_FL_KEEP_SIZE;
-        let take = |bytes: u64| fallocate(&self.file, keep, self.len as i64, bytes as i64);
-        let taken = take(bytes + AHEAD).map(|()| end + AHEAD).or_else(|_| take(bytes).map(|()| end));
-        match taken {
-            Ok(allocated) => self.allocated = allocated,
-            Err(nix::errno::Errno::EOPNOTSUPP | nix::errno::Errno::ENOSYS) => self.allocated = end,
-            Err(error) => return Err(LogError::io("take space for", &self.path)(error.into())),
-        }
-        Ok(())
-    }
-
-    /// Forces what was written to the disk; `lines` is the size of the log.
-    fn sync(&mut self, lines: u64) -> Result<(), LogError> {
-        if self.synced.bytes < self.len {
-            if let Err(error) = self.file.sync_data() {
-                self.doubtful = true;
-                return Err(LogError::io("sync", &self.path)(error));
-            }
-            (self.certain, self.synced) = (self.synced, Mark { bytes: self.len, lines });
-        }
-        Ok(())
-    }
-
-    /// What may be lost, these lines from memory, in a segment of its own that is on the disk; `None` if there is nothing.
-    /// `size` is that of the log.
-    fn moved(&self, layout: &Layout, lines: Vec<&[u8]>, size: u64) -> Result<Option<Self>, LogError> {
-        let Mark { bytes: from, lines: first } = self.certain;
-        if from >= self.len {
-            return Ok(None);
-        }
-        let tail: Vec<u8> = lines.into_iter().flat_map(|line| [line, b"\n"].concat()).collect();
-        // What was signed already, or an earlier process wrote, is not in memory any more; the file is all there is of it,
-        // most likely still whole in the page cache. The tree's root tells.
-        let before = (self.len - from).saturating_sub(tail.len() as u64);
-        let mut bytes = vec![0; usize::try_from(before).unwrap_or(0)];
-        self.file.read_exact_at(&mut bytes, from).map_err(LogError::io("read", &self.path))?;
-        bytes.extend_from_slice(&tail);
-        let path = layout.segment(first);
-        let new = path.with_extension("tmp");
-        let file = open_for_writing(&new, true)?;
-        let written = file.set_len(0).and_then(|()| file.write_all_at(&bytes, 0)).and_then(|()| file.sync_all());
-        if let Err(error) = written {
-            // Only to give the space back; a leftover is overwritten next time.
-            let _unused = remove(&new);
-            return Err(LogError::io("write", &new)(error));
-        }
-        if path != self.path {
-            let cut = self.file.set_len(from).and_then(|()| self.file.sync_all());
-            cut.map_err(LogError::io("truncate", &self.path))?;
-        }
-        std::fs::rename(&new, &path).map_err(LogError::io("rename", &path))?;
-        sync_dir_of(&path)?;
-        let (len, begun) = (bytes.len() as u64, SystemTime::now());
-        let (certain, synced) = (Mark { bytes: 0, lines: first }, Mark { bytes: len, lines: size });
-        let (allocated, dirty, doubtful) = (len, false, true);
-        Ok(Some(Self { file, path, first, len, allocated, dirty, synced, certain, doubtful, begun }))
-    }
-
-    /// Gives back space that was taken ahead; if it cannot, it is only space.
-    fn give_back_space(&self) {
-        let _unused = self.file.set_len(self.len);
-    }
-}
-
-/// The time of a segment's first line.
-fn first_time(path: &Path) -> Option<SystemTime> {
-    let mut lines = SegmentLines::open(path).ok()?;
-    let time: jiff::Timestamp = Head::of(lines.next_line().ok()??).ok()?.time.parse().ok()?;
-    SystemTime::try_from(time).ok()
-}
-
-/// Writes as much as it can; returns how many bytes that was.
-fn write_at(file: &File, buffer: &[u8], offset: u64) -> (usize, std::io::Result<()>) {
-    let mut written = 0;
-    while let Some(rest) = buffer.get(written..).filter(|rest| !rest.is_empty()) {
-        match file.write_at(rest, offset + written as u64) {
-            Ok(0) => return (written, Err(std::io::ErrorKind::WriteZero.into())),
-            Ok(bytes) => written += bytes,
-            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-            Err(error) => return (written, Err(error)),
-        }
-    }
-    (written, Ok(()))
 }
 
 /// Why a line cannot be a log entry.
