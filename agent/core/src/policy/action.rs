@@ -1,8 +1,10 @@
 //! The operator's own actions (`schema.d`): asked of the decision endpoint, answered by the same policies and engine.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
-use cedar_policy::{Context, Entities, Entity, EntityId, EntityTypeName, EntityUid, Request, SchemaFragment};
+use cedar_policy::{
+    Context, Entities, Entity, EntityId, EntityTypeName, EntityUid, Request, RestrictedExpression, SchemaFragment,
+};
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 use thiserror::Error;
@@ -128,6 +130,22 @@ impl OwnActions {
         name.parse().map_err(|_| ActionError::NotAnEntity(name.to_owned()))
     }
 
+    /// An entity of which nothing is said but its name; `None` if it is any other.
+    fn plain_entity(&self, entity: &Value) -> Option<Entity> {
+        let nothing = |member: &str| match entity.get(member) {
+            None => true,
+            Some(Value::Object(members)) => members.is_empty(),
+            Some(Value::Array(items)) => items.is_empty(),
+            Some(_) => false,
+        };
+        let uid = entity.get("uid").and_then(Value::as_object).filter(|uid| uid.len() == 2)?;
+        let (kind, id) = (uid.get("type")?.as_str()?, uid.get("id")?.as_str()?);
+        let known = ["uid", "attrs", "parents"];
+        let only = entity.as_object()?.keys().all(|member| known.contains(&member.as_str()));
+        let kind = self.types.get(kind).filter(|_| only && nothing("attrs") && nothing("parents"))?;
+        Some(Entity::new_no_attrs(EntityUid::from_type_name_and_id(kind.clone(), EntityId::new(id)), HashSet::new()))
+    }
+
     /// The context without what the action does not declare: askers may say more than anybody asks.
     fn context(&self, action: &str, given: &Value) -> Map<String, Value> {
         let declared = self.contexts.get(action);
@@ -157,6 +175,22 @@ impl OwnActions {
     }
 }
 
+/// A context of texts, whole numbers, truth values and sets of them, as its JSON says; `None` if there is more to it.
+fn plain_context(members: &Map<String, Value>) -> Option<Context> {
+    let pairs = members.iter().map(|(name, value)| Some((name.clone(), plain(value)?)));
+    Context::from_pairs(pairs.collect::<Option<Vec<_>>>()?).ok()
+}
+
+fn plain(value: &Value) -> Option<RestrictedExpression> {
+    Some(match value {
+        Value::String(text) => RestrictedExpression::new_string(text.clone()),
+        Value::Bool(value) => RestrictedExpression::new_bool(*value),
+        Value::Number(number) => RestrictedExpression::new_long(number.as_i64()?),
+        Value::Array(items) => RestrictedExpression::new_set(items.iter().map(plain).collect::<Option<Vec<_>>>()?),
+        Value::Null | Value::Object(_) => return None,
+    })
+}
+
 impl Bundle {
     /// Asks Cedar about an action of the operator's own.
     ///
@@ -180,22 +214,32 @@ impl Bundle {
         context.extend(self.state_of(asked, state));
         let schema = Some(&*self.cedar_schema);
         let misfit = |error: &dyn std::fmt::Display| ActionError::Schema(error.to_string());
-        let asked_context =
-            Context::from_json_value(Value::Object(context.clone()), Some((&self.cedar_schema, &action)))
-                .map_err(|error| misfit(&error))?;
         let about = account_of(&resource).and_then(|id| self.accounts.get(&id));
-        let request =
-            Request::new(principal, action, resource, asked_context, schema).map_err(|error| misfit(&error))?;
+        let ask = |context: Context| Request::new(principal.clone(), action.clone(), resource.clone(), context, schema);
+        // The schema judges either way. Reading JSON by it takes several times as long as policies do, and is only needed
+        // where it says that a text is to be something else, an address say.
+        let request = match plain_context(&context).map(&ask) {
+            Some(Ok(request)) => request,
+            _ => {
+                let whole = Value::Object(context.clone());
+                let read = Context::from_json_value(whole, Some((&self.cedar_schema, &action)));
+                ask(read.map_err(|error| misfit(&error))?).map_err(|error| misfit(&error))?
+            }
+        };
         let misfit = |error: &dyn std::fmt::Display| ActionError::Entities(error.to_string());
         let given = self.own_actions.entities(asked.entities)?;
-        let entities = Entities::from_json_value(json!(given), schema).map_err(|error| misfit(&error))?;
+        let plain = given.iter().map(|entity| self.own_actions.plain_entity(entity)).collect::<Option<Vec<Entity>>>();
+        let (entities, plain) = match plain {
+            Some(plain) => (Entities::empty(), plain),
+            None => (Entities::from_json_value(json!(given), schema).map_err(|error| misfit(&error))?, Vec::new()),
+        };
         let own: BTreeMap<String, Entity> = account
             .into_iter()
             .chain(about)
             .flat_map(|policy| policy.entities.iter().cloned())
             .map(|entity| (entity.uid().to_string(), entity))
             .collect();
-        let entities = entities.add_entities(own.into_values(), schema).map_err(|error| misfit(&error))?;
+        let entities = entities.add_entities(own.into_values().chain(plain), schema).map_err(|error| misfit(&error))?;
         let judge = account.map_or(&*self.outsiders, |policy| &policy.shared.others);
         let evaluation = judge.judge(&self.authorizer, &request, &entities);
         Ok(ActionAnswer { evaluation, context, entities: given, until: self.action_until(state.now) })
@@ -323,6 +367,38 @@ permit (principal is user, action == Action::"write", resource) when { principal
         let policy = &bundle.policies()["admins"];
         assert_eq!(policy.scope.as_ref().unwrap().len(), 2);
         assert_eq!(policy.max_ttl, Some(std::time::Duration::from_secs(900)));
+    }
+
+    #[test]
+    fn a_text_that_the_schema_takes_for_an_address_or_an_entity_is_one() {
+        let mut config = config(
+            vec![account("ci", &[])],
+            r#"@id("inside") @owner("o") @reason("r")
+permit (principal, action == Action::"fetch", resource)
+when { context.from.isInRange(ip("10.0.0.0/8")) && context.by == Robot::"r2" && context.tags.contains("x") };"#,
+        );
+        config.schemas = vec![SourceFile {
+            name: "schema.d/app.cedarschema".into(),
+            text:
+                "entity Robot;\nentity Page;\naction fetch appliesTo { principal: [ServiceAccount], resource: [Page], \
+                   context: { from: __cedar::ipaddr, by: Robot, tags: Set<String> } };"
+                    .into(),
+        }];
+        let bundle = bundle(&config);
+        let verdict = |from: &str| {
+            let context = json!({"from": from, "by": {"type": "Robot", "id": "r2"}, "tags": ["x", "y"]});
+            let request = ActionRequest {
+                principal: "ServiceAccount::\"ci\"",
+                action: "Action::\"fetch\"",
+                resource: "Page::\"p\"",
+                context: &context,
+                entities: &json!([{"uid": {"type": "Page", "id": "p"}, "attrs": {}, "parents": []}]),
+                approvals: &BTreeSet::new(),
+            };
+            bundle.authorize(&request, &state(0, NOON)).map(|answer| answer.evaluation.verdict)
+        };
+        assert_eq!((verdict("10.1.2.3"), verdict("192.0.2.1")), (Ok(Verdict::Allow), Ok(Verdict::Deny)));
+        assert!(matches!(verdict("nowhere"), Err(ActionError::Schema(_))));
     }
 
     #[test]

@@ -394,3 +394,33 @@ fn the_documentation_lists_every_reason_and_type() {
     }
     assert!(Body::TYPES.iter().all(|kind| text.contains(&format!("`{kind}`"))));
 }
+
+#[test]
+fn the_record_of_an_attempt_made_again_is_what_it_would_be_by_itself() {
+    let now = |at: jiff::Timestamp| {
+        let mut context = context();
+        context.request.context.insert("now".to_owned(), crate::policy::now_json(at));
+        context
+    };
+    let later = time() + jiff::SignedDuration::from_millis(250);
+    let second = DecisionEvent { at: 99, sequence: 8, cpu: 3, socket_cookie: 9, issued: 5, count: 2, ..event() };
+    assert_eq!(alike(&event()), alike(&second));
+    assert_ne!(alike(&event()), alike(&DecisionEvent { port: 1, ..event() }));
+    let (Body::Decision(mut again), Body::Decision(itself)) =
+        (Decision::from_event(&event(), now(time())), Decision::from_event(&second, now(later)))
+    else {
+        panic!("not decisions");
+    };
+    assert_ne!(again, itself);
+    again.again(&second, later);
+    assert_eq!(again, itself);
+}
+
+#[test]
+fn the_type_of_a_line_is_read_off_its_place_and_nowhere_else() {
+    let line = record(Decision::from_event(&event(), context())).to_line();
+    assert_eq!(kind_of_line(&line), Some(&b"decision"[..]));
+    for other in ["{\"type\":\"loss\"}", "{\"id\":\"a\\\"\",\"type\":\"loss\"}", "{\"id\":\"a\"", ""] {
+        assert_eq!(kind_of_line(other.as_bytes()), None, "{other}");
+    }
+}

@@ -77,6 +77,30 @@ fn a_state_that_was_met_before_adds_nothing() {
 }
 
 #[test]
+fn what_was_prepared_beside_a_generation_is_laid_out_only_where_it_was_worked_out_for() {
+    let config = egress();
+    let bundle = std::sync::Arc::new(bundle(&config));
+    let mut generation = generation(&config, &bundle, 0, &[]);
+    let risky = Outlook::from(state(80, NOON));
+    assert!(generation.preparation(&bundle, "payments", &Outlook::from(state(0, NOON))).is_none(), "laid out already");
+    let preparation = generation.preparation(&bundle, "payments", &risky).unwrap();
+    assert!(!generation.has_rows(&bundle, "payments", &risky));
+    let other = std::sync::Arc::new((*bundle).clone());
+    assert_eq!(generation.lay_out(&other, preparation.clone().work_out()), Ok(false), "other policies are in force");
+    assert!(!generation.has_rows(&bundle, "payments", &risky));
+    let stances = generation.stances.len();
+    assert_eq!(generation.lay_out(&bundle, preparation.work_out()), Ok(true));
+    assert!(generation.has_rows(&bundle, "payments", &risky));
+    assert_eq!(generation.stances.len(), stances, "a row is no stance");
+    let cells = generation.cells.len();
+    let prepared = generation.append_stance(&bundle, "payments", &risky, &boot_ns_of).unwrap();
+    assert_eq!(generation.cells.len(), cells, "nothing had to be worked out");
+    let mut asked = self::generation(&config, &bundle, 0, &[]);
+    let asked_for = asked.append_stance(&bundle, "payments", &risky, &boot_ns_of).unwrap();
+    assert_eq!(generation.digests[prepared as usize], asked.digests[asked_for as usize]);
+}
+
+#[test]
 fn an_approval_without_a_class_asks_for_a_new_generation() {
     let config = egress();
     let bundle = bundle(&config);
