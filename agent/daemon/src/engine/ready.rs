@@ -273,6 +273,7 @@ impl Engine {
     /// Records what ended while no daemon ran, whose access that changed, and what glass is still broken.
     fn note_what_time_did(&mut self, recalled: &BTreeMap<String, Arc<Moment>>, started: &str) {
         self.expire();
+        self.record_changes();
         let broken: Vec<BreakGlass> = self.live.broken_glass().all(Timestamp::now()).cloned().collect();
         for broken in broken {
             tracing::warn!(account = broken.account.as_deref().unwrap_or("all"), until = %broken.until, reason = broken.reason, "GLASS IS BROKEN: verdicts are only observed");

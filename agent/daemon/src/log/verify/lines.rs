@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use memchr::memchr;
 use rayon::prelude::*;
 use writ_core::log::{Hash, TILE_WIDTH, TileKind, TilePath, hash_leaf};
 use writ_core::record::{MAX_LINE, Record};
@@ -102,8 +103,12 @@ fn read_segment(
     findings: &mut Vec<Finding>,
 ) -> Result<(), LogError> {
     let content = std::fs::read(path).map_err(LogError::io("read", path))?;
-    let mut texts: Vec<&[u8]> = content.split(|byte| *byte == b'\n').collect();
-    let torn = texts.pop().unwrap_or_default();
+    let (mut texts, mut rest) = (Vec::new(), content.as_slice());
+    while let Some((line, after)) = memchr(b'\n', rest).and_then(|end| rest.split_at_checked(end)) {
+        texts.push(line);
+        rest = after.get(1..).unwrap_or_default();
+    }
+    let torn = rest;
     let first = lines.hashes.len() as u64;
     let read: Vec<Read> =
         texts.par_iter().with_min_len(64).map(|line| Read { hash: hash_leaf(line), place: read_line(line) }).collect();
