@@ -6,7 +6,7 @@
 use std::fs;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, ensure};
+use anyhow::ensure;
 use writ_tests::bpf::Memory;
 use writ_tests::{Estate, Host, Resident};
 

@@ -215,7 +215,10 @@ impl Bundle {
         let schema = Some(&*self.cedar_schema);
         let misfit = |error: &dyn std::fmt::Display| ActionError::Schema(error.to_string());
         let about = account_of(&resource).and_then(|id| self.accounts.get(&id));
-        let ask = |context: Context| Request::new(principal.clone(), action.clone(), resource.clone(), context, schema);
+        let ask = |context: Context| {
+            Request::new(principal.clone(), action.clone(), resource.clone(), context, schema)
+                .map_err(|error| misfit(&error))
+        };
         // The schema judges either way. Reading JSON by it takes several times as long as policies do, and is only needed
         // where it says that a text is to be something else, an address say.
         let request = match plain_context(&context).map(&ask) {
@@ -223,7 +226,7 @@ impl Bundle {
             _ => {
                 let whole = Value::Object(context.clone());
                 let read = Context::from_json_value(whole, Some((&self.cedar_schema, &action)));
-                ask(read.map_err(|error| misfit(&error))?).map_err(|error| misfit(&error))?
+                ask(read.map_err(|error| misfit(&error))?)?
             }
         };
         let misfit = |error: &dyn std::fmt::Display| ActionError::Entities(error.to_string());

@@ -29,18 +29,27 @@ impl Kernel {
 
 /// A descriptor of another process, as one of our own.
 fn taken(pid: u32, descriptor: i32) -> io::Result<OwnedFd> {
-    let owned = |result: i64| -> io::Result<OwnedFd> {
-        if result < 0 {
-            return Err(io::Error::last_os_error());
-        }
-        let descriptor = i32::try_from(result).map_err(io::Error::other)?;
-        // SAFETY: the kernel just gave us this descriptor, and nobody else knows it.
-        Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
-    };
-    // SAFETY: integers only.
-    let process = owned(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) })?;
+    let process = process(pid)?;
     // SAFETY: integers only.
     owned(unsafe { libc::syscall(libc::SYS_pidfd_getfd, process.as_raw_fd(), descriptor, 0) })
+}
+
+/// A process that has this pid now, whoever has it later (`pidfd_open`, Linux 5.3); it becomes readable as the process ends.
+///
+/// # Errors
+/// There is none, or no descriptor is free.
+pub(crate) fn process(pid: u32) -> io::Result<OwnedFd> {
+    // SAFETY: integers only.
+    owned(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) })
+}
+
+fn owned(result: i64) -> io::Result<OwnedFd> {
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let descriptor = i32::try_from(result).map_err(io::Error::other)?;
+    // SAFETY: the kernel just gave us this descriptor, and nobody else knows it.
+    Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
 }
 
 fn cookie(socket: &OwnedFd) -> io::Result<u64> {

@@ -30,6 +30,7 @@ pub(crate) use diag::{Diag, Socket};
 pub(crate) use features::features;
 pub(crate) use foreign::{ForeignProgram, foreign_programs};
 pub(crate) use generation::InstallError;
+pub(crate) use hold::process as process_descriptor;
 pub(crate) use host::{CgroupMount, ClockSet, boot_ns, cgroup_paths, user_namespace_owners};
 pub(crate) use live::Extent;
 pub(crate) use memory::{give_back as give_back_memory, stand_back};

@@ -3,9 +3,11 @@
 use std::collections::HashMap;
 use std::fs;
 use std::net::SocketAddr;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::{Gid, Group, Uid, User};
 use tokio::net::UnixStream;
 use writ_core::record::AskedBy;
@@ -13,6 +15,7 @@ use writ_core::signal::Caller;
 use writ_core::table::Identities;
 
 use crate::engine::{Actor, Engine};
+use crate::kernel::process_descriptor;
 use crate::process;
 
 /// The peer of one connection.
@@ -42,7 +45,29 @@ pub(super) struct Sightings(Arc<Mutex<HashMap<Process, Weak<Sighting>>>>);
 
 /// A process, and as whom it connected: uid, pid, start in clock ticks.
 type Process = (u32, i32, u64);
-type Sighting = Mutex<Option<Seen>>;
+
+/// One process: itself, as long as it lives, and what was seen of it last.
+#[derive(Debug, Default)]
+struct Sighting {
+    /// `None` where it could not be had: then its start is compared each time.
+    process: Option<OwnedFd>,
+    seen: Mutex<Option<Seen>>,
+}
+
+impl Sighting {
+    fn new((_, pid, started): Process) -> Self {
+        let process = process_descriptor(pid.unsigned_abs()).ok();
+        // What has the pid by now can be another one.
+        let process = process.filter(|_| process::start_ticks_of(pid) == Some(started));
+        Self { process, seen: Mutex::default() }
+    }
+
+    /// Whether the process has ended; `None`: it cannot be told by this.
+    fn has_ended(&self) -> Option<bool> {
+        let mut asked = [PollFd::new(self.process.as_ref()?.as_fd(), PollFlags::POLLIN)];
+        Some(poll(&mut asked, PollTimeout::ZERO).ok()? > 0)
+    }
+}
 
 impl Sightings {
     /// What was seen of a process, for as long as one of its connections is open.
@@ -52,7 +77,7 @@ impl Sightings {
             return sighting;
         }
         known.retain(|_, sighting| sighting.strong_count() > 0);
-        let sighting = Arc::default();
+        let sighting = Arc::new(Sighting::new(process));
         known.insert(process, Arc::downgrade(&sighting));
         sighting
     }
@@ -152,7 +177,7 @@ impl Peer {
     /// Whether the peer was looked at before.
     pub(super) fn is_known(&self) -> bool {
         match &self.0 {
-            Kind::Local(local) => local.seen.lock().unwrap_or_else(PoisonError::into_inner).is_some(),
+            Kind::Local(local) => local.seen.seen.lock().unwrap_or_else(PoisonError::into_inner).is_some(),
             Kind::Remote(_) => true,
         }
     }
@@ -170,11 +195,12 @@ impl Local {
     /// What the host knows of the peer now. `engine` knows which accounts its views lead to.
     fn actor(&self, engine: &Engine) -> Result<Actor, Unidentified> {
         let (Some(uid), Some(pid)) = (self.uid, self.pid) else { return Err(Unidentified) };
-        if self.started.is_none() || process::start_ticks_of(pid) != self.started {
+        let ended = || process::start_ticks_of(pid) != self.started;
+        if self.started.is_none() || self.seen.has_ended().unwrap_or_else(ended) {
             return Err(Unidentified);
         }
         let generation = engine.current().map_or(0, |current| current.generation.active);
-        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut seen = self.seen.seen.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(seen) = seen.as_ref().filter(|seen| seen.generation == generation && seen.at.elapsed() < LOOK) {
             return Ok(seen.actor.clone());
         }
