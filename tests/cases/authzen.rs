@@ -3,7 +3,7 @@
 use std::process::Command;
 
 use serde_json::{Value, json};
-use writ_tests::{Config, Host, TcpPeer, config};
+use writ_tests::{Config, Host, TcpPeer, cedar, config};
 
 /// What an HTTP exchange gave.
 struct Answer {
@@ -130,6 +130,15 @@ fn certification_scenario_decides_as_mandated() {
     assert_eq!(admin.number("/process/uid"), Some(0));
     let verified = host.writ_output(&["verify"]);
     assert!(verified.status.success(), "{verified:?}");
+    decides_again(&host, 24);
+}
+
+/// Each question is decided again from its record alone, by us and by the stock command.
+fn decides_again(host: &Host, questions: u64) {
+    let output = host.writ_output(&["replay", "--json", "--with-cedar-cli", "--cedar", &cedar::program()]);
+    let replayed: Value = serde_json::from_slice(&output.stdout).expect("replay answers in JSON");
+    assert!(output.status.success(), "{replayed:#}");
+    assert_eq!((&replayed["reproduced"], &replayed["not_replayable"]), (&json!(questions), &json!({})), "{replayed:#}");
 }
 
 #[test]

@@ -227,6 +227,12 @@ fn the_examples_issue_by_posture_and_only_while_the_host_is_attested() {
     assert_eq!(latest["to"], "issue Credential::\"deploy-key\"", "{why}");
     assert_eq!(latest["policies"][0]["id"], "not-what-was-reviewed", "{why}");
     assert!(latest["next"].as_str().expect("what to do is said").contains("ask platform"), "{why}");
+
+    // Posture and all: what was decided follows from the records.
+    let output = host.writ_output(&["replay", "--json"]);
+    let replayed: Value = serde_json::from_slice(&output.stdout).expect("replay answers in JSON");
+    assert!(output.status.success(), "{replayed:#}");
+    assert_eq!(replayed["not_replayable"], json!({}), "{replayed:#}");
 }
 
 #[test]

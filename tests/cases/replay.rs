@@ -295,13 +295,10 @@ fn recorded(host: &Host) -> u64 {
 /// How many decisions the stock command is asked about: evenly spread, so that each kind is among them many times.
 const SAMPLE: u64 = 60;
 
-/// Needs the stock command, which `cargo xtask setup --test` builds; `CEDAR` names another.
 #[test]
 fn the_stock_cedar_command_agrees_with_every_decision_of_a_sample() {
     let Used { host, .. } = used(400);
-    let cedar = std::env::var("CEDAR").unwrap_or_else(|_| {
-        Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/tools/bin/cedar").display().to_string()
-    });
+    let cedar = writ_tests::cedar::program();
     let copy = copy(&host);
     let log = copy.path().join("log");
     let files = copy.path().join("files");

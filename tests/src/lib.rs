@@ -8,6 +8,7 @@
 pub mod answer;
 pub mod api;
 pub mod bpf;
+pub mod cedar;
 pub mod cgroup;
 pub mod config;
 pub mod disk;

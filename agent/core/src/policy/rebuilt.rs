@@ -37,6 +37,8 @@ impl<'a> Text<'a> {
 pub(crate) struct Rebuilt {
     authorizer: Authorizer,
     accounts: BTreeMap<String, Arc<Group>>,
+    /// All policies: whoever is no account is matched by what they say themselves.
+    outsiders: Judge,
     escalating: BTreeSet<String>,
     observing: BTreeSet<String>,
     policies: BTreeMap<String, PolicyInfo>,
@@ -126,6 +128,7 @@ impl Rebuilt {
         Ok(Self {
             authorizer: Authorizer::new(),
             accounts: found,
+            outsiders: Judge::new(policies.iter()).ok_or_else(one_set)?,
             escalating: ids(|parsed| parsed.info.escalates),
             observing: ids(|parsed| parsed.info.observes),
             policies: policies.iter().map(|parsed| (parsed.info.id.clone(), parsed.info.clone())).collect(),
@@ -162,6 +165,11 @@ impl Rebuilt {
         } else {
             Evaluation::plain(Verdict::Allow)
         }
+    }
+
+    /// Asks the authorizer about a principal that is no account.
+    pub(crate) fn judge_outsider(&self, request: &Request, entities: &Entities) -> Evaluation {
+        self.outsiders.judge(&self.authorizer, request, entities)
     }
 
     /// Whether Cedar is asked about sockets of a family: AF_UNIX and AF_NETLINK are judged only where a policy names them.

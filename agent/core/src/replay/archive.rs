@@ -141,6 +141,12 @@ impl Archived {
         if let Err(why) = attempt.askable() {
             return compare::unasked(attempt, why);
         }
+        // What could not be asked is recorded as it was put.
+        if attempt.is_own_action()
+            && let Some(code) = compare::not_by_policy(attempt)
+        {
+            return compare::unasked(attempt, NotReplayable::Reason(code));
+        }
         let mut differences = attempt.contradictions(&self.groups(attempt));
         match self.ask(attempt, memo) {
             Ok(evaluation) => compare::compare(attempt, evaluation, differences),
@@ -157,6 +163,9 @@ impl Archived {
     /// Why it cannot be asked: the inputs are not there, or are not what the schema says.
     pub fn evaluate(&self, attempt: &Attempt<'_>, memo: &mut Memo) -> Result<Evaluation, Unanswered> {
         attempt.askable().map_err(Unanswered::NotReplayable)?;
+        if attempt.is_own_action() {
+            return Err(Unanswered::NotReplayable(NotReplayable::DecisionPoint));
+        }
         self.ask(attempt, memo).cloned().map_err(Unanswered::Refused)
     }
 
@@ -196,6 +205,25 @@ impl Archived {
         self.facts.groups(attempt.endpoint())
     }
 
+    /// The entities of a record's question: writ's own, and what the asker said.
+    pub(super) fn entities(&self, attempt: &Attempt<'_>) -> Option<Value> {
+        if !attempt.is_own_action() {
+            let resource: EntityUid = attempt.request.resource.parse().ok()?;
+            return self.facts.entities(&attempt.account, resource.id().unescaped(), &self.groups(attempt));
+        }
+        let mut own = Vec::new();
+        if let Some(account) = attempt.principal_account() {
+            own = self.facts.account_entities(&account)?;
+        }
+        let resource: EntityUid = attempt.request.resource.parse().ok()?;
+        if resource.type_name().to_string() == "ServiceAccount" {
+            let about = self.facts.account_entities(resource.id().unescaped()).unwrap_or_default();
+            own.extend(about.into_iter().filter(|entity| !own.contains(entity)).collect::<Vec<_>>());
+        }
+        own.extend(attempt.request.entities.iter().cloned());
+        Some(Value::Array(own))
+    }
+
     fn ask<'m>(&self, attempt: &Attempt<'_>, memo: &'m mut Memo) -> Result<&'m Evaluation, String> {
         let key = self.key(attempt);
         if memo.0.len() >= MOST_REMEMBERED {
@@ -210,8 +238,12 @@ impl Archived {
     fn key(&self, attempt: &Attempt<'_>) -> String {
         let asked = &attempt.request;
         let mut key = format!("{}\n{}\n{}\n{}", attempt.account, asked.principal, asked.action, asked.resource);
-        let class =
-            self.rebuilt.times(&attempt.account).zip(attempt.moment()).map(|(times, moment)| times.class(&moment));
+        let own = attempt.is_own_action();
+        let times = self.rebuilt.times(&attempt.account).filter(|_| !own);
+        let class = times.zip(attempt.moment()).map(|(times, moment)| times.class(&moment));
+        if own {
+            key.push_str(&format!("\n{}", Value::from(asked.entities.clone())));
+        }
         for (name, value) in &asked.context {
             // A moment that cannot be read is part of the question as it is: it must not pass for another.
             if class.is_none() || !matches!(name.as_str(), "now" | "hour" | "minute" | "weekday") {
@@ -232,12 +264,14 @@ impl Archived {
         let context = Context::from_json_value(Value::Object(asked.context.clone()), Some((&self.schema, &action)))
             .map_err(|error| text(&error))?;
         let entities = self
-            .facts
-            .entities(principal.id().unescaped(), resource.id().unescaped(), &self.groups(attempt))
+            .entities(attempt)
             .ok_or_else(|| format!("{principal} is not an account of the archived configuration"))?;
         let entities = Entities::from_json_value(entities, Some(&self.schema)).map_err(|error| text(&error))?;
         let request = Request::new(principal.clone(), action, resource, context, Some(&self.schema))
             .map_err(|error| text(&error))?;
+        if attempt.is_own_action() && attempt.principal_account().is_none() {
+            return Ok(self.rebuilt.judge_outsider(&request, &entities));
+        }
         Ok(self.rebuilt.judge(principal.id().unescaped(), attempt.family(), &request, &entities))
     }
 }

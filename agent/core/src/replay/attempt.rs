@@ -98,6 +98,9 @@ pub struct Asked<'a> {
     pub resource: Cow<'a, str>,
     /// The context.
     pub context: Map<String, Value>,
+    /// What the asker said about principal and resource.
+    #[serde(default)]
+    pub entities: Vec<Value>,
 }
 
 /// The would-be verdict of an [`Attempt`].
@@ -119,7 +122,7 @@ pub enum NotReplayable {
     NoInputs,
     /// The inputs were shortened to fit the line.
     Truncated,
-    /// The asker's entities are not in the record.
+    /// An action of the operator's own: other policies for connects say nothing about it.
     DecisionPoint,
 }
 
@@ -152,10 +155,18 @@ impl<'a> Attempt<'a> {
         if self.request.principal.is_empty() || self.policy_digest.is_empty() {
             return Err(NotReplayable::NoInputs);
         }
-        if !matches!(self.action.as_ref(), "connect" | "open-socket") {
-            return Err(NotReplayable::DecisionPoint);
-        }
         Ok(())
+    }
+
+    /// Whether it was asked of the decision point, about an action of the operator's own.
+    pub(super) fn is_own_action(&self) -> bool {
+        !matches!(self.action.as_ref(), "connect" | "open-socket")
+    }
+
+    /// The account that it is about, if the principal is one.
+    pub(super) fn principal_account(&self) -> Option<String> {
+        let principal: cedar_policy::EntityUid = self.request.principal.parse().ok()?;
+        (principal.type_name().to_string() == "ServiceAccount").then(|| principal.id().unescaped().to_owned())
     }
 
     /// The family of a socket that is not decided by address.
@@ -199,8 +210,27 @@ impl<'a> Attempt<'a> {
             }
         };
         let quoted = crate::policy::quoted;
-        expect("account", &format!("ServiceAccount::{}", quoted(&self.account)), &self.request.principal);
+        let own = self.is_own_action();
+        // One that is no account is named as Cedar names it.
+        if !own || self.request.principal != self.account {
+            expect("account", &format!("ServiceAccount::{}", quoted(&self.account)), &self.request.principal);
+        }
         expect("action", &format!("Action::{}", quoted(&self.action)), &self.request.action);
+        let kind = match self.effective_mode {
+            EffectiveMode::Enforce => "decision",
+            EffectiveMode::Observe => "observation",
+        };
+        expect("type", &self.r#type, kind);
+        if own {
+            // Its schema says what of the account's state was asked about.
+            if let Some(risk) = self.request.context.get("risk") {
+                expect("risk", &self.risk.to_string(), &risk.to_string());
+            }
+            if let Some(now) = self.now() {
+                expect("time", self.time.get(..23).unwrap_or(&self.time), now.get(..23).unwrap_or(now));
+            }
+            return found;
+        }
         let risk = self.request.context.get("risk").map(ToString::to_string).unwrap_or_default();
         expect("risk", &self.risk.to_string(), &risk);
         let resource = match (&self.destination, self.endpoint(), self.family()) {
@@ -224,11 +254,6 @@ impl<'a> Attempt<'a> {
         let recorded = self.time.get(..23).unwrap_or(&self.time);
         let asked = self.now().unwrap_or_default();
         expect("time", recorded, asked.get(..23).unwrap_or(asked));
-        let kind = match self.effective_mode {
-            EffectiveMode::Enforce => "decision",
-            EffectiveMode::Observe => "observation",
-        };
-        expect("type", &self.r#type, kind);
         found
     }
 }

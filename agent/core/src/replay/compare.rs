@@ -48,6 +48,17 @@ pub(super) fn unasked(attempt: &Attempt<'_>, why: NotReplayable) -> Outcome {
     if lax { Outcome::Differing(vec![lax_verdict(attempt)]) } else { Outcome::NotReplayable(why) }
 }
 
+/// A reason code's own name.
+fn known(code: &str) -> &'static str {
+    REASON_CODES.iter().find(|(known, _)| *known == code).map_or("unknown", |(known, _)| *known)
+}
+
+/// The reason, if policy did not decide.
+pub(super) fn not_by_policy(attempt: &Attempt<'_>) -> Option<&'static str> {
+    let code = attempt.reason_code.as_ref();
+    (!BY_POLICY.contains(&code)).then(|| known(code))
+}
+
 fn lax_verdict(attempt: &Attempt<'_>) -> Difference {
     Difference::new("verdict", attempt.verdict.name(), &format!("deny: `{}` never allows", attempt.reason_code))
 }
@@ -64,9 +75,8 @@ pub(super) fn compare(attempt: &Attempt<'_>, found: &Evaluation, mut differences
         } else if attempt.verdict == Verdict::Allow {
             differences.push(lax_verdict(attempt));
         }
-        let known = REASON_CODES.iter().find(|(known, _)| *known == code).map_or("unknown", |(known, _)| *known);
         return if differences.is_empty() {
-            Outcome::NotReplayable(NotReplayable::Reason(known))
+            Outcome::NotReplayable(NotReplayable::Reason(known(code)))
         } else {
             Outcome::Differing(differences)
         };

@@ -87,9 +87,15 @@ impl Facts {
 
     /// The entities of one question, as `cedar authorize --entities` takes them; `None` if there is no such account.
     pub(super) fn entities(&self, name: &str, endpoint: &str, groups: &[String]) -> Option<Value> {
+        let mut entities = self.account_entities(name)?;
+        let parents = groups.iter().map(|group| named("Destination", group)).collect();
+        entities.push(entity("Endpoint", endpoint, json!({}), parents));
+        Some(Value::Array(entities))
+    }
+
+    /// An account and its teams; `None` if there is no such account.
+    pub(super) fn account_entities(&self, name: &str) -> Option<Vec<Value>> {
         let account = self.accounts.get(name)?;
-        let named = |kind: &str, id: &str| json!({"type": kind, "id": id});
-        let entity = |kind: &str, id: &str, attributes: Value, parents: Vec<Value>| json!({"uid": named(kind, id), "attrs": attributes, "parents": parents});
         let mut attributes = account.attributes.clone();
         attributes.insert("name".into(), json!(name));
         attributes.insert("owner".into(), json!(account.owner.as_deref().unwrap_or("")));
@@ -98,8 +104,14 @@ impl Facts {
             account.team.iter().map(|team| entity("Team", team, json!({}), Vec::new())).collect();
         let teams = account.team.iter().map(|team| named("Team", team)).collect();
         entities.push(entity("ServiceAccount", name, Value::Object(attributes), teams));
-        let parents = groups.iter().map(|group| named("Destination", group)).collect();
-        entities.push(entity("Endpoint", endpoint, json!({}), parents));
-        Some(Value::Array(entities))
+        Some(entities)
     }
+}
+
+fn named(kind: &str, id: &str) -> Value {
+    json!({"type": kind, "id": id})
+}
+
+fn entity(kind: &str, id: &str, attributes: Value, parents: Vec<Value>) -> Value {
+    json!({"uid": named(kind, id), "attrs": attributes, "parents": parents})
 }

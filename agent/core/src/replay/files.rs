@@ -39,8 +39,7 @@ impl Archived {
     pub fn question(&self, attempt: &Attempt<'_>) -> Option<Question> {
         attempt.askable().ok().filter(|()| self.asks(attempt))?;
         let asked = &attempt.request;
-        let resource: cedar_policy::EntityUid = asked.resource.parse().ok()?;
-        let entities = self.facts.entities(&attempt.account, resource.id().unescaped(), &self.groups(attempt))?;
+        let entities = self.entities(attempt)?;
         let request = json!({
             "principal": asked.principal,
             "action": asked.action,
