@@ -18,7 +18,7 @@ use writ_core::table::Generation;
 
 use super::Engine;
 use super::clock::Clocks;
-use crate::kernel::{Diag, Kernel, Socket, boot_ns};
+use crate::kernel::{Diag, FAMILIES, Kernel, Socket, boot_ns};
 
 /// How long a cut waits for the decisions before it to be read: a flood of connects must not hold it up.
 const READING: Duration = Duration::from_millis(5);
@@ -373,13 +373,20 @@ impl Engine {
 fn listed(diag: &Diag, doomed: &[Doomed], last: bool) -> std::io::Result<HashMap<u64, Socket>> {
     let mut found = HashMap::new();
     for protocol in [Protocol::Tcp, Protocol::Udp] {
-        let of_it = doomed.iter().filter(|doomed| doomed.session.protocol == protocol as u8);
-        let mut ports: BTreeSet<u16> = of_it.map(|doomed| doomed.session.port).collect();
+        let of_it = || doomed.iter().filter(|doomed| doomed.session.protocol == protocol as u8);
+        let mut ports: BTreeSet<u16> = of_it().map(|doomed| doomed.session.port).collect();
         if ports.len() > MOST_PORTS || last && !ports.is_empty() {
             ports = BTreeSet::from([0]);
         }
-        for port in ports {
-            found.extend(diag.connected_to(protocol, port)?.into_iter().map(|socket| (socket.cookie, socket)));
+        // Most are of the first family; the second is asked for what is not among them.
+        for family in FAMILIES {
+            if of_it().all(|doomed| found.contains_key(&doomed.session.cookie)) {
+                break;
+            }
+            for port in &ports {
+                let sockets = diag.connected_to(protocol, family, *port)?;
+                found.extend(sockets.into_iter().map(|socket| (socket.cookie, socket)));
+            }
         }
     }
     Ok(found)

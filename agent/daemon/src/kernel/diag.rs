@@ -33,6 +33,8 @@ const ANSWER: usize = 72;
 /// ESTABLISHED.
 const STATES: u32 = 0xfff & !(1 << 6 | 1 << 7 | 1 << 10);
 const LISTEN: u32 = 1 << 10;
+/// Families of sockets with addresses.
+pub(crate) const FAMILIES: [u8; 2] = [libc::AF_INET as u8, libc::AF_INET6 as u8];
 /// `INET_DIAG_CGROUP_ID`
 const CGROUP_ID: u16 = 21;
 /// The kernel answers at once or not at all.
@@ -201,23 +203,26 @@ impl Diag {
     /// # Errors
     /// The kernel cannot list them: the modules `tcp_diag` and `udp_diag` may be missing.
     pub(crate) fn connected(&self, protocol: Protocol) -> io::Result<Vec<Socket>> {
-        self.connected_to(protocol, 0)
+        let mut found = Vec::new();
+        for family in FAMILIES {
+            found.extend(self.connected_to(protocol, family, 0)?);
+        }
+        Ok(found)
     }
 
-    /// The same, but only those whose far end is this port (0: any): the kernel passes over all others.
+    /// The same of one family, and only those whose far end is this port (0: any): the kernel passes over all others, but it
+    /// walks its whole table, which takes milliseconds on a host with much memory.
     ///
     /// # Errors
     /// As [`Diag::connected`].
-    pub(crate) fn connected_to(&self, protocol: Protocol, port: u16) -> io::Result<Vec<Socket>> {
+    pub(crate) fn connected_to(&self, protocol: Protocol, family: u8, port: u16) -> io::Result<Vec<Socket>> {
         let mut found = Vec::new();
         let mut id = [0; ID];
         if let Some(far) = id.get_mut(2..4) {
             far.copy_from_slice(&port.to_be_bytes());
         }
-        for family in [libc::AF_INET as u8, libc::AF_INET6 as u8] {
-            self.send(SOCK_DIAG_BY_FAMILY, DUMP, family, protocol, STATES, &id)?;
-            self.read(1 << 16, |body| found.extend(socket_of(body, protocol)))?;
-        }
+        self.send(SOCK_DIAG_BY_FAMILY, DUMP, family, protocol, STATES, &id)?;
+        self.read(1 << 16, |body| found.extend(socket_of(body, protocol)))?;
         Ok(found)
     }
 
@@ -227,7 +232,7 @@ impl Diag {
     /// The kernel cannot list it.
     pub(crate) fn listening(&self) -> io::Result<Vec<SocketAddr>> {
         let mut found = Vec::new();
-        for family in [libc::AF_INET as u8, libc::AF_INET6 as u8] {
+        for family in FAMILIES {
             self.send(SOCK_DIAG_BY_FAMILY, DUMP, family, Protocol::Tcp, LISTEN, &[0; ID])?;
             self.read(1 << 16, |body| found.extend(socket_of(body, Protocol::Tcp).map(|socket| socket.local)))?;
         }
@@ -331,7 +336,8 @@ mod tests {
         let (mut far, _) = listener.accept().unwrap();
         let diag = Diag::here().unwrap();
         let port = listener.local_addr().unwrap().port();
-        let listed = diag.connected_to(Protocol::Tcp, port).unwrap();
+        let listed: Vec<Socket> =
+            FAMILIES.iter().flat_map(|family| diag.connected_to(Protocol::Tcp, *family, port).unwrap()).collect();
         assert!(listed.iter().all(|socket| socket.remote.port() == port), "{listed:?}");
         let all = diag.connected(Protocol::Tcp).unwrap();
         assert!(all.len() > listed.len(), "the accepted end is one more");

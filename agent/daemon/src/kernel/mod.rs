@@ -26,7 +26,7 @@ mod shared;
 mod syscall;
 
 pub(crate) use barrier::Passing;
-pub(crate) use diag::{Diag, Socket};
+pub(crate) use diag::{Diag, FAMILIES, Socket};
 pub(crate) use features::features;
 pub(crate) use foreign::{ForeignProgram, foreign_programs};
 pub(crate) use generation::InstallError;
