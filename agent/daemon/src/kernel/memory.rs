@@ -14,7 +14,7 @@ pub(crate) fn stand_back() {
     // A nice thread would still keep others waiting for the rest of its slice; an idle one is preempted at once.
     // SAFETY: all zeroes is a valid `sched_param`.
     let parameters: libc::sched_param = unsafe { std::mem::zeroed() };
-    // If it cannot be, the default is as right, only less kind to the threads beside it.
+    // Under the unit's system call filter it is refused: the default is as right, only less kind to the threads beside it.
     // SAFETY: 0 is the calling thread; the parameters outlive the call.
     let _ = unsafe { libc::sched_setscheduler(0, libc::SCHED_IDLE, &raw const parameters) };
 }
