@@ -1,6 +1,9 @@
 //! The lines: hashed and read in parallel, segment by segment.
 
-use std::path::Path;
+use std::cell::RefCell;
+use std::collections::HashSet;
+use std::fs::File;
+use std::io::Read as _;
 
 use memchr::memchr;
 use rayon::prelude::*;
@@ -10,6 +13,7 @@ use writ_core::record::{MAX_LINE, Record};
 use super::super::tiles::read_hashes;
 use super::super::{Layout, LogError};
 use super::sequence::{Place, Sequences};
+use super::tile::whole_entries;
 use super::{Finding, MOST_FINDINGS};
 
 /// What is known of all lines.
@@ -20,6 +24,8 @@ pub(super) struct Lines {
     pub(super) confirmed: u64,
     /// Bytes after the last whole line.
     pub(super) torn_bytes: u64,
+    /// Full bundles of entries that are, byte for byte, the lines that are there.
+    pub(super) bundled: HashSet<u64>,
     /// Each segment: index of its first line, and its name relative to the log.
     segments: Vec<(u64, String)>,
 }
@@ -49,8 +55,10 @@ pub(super) fn read_lines(
         hashes: removed(layout, first.min(pruned), findings),
         confirmed: 0,
         torn_bytes: 0,
+        bundled: HashSet::new(),
         segments: Vec::new(),
     };
+    let mut content = Vec::new();
     if first > pruned {
         let problem = format!("records {pruned} to {} are missing", first - 1);
         findings.push(Finding { index: Some(pruned), ..Finding::of("records", problem) });
@@ -66,9 +74,36 @@ pub(super) fn read_lines(
         }
         lines.segments.push((index, name.clone()));
         let last = place + 1 == segments.len();
-        read_segment(path, &name, (last, signed), &mut lines, sequences, findings)?;
+        // One segment's memory serves the next.
+        content.clear();
+        let read = File::open(path).and_then(|mut file| file.read_to_end(&mut content));
+        read.map_err(LogError::io("read", path))?;
+        let texts = read_segment(&content, &name, (last, signed), &mut lines, sequences, findings);
+        lines.bundled.extend(bundled(layout, index, &texts));
     }
     Ok(lines)
+}
+
+/// Which full bundles of entries are the lines of this segment, of which the first has this index. Comparing them costs less
+/// than hashing them once more; what is not the same is looked at with the other tiles.
+fn bundled(layout: &Layout, first: u64, texts: &[&[u8]]) -> Vec<u64> {
+    let full = first.div_ceil(TILE_WIDTH)..(first + texts.len() as u64) / TILE_WIDTH;
+    full.into_par_iter().filter(|index| is_bundled(layout, *index, first, texts)).collect()
+}
+
+fn is_bundled(layout: &Layout, index: u64, first: u64, texts: &[&[u8]]) -> bool {
+    thread_local! {
+        static BUNDLE: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+    }
+    let begin = (index * TILE_WIDTH - first) as usize;
+    let Some(lines) = texts.get(begin..begin + TILE_WIDTH as usize) else { return false };
+    BUNDLE.with_borrow_mut(|bundle| {
+        bundle.clear();
+        let path = layout.tile(TilePath::full(TileKind::Entries, index));
+        let read = File::open(path).and_then(|mut file| file.read_to_end(bundle));
+        let (entries, rest) = whole_entries(bundle);
+        read.is_ok() && rest.is_empty() && entries == lines
+    })
 }
 
 /// Leaf hashes of removed lines, from their tiles.
@@ -94,16 +129,15 @@ struct Read {
     place: Result<Place, (Option<String>, String)>,
 }
 
-fn read_segment(
-    path: &Path,
+fn read_segment<'c>(
+    content: &'c [u8],
     name: &str,
     (last, signed): (bool, u64),
     lines: &mut Lines,
     sequences: &mut Sequences,
     findings: &mut Vec<Finding>,
-) -> Result<(), LogError> {
-    let content = std::fs::read(path).map_err(LogError::io("read", path))?;
-    let (mut texts, mut rest) = (Vec::new(), content.as_slice());
+) -> Vec<&'c [u8]> {
+    let (mut texts, mut rest) = (Vec::new(), content);
     while let Some((line, after)) = memchr(b'\n', rest).and_then(|end| rest.split_at_checked(end)) {
         texts.push(line);
         rest = after.get(1..).unwrap_or_default();
@@ -136,7 +170,7 @@ fn read_segment(
             });
         }
     }
-    Ok(())
+    texts
 }
 
 fn read_line(line: &[u8]) -> Result<Place, (Option<String>, String)> {

@@ -71,6 +71,9 @@ fn check_tile(layout: &Layout, lines: &Lines, levels: &[Vec<Hash>], name: &str) 
         return None;
     }
     let Some(tile) = TilePath::parse(name) else { return Some(Finding::of(&file, "it is not a tile's name")) };
+    if tile.kind == TileKind::Entries && tile.is_full() && lines.bundled.contains(&tile.index) {
+        return None;
+    }
     let content = match std::fs::read(layout.tile(tile)) {
         Ok(content) => content,
         // A partial tile of a log that is being written.
@@ -133,7 +136,7 @@ fn check_bundle(layout: &Layout, lines: &Lines, tile: TilePath, content: &[u8], 
 }
 
 /// The whole entries of a bundle, and what is left after them.
-fn whole_entries(bundle: &[u8]) -> (Vec<&[u8]>, &[u8]) {
+pub(super) fn whole_entries(bundle: &[u8]) -> (Vec<&[u8]>, &[u8]) {
     let mut entries = Vec::new();
     let mut rest = bundle;
     while let Some((length, after)) = rest.split_first_chunk::<2>() {
