@@ -15,7 +15,7 @@ use super::clock::Clocks;
 use super::explain::Moment;
 use super::persist::Step;
 use super::refresh::Changed;
-use crate::kernel::{Extent, InstallError};
+use crate::kernel::InstallError;
 use crate::process::kernel_device;
 
 impl Engine {
@@ -68,9 +68,8 @@ impl Engine {
         let index = change.index;
         let Some(current) = &mut self.current else { return Ok(false) };
         let Some(slot) = current.generation.slots.get(usize::from(index)).copied().map(Slot) else { return Ok(false) };
-        let before = Extent::of(&current.generation);
         let Ok(stance) = current.generation.append_fallback(slot.stance()) else { return Ok(false) };
-        if self.kernel.extend(&current.generation, &before).is_err() {
+        if self.kernel.extend(&current.generation).is_err() {
             return Ok(false);
         }
         // What its decisions are explained by is what held: their reason says that it had ended.
@@ -148,12 +147,11 @@ impl Engine {
         clocks: &Clocks,
     ) -> Result<bool, InstallError> {
         let Some(current) = &mut self.current else { return Ok(false) };
-        let before = Extent::of(&current.generation);
         let boot_ns_of = |at: Timestamp| clocks.boot_of(at);
         let Ok(stance) = current.generation.append_stance(&current.bundle, name, wanted, &boot_ns_of) else {
             return Ok(false);
         };
-        if self.kernel.extend(&current.generation, &before).is_err() {
+        if self.kernel.extend(&current.generation).is_err() {
             return Ok(false); // No room left: a new generation makes some.
         }
         after.stance_digest = current.generation.digests.get(stance as usize).cloned().unwrap_or_default();

@@ -99,7 +99,9 @@ impl Engine {
     pub(super) fn prepare_neighbour(&mut self) {
         let Some(next) = self.neighbours.waiting.pop_front() else { return };
         let preparation = self.preparation(&next.0, &next.1);
-        let Some(worker) = &self.neighbours.worker else {
+        let (limit, current) = (self.neighbours.limit, self.current.as_ref());
+        let room = limit.zip(current).is_some_and(|(limit, now)| Extent::of(&now.generation).within(&limit));
+        let Some(worker) = self.neighbours.worker.as_ref().filter(|_| room) else {
             self.neighbours.waiting.clear();
             return;
         };
@@ -120,15 +122,11 @@ impl Engine {
         };
         let busy = self.neighbours.busy.take();
         let Some(current) = &mut self.current else { return };
-        let before = Extent::of(&current.generation);
-        if !self.neighbours.limit.is_some_and(|limit| before.within(&limit)) {
-            self.neighbours.waiting.clear();
-            return;
-        }
         match current.generation.lay_out(&current.bundle, prepared) {
             // What it was worked out from has changed meanwhile.
             Ok(false) => self.neighbours.waiting.extend(busy),
-            Ok(true) if self.kernel.extend(&current.generation, &before).is_ok() => {}
+            Ok(true) if self.kernel.extend(&current.generation).is_ok() => {}
+            // Whatever is laid out and not in the kernel goes there before the next stance does, or that is refused.
             _ => self.neighbours.waiting.clear(),
         }
     }

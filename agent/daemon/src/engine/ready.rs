@@ -10,7 +10,6 @@ use jiff::Timestamp;
 use writ_core::config::{Agent, Config, Mode, SourceFile, parse};
 use writ_core::diagnostic::{Diagnostic, Severity};
 use writ_core::policy::{Bundle, nat64};
-
 use writ_core::record::{BootTag, EffectiveMode, Host, Lifecycle};
 use writ_core::stance::BreakGlass;
 

@@ -11,6 +11,7 @@ use writ_core::table::{Generation, Identities, nodes_v4, nodes_v6};
 use super::barrier::Passing;
 use super::bytes::{ExecutableKey, Plain};
 use super::host::cgroup_paths;
+use super::live::Extent;
 use super::object::Kernel;
 use super::pins::{OpenError, chain};
 use super::syscall::write_array;
@@ -187,6 +188,7 @@ impl Kernel {
         // Whether the log can be written does not change with policy.
         let word = active.0 & !Active::LOG_FAILS | before.0 & Active::LOG_FAILS;
         self.active.set(0, word, 0).map_err(failed("ACTIVE"))?;
+        self.written = Extent::of(generation);
         Ok(active)
     }
 

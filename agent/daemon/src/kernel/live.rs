@@ -30,21 +30,25 @@ impl Kernel {
         table.set(account, flags.0, 0).map_err(failed("FLAGS"))
     }
 
-    /// Writes what was appended to the generation in force since it had this extent. Nothing names it yet: cells come
-    /// before the stances that name them, and slots after.
+    /// Writes what was appended to the generation in force and is not in the kernel yet. Nothing names it: cells come before
+    /// the stances that name them, and slots after.
     ///
     /// # Errors
     /// There is no room left (install a new generation), or a table cannot be written.
-    pub(crate) fn extend(&mut self, generation: &Generation, before: &Extent) -> Result<(), InstallError> {
+    pub(crate) fn extend(&mut self, generation: &Generation) -> Result<(), InstallError> {
         let side = self.active().map_err(failed("ACTIVE"))?.side();
+        let Extent { cells, projections, stances } = self.written;
         // A word of projections can be half full: the first one is written again, with the same first half.
-        let word = before.projections / 4;
-        let projections = packed(generation.projections.get(word * 4..).unwrap_or(&[]));
-        append("PROJECTIONS", &self.outer.projections, side, word, projections)?;
-        let cells = generation.cells.get(before.cells..).unwrap_or(&[]);
-        append("CELLS", &self.outer.cells, side, before.cells, cells.iter().copied())?;
-        let stances = generation.stances.get(before.stances..).unwrap_or(&[]);
-        append("STANCES", &self.outer.stances, side, before.stances, stances.iter().map(|stance| stance.to_words()))
+        let word = projections / 4;
+        let new = packed(generation.projections.get(word * 4..).unwrap_or(&[]));
+        append("PROJECTIONS", &self.outer.projections, side, word, new)?;
+        let new = generation.cells.get(cells..).unwrap_or(&[]);
+        append("CELLS", &self.outer.cells, side, cells, new.iter().copied())?;
+        let new = generation.stances.get(stances..).unwrap_or(&[]);
+        append("STANCES", &self.outer.stances, side, stances, new.iter().map(|stance| stance.to_words()))?;
+        // Only now: what could not be written is written before anything that comes after it.
+        self.written = Extent::of(generation);
+        Ok(())
     }
 
     /// Tells apart what has grown in the generation in force. What is in force answers as before: projections go on before
@@ -123,7 +127,7 @@ fn put_words(
 }
 
 /// How far a generation's tables reach.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(crate) struct Extent {
     cells: usize,
     projections: usize,

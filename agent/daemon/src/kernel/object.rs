@@ -20,6 +20,7 @@ use super::bytes::{Plain, SeenKey};
 use super::features::{chooses_errno, types_the_task};
 use super::generation::Outer;
 use super::host::{CgroupMount, init_user_ns, most_processes};
+use super::live::Extent;
 use super::lsm;
 use super::pins::{OpenError, Pins, chain};
 use super::ring::{self, Drained};
@@ -103,6 +104,8 @@ pub(crate) struct Kernel {
     pub(super) active: Array<MapData, u64>,
     pub(super) outer: Outer,
     pub(super) barrier: Barrier,
+    /// How far the generation in force is written.
+    pub(super) written: Extent,
     pub(super) mount: CgroupMount,
     decisions: RingBuf<MapData>,
     processes: RingBuf<MapData>,
@@ -215,6 +218,7 @@ impl Kernel {
             outer: Outer::open(&mut take)?,
             barrier: Barrier::start(take("BARRIER")?.try_into().map_err(map_error)?)
                 .map_err(OpenError::io("starting a thread"))?,
+            written: Extent::default(),
             mount: options.cgroup.clone(),
             decisions,
             processes,
