@@ -250,7 +250,7 @@ pub enum AtStart {
 pub enum Fsync {
     /// With every batch of lines.
     Always,
-    /// With every checkpoint (each second, each 1,000 records, on stop).
+    /// With every checkpoint (each second, each 512 records, on stop).
     #[default]
     Checkpoint,
     /// Never by writ.

@@ -122,7 +122,7 @@ pub enum NotReplayable {
     NoInputs,
     /// The inputs were shortened to fit the line.
     Truncated,
-    /// An action of the operator's own: other policies for connects say nothing about it.
+    /// An action of the operator's own, which what-if leaves out.
     DecisionPoint,
 }
 

@@ -163,7 +163,7 @@ fn every_size_of_a_log_has_its_tiles_and_no_others_but_full_ones() {
 }
 
 #[test]
-fn a_checkpoint_is_made_by_the_way_every_thousand_lines() {
+fn a_checkpoint_is_made_by_the_way_whenever_two_tiles_are_full() {
     let log = Log::new(1 << 30);
     let (mut writer, _) = log.open();
     writer.append(&lines(0..2500)).unwrap();
