@@ -148,13 +148,20 @@ pub(super) fn built_in(facts: &HostFacts) -> [Destination; 2] {
 
 /// A destination that only others name as their parent.
 pub(super) fn implied(name: &str, at: &Location) -> Destination {
-    Destination {
-        name: name.to_owned(),
-        addresses: Vec::new(),
-        names: Vec::new(),
-        ports: Vec::new(),
-        protocols: Vec::new(),
-        parents: Vec::new(),
-        at: Some(at.clone()),
+    Destination { at: Some(at.clone()), ..Destination::named(name) }
+}
+
+impl Destination {
+    /// One of which nothing but its name is known.
+    pub(crate) fn named(name: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            addresses: Vec::new(),
+            names: Vec::new(),
+            ports: Vec::new(),
+            protocols: Vec::new(),
+            parents: Vec::new(),
+            at: None,
+        }
     }
 }

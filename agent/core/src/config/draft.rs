@@ -105,17 +105,25 @@ impl Draft {
         self.read_toml(file, role, |draft, source, table| {
             let title = format!("`{}`", source.name);
             let mut top = Section::open(source, table, title, &mut draft.diagnostics);
+            let mut unread = false;
             for key in top.keys().filter(|key| key.text != kind) {
                 let fault = Fault::new("unknown-key", format!("unknown key `{}` in `{}`", key.text, source.name));
                 top.refuse(key.span, fault.help(belongs(key.text, kind)));
+                // It may be meant to declare something.
+                unread = true;
             }
-            let Some(value) = top.value(kind) else { return };
+            let value = top.value(kind);
+            if unread {
+                draft.broken.insert(role);
+            }
+            let Some(value) = value else { return };
             let Some(names) = top.table_of(kind, value) else { return };
             for (key, value) in names {
                 match named_table(kind, role, key, value) {
                     Ok((name, table)) => draft.declare(role, kind, name, source, source.at(key.span()), table),
                     Err((span, fault)) => {
                         Section::open(source, names, format!("`[{kind}]`"), &mut draft.diagnostics).refuse(span, fault);
+                        draft.broken.insert(role);
                     }
                 }
             }

@@ -55,8 +55,19 @@ pub struct HostFacts {
 pub struct Parsed {
     /// The configuration, if no finding is an error.
     pub config: Option<Config>,
+    /// What there is of it otherwise.
+    pub refused: Option<Refused>,
     /// Every finding, by file and place.
     pub diagnostics: Vec<Diagnostic>,
+}
+
+/// A configuration with errors: to find more of them in, and for nothing else.
+#[derive(Clone, Debug)]
+pub struct Refused {
+    /// What could be read.
+    pub config: Config,
+    /// Roles of files that could not be: what they declare is not known.
+    pub unread: BTreeSet<Role>,
 }
 
 /// Parses a whole configuration directory.
@@ -70,10 +81,13 @@ pub fn parse(files: &[SourceFile], facts: &HostFacts) -> Parsed {
     for file in files {
         draft.read(file, facts);
     }
+    let unread = draft.broken.clone();
     let (config, mut diagnostics) = whole::finish(draft, facts);
     diagnostics.sort_by(|left, right| place(left).cmp(&place(right)));
-    let refused = diagnostics.iter().any(|finding| finding.severity == Severity::Error);
-    Parsed { config: (!refused).then_some(config), diagnostics }
+    if diagnostics.iter().any(|finding| finding.severity == Severity::Error) {
+        return Parsed { config: None, refused: Some(Refused { config, unread }), diagnostics };
+    }
+    Parsed { config: Some(config), refused: None, diagnostics }
 }
 
 fn place(finding: &Diagnostic) -> Option<(&str, usize)> {

@@ -41,36 +41,8 @@ pub(super) fn compile(config: &Config, findings: &mut Vec<Diagnostic>) -> Option
             (String::new(), None)
         }
     };
-    let mut policies: Vec<Parsed<'_>> = Vec::new();
-    let mut ids: HashMap<String, usize> = HashMap::new();
     let freshness = freshness(config);
-    let statements: Vec<Statement<'_>> =
-        config.policies.iter().chain(&freshness).flat_map(source::statements).collect();
-    #[cfg(test)]
-    let mutation = super::mutation::current();
-    // Each on its own, on every processor; in file order all the same.
-    let read: Vec<(Option<Parsed<'_>>, Vec<Diagnostic>)> = statements
-        .into_par_iter()
-        .map(|statement| {
-            // A fault is switched on for a thread, and this may be another.
-            #[cfg(test)]
-            let _guard = super::mutation::with(mutation);
-            let known = |name: &str| config.destinations.contains_key(name);
-            let mut found = Vec::new();
-            (parse::policy(statement, &known, &mut found), found)
-        })
-        .collect();
-    for (parsed, found) in read {
-        findings.extend(found);
-        let Some(parsed) = parsed else { continue };
-        match ids.get(&parsed.info.id).and_then(|first| policies.get(*first)) {
-            Some(first) => findings.push(duplicate(&parsed, first)),
-            None => {
-                ids.insert(parsed.info.id.clone(), policies.len());
-                policies.push(parsed);
-            }
-        }
-    }
+    let policies = read(config, &freshness, findings);
     let schema = schema?;
     validate(&policies, schema.clone(), findings);
     empty_destinations(config, &policies, findings);
@@ -121,6 +93,44 @@ pub(super) fn compile(config: &Config, findings: &mut Vec<Diagnostic>) -> Option
         check_rows(&bundle, config, findings);
     }
     Some(bundle)
+}
+
+/// Every policy that can be read, with those of `more` behind them.
+pub(super) fn read<'a>(
+    config: &'a Config,
+    more: &'a [SourceFile],
+    findings: &mut Vec<Diagnostic>,
+) -> Vec<Parsed<'a>> {
+    let mut policies: Vec<Parsed<'a>> = Vec::new();
+    let mut ids: HashMap<String, usize> = HashMap::new();
+    let statements: Vec<Statement<'a>> =
+        config.policies.iter().chain(more).flat_map(source::statements).collect();
+    #[cfg(test)]
+    let mutation = super::mutation::current();
+    // Each on its own, on every processor; in file order all the same.
+    let read: Vec<(Option<Parsed<'a>>, Vec<Diagnostic>)> = statements
+        .into_par_iter()
+        .map(|statement| {
+            // A fault is switched on for a thread, and this may be another.
+            #[cfg(test)]
+            let _guard = super::mutation::with(mutation);
+            let known = |name: &str| config.destinations.contains_key(name);
+            let mut found = Vec::new();
+            (parse::policy(statement, &known, &mut found), found)
+        })
+        .collect();
+    for (parsed, found) in read {
+        findings.extend(found);
+        let Some(parsed) = parsed else { continue };
+        match ids.get(&parsed.info.id).and_then(|first| policies.get(*first)) {
+            Some(first) => findings.push(duplicate(&parsed, first)),
+            None => {
+                ids.insert(parsed.info.id.clone(), policies.len());
+                policies.push(parsed);
+            }
+        }
+    }
+    policies
 }
 
 fn zone(config: &Config, findings: &mut Vec<Diagnostic>) -> Option<TimeZone> {

@@ -10,6 +10,7 @@ mod bundle;
 mod classes;
 mod compile;
 mod finding;
+mod further;
 #[cfg(test)]
 pub(crate) mod fixture;
 mod grant;
@@ -40,6 +41,7 @@ pub use action::{ActionAnswer, ActionError, ActionRequest};
 pub use bundle::{Attempt, Bundle};
 pub use classes::{Classes, ExecutableClass};
 pub use compile::nat64;
+pub use further::further;
 pub use grant::{Grant, GrantTarget};
 pub use growth::Growth;
 pub use judge::Evaluation;

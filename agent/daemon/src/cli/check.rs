@@ -5,7 +5,6 @@ use std::process::ExitCode;
 
 use writ_core::diagnostic::{Diagnostic, Severity};
 use writ_core::policy::Bundle;
-use writ_core::table::Identities;
 
 use super::output;
 use crate::configuration::{self, render};
@@ -23,19 +22,9 @@ pub(super) struct Args {
 
 /// Validates; exit code 1 with findings.
 pub(super) fn run(config_dir: &Path, args: &Args) -> anyhow::Result<ExitCode> {
-    let mut loaded = configuration::load(config_dir);
+    let loaded = configuration::load_with(config_dir, args.policies.as_deref());
     let mut findings: Vec<Diagnostic> = loaded.diagnostics.clone();
-    if let Some(config) = &mut loaded.config {
-        if let Some(directory) = &args.policies {
-            let read = configuration::read::read_policies(directory);
-            findings.extend(read.diagnostics);
-            config.policies.clone_from(&read.sources);
-            loaded.sources.extend(read.sources);
-        }
-        let (_, found) = Bundle::compile(config);
-        findings.extend(found);
-        findings.extend(Identities::check(config));
-    }
+    findings.extend(loaded.config.iter().flat_map(|config| Bundle::compile(config).1));
     let refused = findings.iter().filter(|finding| finding.severity == Severity::Error).count();
     if args.json {
         println!("{}", render::to_json(&findings));
