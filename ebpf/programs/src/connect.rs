@@ -4,7 +4,7 @@ use core::ffi::c_void;
 
 use aya_ebpf::{
     EbpfContext,
-    helpers::generated::{bpf_get_netns_cookie, bpf_get_socket_cookie, bpf_ktime_get_boot_ns, bpf_set_retval},
+    helpers::generated::{bpf_get_netns_cookie, bpf_get_socket_cookie, bpf_ktime_get_boot_ns},
     macros::{cgroup_sock, cgroup_sock_addr},
     programs::{SockAddrContext, SockContext},
 };
@@ -15,6 +15,7 @@ use writ_abi::{
 
 use crate::{
     config::config,
+    errno::negated,
     emit::{self, Outcome, Seen, count},
     identity::{self, Caller, NOBODY},
     map::{SEEN, SEEN_COUNT, SeenKey},
@@ -130,10 +131,20 @@ fn answer(errno: u16) -> i32 {
         return PASS;
     }
     if config!(set_retval) == 1 {
-        // SAFETY: the helper takes any negative errno.
-        unsafe { bpf_set_retval(-i32::from(errno)) };
+        set_retval(errno);
     }
     REFUSE
+}
+
+/// Has the refused call return this errno. The verifier of Linux 7.3 wants to see that what the helper is given is an errno,
+/// in all 64 bits of the register, where the helper's declaration has an int.
+#[inline(always)]
+fn set_retval(errno: u16) {
+    const HELPER: usize = 187; // BPF_FUNC_set_retval
+    // SAFETY: a helper is called by its number, and the verifier holds it to its declaration.
+    let helper: unsafe extern "C" fn(i64) -> i64 = unsafe { core::mem::transmute(HELPER) };
+    // SAFETY: it takes any negative errno.
+    unsafe { helper(negated(errno)) };
 }
 
 #[inline(always)]

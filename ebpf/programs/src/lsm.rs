@@ -18,6 +18,7 @@ use crate::{
     config::config,
     connect::{Origin, judge},
     emit::{Outcome, Seen},
+    errno::negated,
     identity::{self, Caller, NOBODY},
     map::OPENED,
     socket,
@@ -27,8 +28,6 @@ use crate::{
 
 /// What an LSM program returns to let the call go on.
 const GO_ON: i32 = 0;
-/// The greatest errno there can be (`MAX_ERRNO`).
-const MAX_ERRNO: u16 = 4095;
 
 /// A socket about to be made: `(family, type, protocol, kern)`. IP sockets are seen by cgroup/sock_create.
 #[lsm(hook = "socket_create")]
@@ -170,11 +169,10 @@ fn concerns(family: Family) -> bool {
     !family.only_where_named() || tables.active().has(Active::JUDGES_LOCAL)
 }
 
-/// What an LSM program returns for an errno. The verifier wants to see that it is one: it knows the bounds of a difference,
-/// and not those of a negation, which LLVM would make of a difference from a zero it can see.
+/// What an LSM program returns for an errno.
 #[inline(always)]
 fn answer(errno: u16) -> i32 {
-    if errno > MAX_ERRNO { -1 } else { core::hint::black_box(0i32).wrapping_sub(i32::from(errno)) }
+    negated(errno) as i32
 }
 
 /// The accounts as one word; only compared.

@@ -23,6 +23,7 @@ mod cgroup;
 mod config;
 mod connect;
 mod emit;
+mod errno;
 mod identity;
 mod lsm;
 mod map;
