@@ -46,9 +46,11 @@ pub(crate) fn bench(options: &Options) -> Result<()> {
         bail!("there is no benchmark `{name}`; `cargo xtask bench` lists them");
     };
     build::build(&build::Options { release: true })?;
-    run(cargo_with_object().args(["build", "--release", "--package", "writ-tests"]))?;
+    run(cargo_with_object().args(["build", "--release", "--package", "writ-tests", "--features", "beside"]))?;
     let mut cargo = cargo_with_object();
     cargo.env("WRIT_BIN", workspace::writ(true)).env("WRIT_PROBE", workspace::writ(true).with_file_name("writ-probe"));
-    cargo.args(["run", "--release", "--package", "writ-tests", "--bin", binary, "--"]).args(&options.arguments);
+    cargo
+        .args(["run", "--release", "--package", "writ-tests", "--features", "beside", "--bin", binary, "--"])
+        .args(&options.arguments);
     run(&mut cargo)
 }

@@ -185,11 +185,8 @@ mod tests {
             ("[destination.db.main]\naddresses = [\"192.0.2.1\"]\n", "unquoted-name"),
         ];
         for (text, code) in broken {
-            let expected = vec![
-                ("destinations.d/d.toml".to_owned(), code),
-                policy("policy-syntax"),
-                policy("policy-invalid"),
-            ];
+            let expected =
+                vec![("destinations.d/d.toml".to_owned(), code), policy("policy-syntax"), policy("policy-invalid")];
             assert_eq!(found(&[("destinations.d/d.toml", text)]), expected, "{text}");
         }
     }

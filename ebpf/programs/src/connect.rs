@@ -15,8 +15,8 @@ use writ_abi::{
 
 use crate::{
     config::config,
-    errno::negated,
     emit::{self, Outcome, Seen, count},
+    errno::negated,
     identity::{self, Caller, NOBODY},
     map::{SEEN, SEEN_COUNT, SeenKey},
     session, socket,

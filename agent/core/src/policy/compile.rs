@@ -96,15 +96,10 @@ pub(super) fn compile(config: &Config, findings: &mut Vec<Diagnostic>) -> Option
 }
 
 /// Every policy that can be read, with those of `more` behind them.
-pub(super) fn read<'a>(
-    config: &'a Config,
-    more: &'a [SourceFile],
-    findings: &mut Vec<Diagnostic>,
-) -> Vec<Parsed<'a>> {
+pub(super) fn read<'a>(config: &'a Config, more: &'a [SourceFile], findings: &mut Vec<Diagnostic>) -> Vec<Parsed<'a>> {
     let mut policies: Vec<Parsed<'a>> = Vec::new();
     let mut ids: HashMap<String, usize> = HashMap::new();
-    let statements: Vec<Statement<'a>> =
-        config.policies.iter().chain(more).flat_map(source::statements).collect();
+    let statements: Vec<Statement<'a>> = config.policies.iter().chain(more).flat_map(source::statements).collect();
     #[cfg(test)]
     let mutation = super::mutation::current();
     // Each on its own, on every processor; in file order all the same.

@@ -10,9 +10,9 @@ mod bundle;
 mod classes;
 mod compile;
 mod finding;
-mod further;
 #[cfg(test)]
 pub(crate) mod fixture;
+mod further;
 mod grant;
 mod granted;
 mod growth;

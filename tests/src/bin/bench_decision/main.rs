@@ -1,5 +1,9 @@
 //! What a question to the decision point costs: evaluations a second and latency over the unix socket with 1,000 accounts,
-//! and whether a connect notices. `writ-bench-decision [SECONDS]`, for each number of clients.
+//! and whether a connect notices. `writ-bench-decision [SECONDS]`, for each number of clients. Another engine runs beside it
+//! where it was built in (`--features beside`, as `cargo xtask bench decision` does).
+
+#[cfg(feature = "beside")]
+mod beside;
 
 use std::io::{Read as _, Write as _};
 use std::net::UdpSocket;
@@ -42,6 +46,22 @@ fn main() -> anyhow::Result<()> {
     let settled =
         wait::within(Duration::from_secs(30), || host.writ_output(&["verify"]).status.success().then_some(()));
     anyhow::ensure!(settled.is_some(), "the log does not verify after the load");
+    #[cfg(feature = "beside")]
+    another(seconds)?;
+    Ok(())
+}
+
+/// The other engine's rate and latency, in the same table.
+#[cfg(feature = "beside")]
+fn another(seconds: Duration) -> anyhow::Result<()> {
+    let directory = tempfile::tempdir()?;
+    let socket = directory.path().join("regorus.sock");
+    beside::serve(&socket, ACCOUNTS)?;
+    for clients in [1, 32, 256] {
+        load(&socket, clients, Duration::from_secs(1), || Ok(0.0))?;
+        let (rate, p50, p99, _) = load(&socket, clients, seconds, || Ok(0.0))?;
+        println!("| {clients}, regorus | {rate:.0} | {p50} µs | {p99} µs | |");
+    }
     Ok(())
 }
 
