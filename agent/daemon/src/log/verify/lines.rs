@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::collections::HashSet;
 use std::fs::File;
 use std::io::Read as _;
+use std::path::PathBuf;
 
 use memchr::memchr;
 use rayon::prelude::*;
@@ -58,14 +59,17 @@ pub(super) fn read_lines(
         bundled: HashSet::new(),
         segments: Vec::new(),
     };
-    let mut content = Vec::new();
     if first > pruned {
         let problem = format!("records {pruned} to {} are missing", first - 1);
         findings.push(Finding { index: Some(pruned), ..Finding::of("records", problem) });
         // So that what is there keeps its place.
         lines.hashes.resize(first as usize, [0; 32]);
     }
+    // Two segments' memory serves all: the next one is read while this one is looked at.
+    let (mut content, mut ahead) = (Vec::new(), Vec::new());
+    let mut read = read_whole(segments.first(), &mut content);
     for (place, (first, path)) in segments.iter().enumerate() {
+        read?;
         let name = format!("records/{}", path.file_name().unwrap_or_default().to_string_lossy());
         let index = lines.hashes.len() as u64;
         if *first != index {
@@ -74,14 +78,23 @@ pub(super) fn read_lines(
         }
         lines.segments.push((index, name.clone()));
         let last = place + 1 == segments.len();
-        // One segment's memory serves the next.
-        content.clear();
-        let read = File::open(path).and_then(|mut file| file.read_to_end(&mut content));
-        read.map_err(LogError::io("read", path))?;
-        let texts = read_segment(&content, &name, (last, signed), &mut lines, sequences, findings);
-        lines.bundled.extend(bundled(layout, index, &texts));
+        let look = || {
+            let texts = read_segment(&content, &name, (last, signed), &mut lines, sequences, findings);
+            lines.bundled.extend(bundled(layout, index, &texts));
+        };
+        ((), read) = rayon::join(look, || read_whole(segments.get(place + 1), &mut ahead));
+        std::mem::swap(&mut content, &mut ahead);
     }
+    read?;
     Ok(lines)
+}
+
+/// Reads a segment, if there is one, over what is in the memory.
+fn read_whole(segment: Option<&(u64, PathBuf)>, content: &mut Vec<u8>) -> Result<(), LogError> {
+    content.clear();
+    let Some((_, path)) = segment else { return Ok(()) };
+    let read = File::open(path).and_then(|mut file| file.read_to_end(content));
+    read.map(drop).map_err(LogError::io("read", path))
 }
 
 /// Which full bundles of entries are the lines of this segment, of which the first has this index. Comparing them costs less

@@ -94,8 +94,10 @@ impl Sequences {
         match place {
             Place::Attempt { boot, cpu, sequence, count } => {
                 self.recorded += 1;
-                let surplus = self.surplus.entry(boot.clone()).or_default();
-                *surplus = surplus.saturating_add(count.saturating_sub(1));
+                if let Some(more) = count.checked_sub(1).filter(|more| *more > 0) {
+                    let surplus = self.surplus.entry(boot.clone()).or_default();
+                    *surplus = surplus.saturating_add(more);
+                }
                 self.insert(boot, cpu, (sequence, sequence), in_tail).map(drop)
             }
             Place::Loss { boot, cpu: Some((cpu, from, to)), count } => {
