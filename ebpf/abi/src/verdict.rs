@@ -79,6 +79,11 @@ impl Reason {
         Self::ALL.into_iter().find(|reason| *reason as u8 == bits)
     }
 
+    /// Whether it is what policies said; any other has no policy that determined it.
+    pub const fn is_of_policy(self) -> bool {
+        matches!(self, Self::Policy | Self::Expired | Self::PolicyError)
+    }
+
     /// The `reason_code` of records.
     pub const fn code(self) -> &'static str {
         match self {

@@ -89,6 +89,13 @@ impl Draft {
         }
         // What was recovered around a syntax error is a guess; findings about guesses would mislead.
         self.broken.insert(role);
+        if role == Role::Agent {
+            // The best guess there is at where the daemon, its log and what it pinned are: better than where they would be
+            // on another host.
+            let (mut unsaid, facts) = (Vec::new(), HostFacts::default());
+            let section = Section::open(&source, table.get_ref(), String::new(), &mut unsaid);
+            self.agent.paths = read_agent(section, &facts).paths;
+        }
         for error in errors.iter().take(MAX_SYNTAX_ERRORS) {
             let at = source.at(error.span().unwrap_or(0..0));
             self.diagnostics.push(Diagnostic::error("toml-syntax", error.message().replace('\n', ", ")).at(at));

@@ -57,7 +57,7 @@ pub(crate) use moment::Moment;
 pub(crate) use places::Places;
 pub(crate) use rebuilt::{Rebuilt, Text};
 pub(crate) use row::StateKey;
-pub(crate) use schema::quoted;
+pub(crate) use schema::{build as schema_of, quoted};
 pub(crate) use source::{Statement, statements};
 
 /// What `context.executable` says of every executable that neither a policy nor an account names.

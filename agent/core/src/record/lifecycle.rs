@@ -28,6 +28,9 @@ pub enum Lifecycle {
         policy_digest: String,
         /// Generation found.
         generation: u32,
+        /// Host-wide mode; absent in records of older versions.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        mode: Option<super::EffectiveMode>,
         /// What is weaker than configured, in words.
         degraded: Vec<String>,
         /// The running kernel.

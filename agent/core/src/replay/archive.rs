@@ -11,9 +11,11 @@ use thiserror::Error;
 use super::attempt::{Attempt, NotReplayable};
 use super::compare::{self, Difference, Outcome};
 use super::facts::Facts;
-use crate::config::SourceFile;
+use crate::config::{Config, SourceFile};
 use crate::diagnostic::Diagnostic;
-use crate::policy::{Evaluation, Permit, PolicyInfo, Rebuilt, Statement, Text, TimeAtoms, named, statements};
+use crate::policy::{
+    Evaluation, Permit, PolicyInfo, Rebuilt, Statement, Text, TimeAtoms, named, schema_of, statements,
+};
 
 /// What `policy_digest` names: the digests of the parts.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -117,11 +119,12 @@ impl Archived {
     }
 
     /// The same moment under other policies, as a person wrote them. What writ itself generated from configuration and
-    /// grants (`requires-fresh:…`, `grant:…`) stays.
+    /// grants (`requires-fresh:…`, `grant:…`) stays. `now` is the configuration as it is now: policies may name what was
+    /// declared after that moment.
     ///
     /// # Errors
     /// What is wrong with the policies.
-    pub fn under(&self, policies: &[SourceFile]) -> Result<Self, Vec<Diagnostic>> {
+    pub fn under(&self, policies: &[SourceFile], now: Option<&Config>) -> Result<Self, Vec<Diagnostic>> {
         let archived = [SourceFile { name: "archive".into(), text: self.policies.clone() }];
         let generated: String = archived
             .iter()
@@ -130,10 +133,20 @@ impl Archived {
             .map(|statement| format!("{}\n\n", statement.text))
             .collect();
         let generated = [SourceFile { name: "generated".into(), text: generated }];
-        let known = |name: &str| self.facts.has_destination(name);
         let texts = [Text::written(policies), Text::evaluated(&generated)];
-        let rebuilt = Rebuilt::new(&texts, Some(&self.schema), &known, self.facts.teams())?;
-        Ok(Self { rebuilt, ..self.clone() })
+        let with = |schema: &Schema, facts: &Facts| {
+            Rebuilt::new(&texts, Some(schema), &|name: &str| facts.has_destination(name), facts.teams())
+        };
+        let wrong = match with(&self.schema, &self.facts) {
+            Ok(rebuilt) => return Ok(Self { rebuilt, ..self.clone() }),
+            Err(wrong) => wrong,
+        };
+        let Some(now) = now else { return Err(wrong) };
+        let facts = self.facts.with(&now.destinations);
+        let declared = Config { destinations: facts.destinations().clone(), ..now.clone() };
+        let Ok((schema_text, schema)) = schema_of(&declared) else { return Err(wrong) };
+        let rebuilt = with(&schema, &facts)?;
+        Ok(Self { rebuilt, facts, schema, schema_text, ..self.clone() })
     }
 
     /// Decides a record again and compares.

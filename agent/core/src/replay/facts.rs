@@ -66,6 +66,20 @@ impl Facts {
         Ok(Self { places: Places::of(&destinations), destinations, accounts: written.service_accounts })
     }
 
+    /// The same, with those of these destinations that are not among them.
+    pub(super) fn with(&self, more: &BTreeMap<String, Destination>) -> Self {
+        let mut destinations = self.destinations.clone();
+        for (name, destination) in more {
+            destinations.entry(name.clone()).or_insert_with(|| destination.clone());
+        }
+        Self { places: Places::of(&destinations), destinations, accounts: self.accounts.clone() }
+    }
+
+    /// Every destination.
+    pub(super) fn destinations(&self) -> &BTreeMap<String, Destination> {
+        &self.destinations
+    }
+
     /// Whether a destination is declared.
     pub(super) fn has_destination(&self, name: &str) -> bool {
         self.destinations.contains_key(name)

@@ -92,14 +92,6 @@ impl Generation {
             return Err(StanceError::NewApproval(account.to_owned()));
         }
         let Some(first) = states.first() else { return Err(StanceError::UnknownAccount(account.to_owned())) };
-        let classes = Arc::clone(&self.layout.classes);
-        for (name, (digest, row)) in rows_of(bundle, &classes, account, outlook, &self.layout.rows) {
-            let placed = self.place_as(&row, digest)?;
-            self.layout.rows.insert(name, placed);
-        }
-        let schedule =
-            schedule(bundle, account, first, &states, &mut |asked| self.place_states(bundle, account, asked))?;
-        let placed = schedule.now;
         let observe_until = deadline(outlook.observe_until, 0, boot_ns_of);
         let learning_until = deadline(outlook.learning_until, 0, boot_ns_of);
         let timed = |placed: &Placed| Stance {
@@ -115,6 +107,19 @@ impl Generation {
             addresses: placed.addresses,
             ports: placed.ports,
         };
+        let classes = Arc::clone(&self.layout.classes);
+        if outlook.offboarded {
+            // What policy says does not count. The kernel refuses by the account's flag too.
+            let nothing = self.place(&Row::denied(&classes, None))?;
+            return self.add(timed(&nothing), &nothing.digest);
+        }
+        for (name, (digest, row)) in rows_of(bundle, &classes, account, outlook, &self.layout.rows) {
+            let placed = self.place_as(&row, digest)?;
+            self.layout.rows.insert(name, placed);
+        }
+        let schedule =
+            schedule(bundle, account, first, &states, &mut |asked| self.place_states(bundle, account, asked))?;
+        let placed = schedule.now;
         let mut stance = timed(&placed);
         if let Some((until, fallback)) = schedule.then {
             let fallback = match fallback {
@@ -138,6 +143,9 @@ impl Generation {
     /// Whether every row that an account's outlook needs is laid out already, so that its stance costs no question to
     /// Cedar.
     pub fn has_rows(&self, bundle: &Bundle, account: &str, outlook: &Outlook) -> bool {
+        if outlook.offboarded {
+            return true;
+        }
         let states: Vec<AccountState> =
             std::iter::once(&outlook.state).chain(&outlook.later).map(|state| bundle.canonical_state(state)).collect();
         let Some(first) = states.first() else { return false };

@@ -152,7 +152,7 @@ pub(crate) fn main() -> ExitCode {
         Command::Tail(args) => tail::tail(args, &output::log(directory)),
         Command::Verify(args) => verify::verify(args, &output::log(directory)),
         Command::Replay(args) => replay::replay(args, &output::log(directory)),
-        Command::Whatif(args) => whatif::whatif(args, &output::log(directory)),
+        Command::Whatif(args) => whatif::whatif(args, directory, &output::log(directory)),
         Command::Prove(args) => prove::prove(args, &output::log(directory)),
         Command::Explain(args) => explain::explain(args, &output::log(directory)),
         Command::Report(args) => report::report(args, &output::log(directory)),

@@ -9,6 +9,7 @@ use comfy_table::{Cell, Color, ContentArrangement, Table};
 use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
 use writ_core::config::Mode;
+use writ_core::diagnostic::Severity;
 
 use super::{INTERNAL, NOT_PERMITTED, USAGE};
 use crate::client::{Client, ClientError};
@@ -159,6 +160,16 @@ pub(super) fn failure(error: &anyhow::Error) -> ExitCode {
     ExitCode::from(refused.exit_code())
 }
 
+/// What is wrong with `writ.toml`, if anything is: where the daemon and its files are may then not be what it was to say.
+pub(super) fn in_doubt(config_dir: &Path) -> Option<String> {
+    let loaded = configuration::load(config_dir);
+    let wrong = loaded.diagnostics.iter().find(|finding| {
+        finding.severity == Severity::Error && finding.at.as_ref().is_some_and(|at| at.file == "writ.toml")
+    })?;
+    let place = wrong.at.as_ref().map(|at| format!("{}:{}:{}", at.file, at.line, at.column)).unwrap_or_default();
+    Some(format!("{place}: {}", wrong.message))
+}
+
 /// The socket that the configuration names; the default if the configuration cannot be read.
 pub(super) fn socket(config_dir: &Path) -> PathBuf {
     let sources = configuration::read::read(config_dir).sources;
@@ -178,7 +189,13 @@ pub(super) fn converse<T>(
 ) -> anyhow::Result<T> {
     let socket = socket(config_dir);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    Ok(runtime.block_on(talk(Client::new(&socket)))?)
+    let talked = runtime.block_on(talk(Client::new(&socket)));
+    if matches!(talked, Err(ClientError::Unreachable { .. }))
+        && let Some(why) = in_doubt(config_dir)
+    {
+        eprintln!("warning: `{}` may not be where the daemon listens: {why}", socket.display());
+    }
+    Ok(talked?)
 }
 
 /// How long until an instant, as people say it.

@@ -10,8 +10,11 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::{INTERNAL, NOT_PERMITTED, output};
 use crate::configuration::render;
-use crate::engine::{self, Handle, OpenedEngine, StartError};
+use crate::engine::{self, Ended, Handle, OpenedEngine, StartError};
 use crate::serve;
+
+/// Enforcement was taken away by `writ uninstall`: the service manager is not to put it back (`RestartPreventExitStatus=`).
+const UNINSTALLED: u8 = 6;
 
 /// What `run` takes.
 #[derive(Debug, Default, clap::Args)]
@@ -62,10 +65,7 @@ pub(super) fn run(config_dir: &Path, _: &Args) -> anyhow::Result<ExitCode> {
             },
         };
         match engine::run(engine) {
-            Ok((handle, stopped)) => {
-                lifecycle(handle, stopped, server, https).await;
-                ExitCode::SUCCESS
-            }
+            Ok((handle, stopped)) => lifecycle(handle, stopped, server, https).await,
             Err(error) => {
                 eprintln!("error: the engine cannot run: {error}");
                 ExitCode::from(INTERNAL)
@@ -75,12 +75,13 @@ pub(super) fn run(config_dir: &Path, _: &Args) -> anyhow::Result<ExitCode> {
     Ok(code)
 }
 
+/// Serves until it is asked to end, or has nothing to serve any more; the exit code says which.
 async fn lifecycle(
     handle: Handle,
-    stopped: tokio::sync::oneshot::Receiver<()>,
+    stopped: tokio::sync::oneshot::Receiver<Ended>,
     server: serve::Server,
     https: Option<serve::HttpsServer>,
-) {
+) -> ExitCode {
     let (stop, stopping) = tokio::sync::watch::channel(false);
     let serving = tokio::spawn(server.serve(handle.clone(), https, stopping));
     // Policy is in force, and the socket answers.
@@ -88,10 +89,10 @@ async fn lifecycle(
     tracing::info!("policy in force");
     let watchdog = tokio::spawn(watchdog(handle.clone()));
     let tested = tokio::spawn(test_each_minute(handle.clone()));
-    tokio::select! {
-        () = signals(&handle) => {}
-        _ = stopped => tracing::error!("the engine stopped by itself"),
-    }
+    let ended = tokio::select! {
+        () = signals(&handle) => Ended::Asked,
+        ended = stopped => ended.unwrap_or(Ended::Failed),
+    };
     let _ = sd_notify::notify(&[NotifyState::Stopping]);
     watchdog.abort();
     tested.abort();
@@ -99,7 +100,20 @@ async fn lifecycle(
     let _ = tokio::time::timeout(Duration::from_secs(5), handle.ask(engine::Engine::begin_stop)).await;
     let _ = tokio::time::timeout(Duration::from_secs(5), serving).await;
     handle.drained().await;
-    tracing::info!("stopped; enforcement stays in force until `writ uninstall`");
+    match ended {
+        Ended::Asked => {
+            tracing::info!("stopped; enforcement stays in force until `writ uninstall`");
+            ExitCode::SUCCESS
+        }
+        Ended::Uninstalled => {
+            tracing::info!("stopped: enforcement was taken away");
+            ExitCode::from(UNINSTALLED)
+        }
+        Ended::Failed => {
+            tracing::error!("the engine stopped by itself; enforcement stays in force");
+            ExitCode::from(INTERNAL)
+        }
+    }
 }
 
 /// Waits for the end; reloads on the way.

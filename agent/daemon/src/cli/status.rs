@@ -56,7 +56,7 @@ pub(super) fn run(config_dir: &Path, args: &Args) -> anyhow::Result<ExitCode> {
 
 /// Whether a daemon holds the log though nobody listens yet: it is on its way. The lock is only looked at: who took it, even
 /// for a moment, could keep the daemon from starting.
-fn log_is_written(log: &Path) -> bool {
+pub(super) fn log_is_written(log: &Path) -> bool {
     let Ok(file) = std::fs::metadata(log.join("lock")) else { return false };
     let device = (libc::major(file.dev()), libc::minor(file.dev()));
     let held = |lock: &procfs::Lock| lock.inode == file.ino() && (lock.devmaj, lock.devmin) == device;

@@ -2,15 +2,20 @@
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::{Duration, Instant};
 
 use nix::unistd::Uid;
 use writ_core::config::Agent;
 
+use super::status::log_is_written;
 use super::{NOT_PERMITTED, output};
 use crate::client::ClientError;
 use crate::configuration;
 use crate::engine::{agent_alone, note_uninstalled};
 use crate::kernel;
+
+/// How long a daemon that starts is waited for.
+const ON_ITS_WAY: Duration = Duration::from_secs(20);
 
 /// What `uninstall` takes.
 #[derive(Debug, clap::Args)]
@@ -29,9 +34,13 @@ pub(super) fn run(config_dir: &Path, args: &Args) -> anyhow::Result<ExitCode> {
     let agent = agent_alone(&configuration::read::read(config_dir).sources);
     let pins = PathBuf::from(&agent.paths.pins);
     // A daemon that runs does it itself, since it holds the log; it stops then.
-    let asked = output::converse(config_dir, async |client| {
-        client.post::<serde_json::Value>("/v1/uninstall", &serde_json::json!({})).await
-    });
+    let mut asked = ask(config_dir);
+    // One that is on its way would put everything in force again.
+    let deadline = Instant::now() + ON_ITS_WAY;
+    while is_unreachable(&asked) && log_is_written(Path::new(&agent.paths.log)) && Instant::now() < deadline {
+        std::thread::sleep(Duration::from_millis(100));
+        asked = ask(config_dir);
+    }
     let (removed, recorded) = match asked {
         Ok(done) => (done.get("removed").and_then(serde_json::Value::as_u64).unwrap_or(0), true),
         // It runs, and says no: root that a workload became takes nothing away.
@@ -40,6 +49,14 @@ pub(super) fn run(config_dir: &Path, args: &Args) -> anyhow::Result<ExitCode> {
         }
         Err(_) => alone(&agent, &pins)?,
     };
+    if removed == 0
+        && let Some(why) = output::in_doubt(config_dir)
+    {
+        return Err(output::refused(format!(
+            "nothing is in force at `{}`, which may not be the place: {why}",
+            pins.display()
+        )));
+    }
     if output::is_json(args.json) {
         output::json(&serde_json::json!({ "removed": removed, "recorded": recorded }))?;
     } else if removed == 0 {
@@ -48,6 +65,17 @@ pub(super) fn run(config_dir: &Path, args: &Args) -> anyhow::Result<ExitCode> {
         println!("removed {removed} pins at {}: nothing is enforced any more", pins.display());
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn ask(config_dir: &Path) -> anyhow::Result<serde_json::Value> {
+    output::converse(config_dir, async |client| {
+        client.post::<serde_json::Value>("/v1/uninstall", &serde_json::json!({})).await
+    })
+}
+
+fn is_unreachable<T>(asked: &anyhow::Result<T>) -> bool {
+    let error = asked.as_ref().err();
+    error.is_some_and(|error| matches!(error.downcast_ref(), Some(ClientError::Unreachable { .. })))
 }
 
 /// Removes the pins of a host whose daemon does not run, or does not answer.

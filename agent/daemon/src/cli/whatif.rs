@@ -7,14 +7,14 @@ use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::Serialize;
-use writ_core::config::SourceFile;
+use writ_core::config::{Config, SourceFile};
 use writ_core::diagnostic::{Diagnostic, Severity};
 use writ_core::record::Verdict;
 use writ_core::replay::{Archived, Attempt, Memo, Unanswered};
 
 use super::judgements::{Archive, Desk, Line, fold};
 use super::{USAGE, output};
-use crate::configuration::{read::read_policies, render};
+use crate::configuration::{self, read::read_policies, render};
 
 /// Options of `whatif`.
 #[derive(clap::Args, Clone, Debug)]
@@ -79,21 +79,26 @@ type Other = Arc<Result<Archived, Vec<Diagnostic>>>;
 /// The sets of the log with the other policies in them.
 struct Others {
     policies: Vec<SourceFile>,
+    /// The configuration as it is now, if there is one: policies may name what was declared since.
+    now: Option<Config>,
     known: Mutex<HashMap<String, Other>>,
 }
 
 /// Compares; `log` is the configured directory. Exit code 1: something would change.
-pub(crate) fn whatif(args: &WhatifArgs, log: &Path) -> anyhow::Result<ExitCode> {
+pub(crate) fn whatif(args: &WhatifArgs, config_dir: &Path, log: &Path) -> anyhow::Result<ExitCode> {
     let log = args.log.as_deref().unwrap_or(log);
     let files = read_policies(&args.policies);
     if refused(&files.diagnostics, &files.sources) {
         return Ok(ExitCode::from(USAGE));
     }
-    let others = Others { policies: files.sources, known: Mutex::default() };
+    let now = configuration::load_with(config_dir, Some(&args.policies)).config;
+    let others = Others { policies: files.sources, now, known: Mutex::default() };
     let archive = Archive::of(log);
     let tally = fold(log, &archive, |tally: &mut Tally, desk, _, line| tally.take(&others, desk, line), Tally::merge)?;
     let known = others.known.into_inner().unwrap_or_else(PoisonError::into_inner);
-    for findings in known.values().filter_map(|set| set.as_ref().as_ref().err()) {
+    // Where none of the log's sets can take them, it is the policies that are wrong.
+    let fits = known.values().any(|set| set.is_ok());
+    for findings in known.values().filter(|_| !fits).filter_map(|set| set.as_ref().as_ref().err()) {
         if refused(findings, &others.policies) {
             return Ok(ExitCode::from(USAGE));
         }
@@ -122,7 +127,7 @@ impl Others {
         if let Some(other) = known.get(digest) {
             return Arc::clone(other);
         }
-        let other = Arc::new(set.under(&self.policies));
+        let other = Arc::new(set.under(&self.policies, self.now.as_ref()));
         known.insert(digest.to_owned(), Arc::clone(&other));
         other
     }
@@ -144,7 +149,7 @@ impl Tally {
         }
         let Ok(set) = desk.set(&attempt.policy_digest).0 else { return self.pass("not-archived", count) };
         let other = others.under(&attempt.policy_digest, set);
-        let Ok(other) = other.as_ref() else { return };
+        let Ok(other) = other.as_ref() else { return self.pass("not-declared-then", count) };
         let memo = self.memos.entry(attempt.policy_digest.to_string()).or_default();
         match other.evaluate(&attempt, memo) {
             Ok(found) => {

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use writ_abi::{DecisionEvent, Family, Hook, Protocol};
+use writ_abi::{DecisionEvent, Family, Hook, Protocol, Reason};
 use writ_core::policy::Attempt;
 use writ_core::record::{
     Body, Context, Decision, GrantRef, IdSource, Lifecycle, LoginUid, PolicyRef, Record, Request, SignalRef, Time,
@@ -174,7 +174,8 @@ impl Engine {
         context.also_matched =
             event.also.iter().filter_map(|index| legend.accounts.get(usize::from(*index)).cloned()).collect();
         let reference = |id: &String| PolicyRef::new(id, names.policy(id));
-        if let Some(explanation) = legend.explanations.get(event.explanation as usize) {
+        let of_policy = Reason::from_bits(event.reason).is_some_and(Reason::is_of_policy);
+        if let Some(explanation) = legend.explanations.get(event.explanation as usize).filter(|_| of_policy) {
             let determining = if explanation.errors.is_empty() { &explanation.policies } else { &explanation.errors };
             context.policies = determining.iter().map(reference).collect();
             context.would = explanation.would.iter().flatten().map(reference).collect();

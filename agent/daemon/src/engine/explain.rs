@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use writ_core::config::{Config, SignalKind};
+use writ_core::config::{Config, Mode, SignalKind};
 use writ_core::policy::{Bundle, PolicyInfo};
 use writ_core::signal::{RiskRule, Signal};
 use writ_core::stance::{AccountLive, Escalation, Grant, LiveState, Situation};
@@ -94,6 +94,9 @@ pub(crate) struct Moment {
     pub(crate) offboarded: bool,
     /// Until when its verdicts are only observed.
     pub(crate) break_glass_until: Option<Timestamp>,
+    /// Whether its verdicts are enforced, as configuration says; unknown of what older versions kept.
+    #[serde(default)]
+    pub(crate) mode: Option<Mode>,
     /// Digest of the policy set without grants, under which approvals count.
     pub(crate) base_digest: String,
     /// How the risks of its signals add up.
@@ -121,6 +124,7 @@ impl Moment {
             approved: view.approved.into_iter().cloned().collect(),
             offboarded: view.offboarded,
             break_glass_until: view.break_glass_until,
+            mode: config.accounts.get(account).map(|account| account.effective_mode(config.agent.mode)),
             base_digest: base_digest.to_owned(),
             rule,
             policy_digest: String::new(),
@@ -148,6 +152,11 @@ impl Moment {
         self.live(kinds).situation(at)
     }
 
+    /// Whether it is known to be enforced where the other is only observed, or the other way round.
+    pub(crate) fn other_mode(&self, other: &Self) -> bool {
+        self.mode.zip(other.mode).is_some_and(|(own, other)| own != other)
+    }
+
     /// Whether nothing a row depends on differs.
     pub(crate) fn same(&self, other: &Self) -> bool {
         self.signals == other.signals
@@ -155,6 +164,7 @@ impl Moment {
             && self.approved == other.approved
             && self.offboarded == other.offboarded
             && self.break_glass_until == other.break_glass_until
+            && !self.other_mode(other)
             && self.base_digest == other.base_digest
     }
 }

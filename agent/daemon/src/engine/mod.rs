@@ -76,7 +76,7 @@ pub(crate) use ready::{OpenedEngine, StartError, open};
 pub(crate) use selftest::{Outcome as SelfTest, probe as self_test_probe, run as self_test};
 pub(crate) use status::{AccountStatus, Status};
 pub(crate) use tally::Tally;
-pub(crate) use turn::run;
+pub(crate) use turn::{Ended, run};
 pub(crate) use view::simulate;
 
 /// How many generations can be explained at most, while events of them may still come (see [`outlived`]).
@@ -204,7 +204,7 @@ pub(crate) struct Engine {
     /// The last time that one was not.
     pub(crate) detachment: Option<attached::Detachment>,
     pub(crate) self_test: Option<selftest::Outcome>,
-    pub(crate) stopping: bool,
+    pub(crate) ending: Option<Ended>,
 }
 
 impl Engine {

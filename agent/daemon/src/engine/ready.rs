@@ -199,7 +199,7 @@ pub(crate) fn open(config_dir: &Path) -> Result<OpenedEngine, StartError> {
         attached_at: Timestamp::now(),
         detachment: None,
         self_test: None,
-        stopping: false,
+        ending: None,
         live_journal,
         live_unsaved: false,
         explained_journal: store.journal("explained"),
@@ -294,7 +294,7 @@ impl Engine {
         };
         let degraded = self.degraded.clone();
         let id = self.note_lifecycle(if adopted {
-            Lifecycle::Adopt { policy_digest, generation, degraded, kernel_release }
+            Lifecycle::Adopt { policy_digest, generation, mode: Some(mode), degraded, kernel_release }
         } else {
             let coverage = self.kernel.coverage();
             Lifecycle::Start { policy_digest, mode, coverage, degraded, kernel_release }
@@ -316,10 +316,12 @@ fn compile(config: &Config) -> Result<(Bundle, Vec<Diagnostic>), Vec<Diagnostic>
     }
 }
 
-/// The agent's settings from a configuration of which the rest may be refused.
+/// The agent's settings from a configuration of which the rest may be refused, and `writ.toml` too: where things are is then
+/// what can still be read there.
 pub(crate) fn agent_alone(sources: &[SourceFile]) -> Agent {
     let own: Vec<SourceFile> = sources.iter().filter(|source| source.name == "writ.toml").cloned().collect();
-    parse(&own, &host_facts()).config.map(|config| config.agent).unwrap_or_default()
+    let parsed = parse(&own, &host_facts());
+    parsed.config.or(parsed.refused.map(|refused| refused.config)).map(|config| config.agent).unwrap_or_default()
 }
 
 /// Where the log's key is: as configured, from the service manager, or our own.
@@ -361,15 +363,16 @@ pub(crate) fn note_uninstalled(agent: &Agent) -> Result<(), String> {
         LogWriter::open(log, &key_source(agent, &store).existing(), agent.log.clone(), &format!("writ/{machine_id}"))
             .map_err(|error| failed(&error))?;
     let now = Timestamp::now();
+    let uid = nix::unistd::getuid();
     let by = writ_core::record::Caller {
-        uid: nix::unistd::getuid().as_raw(),
+        uid: uid.as_raw(),
         loginuid: fs::read_to_string("/proc/self/loginuid")
             .ok()
             .and_then(|text| text.trim().parse().ok())
             .map_or(writ_core::record::LoginUid::Unattributed, writ_core::record::LoginUid::from_kernel),
-        user: None,
+        user: nix::unistd::User::from_uid(uid).ok().flatten().map(|user| user.name),
         pid: Some(std::process::id()),
-        executable: None,
+        executable: std::env::current_exe().ok().map(|path| path.display().to_string()),
     };
     let id = writ_core::record::record_id(
         now,

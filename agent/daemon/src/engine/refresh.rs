@@ -192,17 +192,15 @@ impl Engine {
         let epoch = self.epochs.get(name).copied().unwrap_or(0);
         let after = self.moments.get(&(*index, epoch)).cloned()?;
         let current = self.current.as_ref()?;
-        let mode =
-            match current.config.accounts.get(name).map(|account| account.effective_mode(current.config.agent.mode)) {
-                Some(Mode::Observe) => EffectiveMode::Observe,
-                _ => EffectiveMode::Enforce,
-            };
+        let configured =
+            current.config.accounts.get(name).map(|account| account.effective_mode(current.config.agent.mode));
         if let Some(before) = before.as_deref() {
             let was = before.situation(&current.config.signals, before.from);
             let is = after.situation(&current.config.signals, now);
             // A heartbeat that came again: only its end has moved, and the signal is on record.
             if was.same_but_for_time(&is)
                 && was.break_glass_until == is.break_glass_until
+                && !before.other_mode(&after)
                 && before.stance_digest == after.stance_digest
             {
                 return None;
@@ -210,6 +208,7 @@ impl Engine {
         }
         let state = |moment: &Moment, at: Timestamp| {
             let situation = moment.situation(&current.config.signals, at);
+            let observed = situation.break_glass_until.is_some() || moment.mode.or(configured) == Some(Mode::Observe);
             StanceState {
                 stance_digest: moment.stance_digest.clone(),
                 risk: situation.state.risk,
@@ -218,7 +217,7 @@ impl Engine {
                 grants: situation.grants.into_iter().collect(),
                 approvals: situation.approvals.into_iter().collect(),
                 offboarded: situation.offboarded,
-                mode: if situation.break_glass_until.is_some() { EffectiveMode::Observe } else { mode },
+                mode: if observed { EffectiveMode::Observe } else { EffectiveMode::Enforce },
                 valid_until: moment.until.map(Time),
             }
         };
@@ -270,6 +269,7 @@ impl Engine {
             let before = before.get(&name).cloned();
             let differs = |before: &Arc<Moment>| {
                 before.stance_digest != after.stance_digest
+                    || before.other_mode(&after)
                     || before.offboarded != after.offboarded
                     || before.break_glass_until.is_some() != after.break_glass_until.is_some()
             };

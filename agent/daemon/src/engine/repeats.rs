@@ -116,6 +116,7 @@ mod tests {
             approved: Vec::new(),
             offboarded: false,
             break_glass_until: None,
+            mode: None,
             base_digest: String::new(),
             rule: writ_core::signal::RiskRule::default(),
             policy_digest: String::new(),

@@ -32,31 +32,45 @@ const CLOCK_UNTOLD: &str = "clock-untold";
 /// How often the log is looked through for lines that may go.
 const PRUNE: Duration = Duration::from_secs(60);
 
+/// Why the engine takes no more turns.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Ended {
+    /// It was asked to stop; enforcement stays.
+    Asked,
+    /// Enforcement was taken away.
+    Uninstalled,
+    /// It could not go on.
+    Failed,
+}
+
 /// Starts the engine on a thread of its own. The second part resolves when it has stopped.
 ///
 /// # Errors
 /// No thread or descriptor is free.
-pub(crate) fn run(engine: Engine) -> std::io::Result<(Handle, oneshot::Receiver<()>)> {
+pub(crate) fn run(engine: Engine) -> std::io::Result<(Handle, oneshot::Receiver<Ended>)> {
     let (handle, questions) = Handle::new(engine.changes.news());
     let (stopped, stopping) = oneshot::channel();
     let ring = engine.kernel.readiness()?;
     std::thread::Builder::new().name("engine".into()).spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-        match runtime {
+        let ended = match runtime {
             Ok(runtime) => runtime.block_on(turn(engine, questions, ring)),
-            Err(error) => tracing::error!(%error, "the engine cannot run"),
-        }
-        let _ = stopped.send(());
+            Err(error) => {
+                tracing::error!(%error, "the engine cannot run");
+                Ended::Failed
+            }
+        };
+        let _ = stopped.send(ended);
     })?;
     Ok((handle, stopping))
 }
 
-async fn turn(mut engine: Engine, mut questions: mpsc::Receiver<Question>, ring: OwnedFd) {
+async fn turn(mut engine: Engine, mut questions: mpsc::Receiver<Question>, ring: OwnedFd) -> Ended {
     let ring = match watch(ring) {
         Ok(ring) => ring,
         Err(error) => {
             tracing::error!(%error, "the ring cannot be waited for");
-            return;
+            return Ended::Failed;
         }
     };
     let set = ClockSet::watch().and_then(|set| Ok((watch(set.readiness()?)?, set)));
@@ -77,7 +91,7 @@ async fn turn(mut engine: Engine, mut questions: mpsc::Receiver<Question>, ring:
     let mut rests = false;
     let (passed, prepared) = (engine.kernel.barrier_over(), Arc::new(Notify::new()));
     engine.neighbours.start(Arc::clone(&prepared));
-    while !engine.stopping {
+    while engine.ending.is_none() {
         let deadline = engine.next_deadline().map(|at| {
             let left = at.duration_since(Timestamp::now());
             Duration::try_from(left).unwrap_or(Duration::ZERO).min(Duration::from_secs(3600))
@@ -129,6 +143,7 @@ async fn turn(mut engine: Engine, mut questions: mpsc::Receiver<Question>, ring:
     engine.stop();
     // Only now do those who wait for us see the end: see `Handle::drained`.
     drop(questions);
+    engine.ending.unwrap_or(Ended::Asked)
 }
 
 /// Resolves when the wall clock was set or the host woke: the deadline above counts neither.
@@ -264,13 +279,13 @@ impl Engine {
         while self.pump() {}
         self.note_lifecycle(Lifecycle::Uninstall { by: actor.recorded() });
         self.flush();
-        self.stopping = true;
+        self.ending = Some(Ended::Uninstalled);
         Ok(removed)
     }
 
     /// Ends the turn after this question.
     pub(crate) fn begin_stop(&mut self) {
-        self.stopping = true;
+        self.ending.get_or_insert(Ended::Asked);
     }
 
     /// Reads what is left, says so, signs the head. Enforcement stays.
