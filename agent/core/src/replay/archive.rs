@@ -154,8 +154,8 @@ impl Archived {
         if let Err(why) = attempt.askable() {
             return compare::unasked(attempt, why);
         }
-        // What could not be asked is recorded as it was put.
-        if attempt.is_own_action()
+        // What could not be asked is recorded as it was put, of a connect too that named no endpoint.
+        if (attempt.is_own_action() || attempt.reason_code == "invalid-request")
             && let Some(code) = compare::not_by_policy(attempt)
         {
             return compare::unasked(attempt, NotReplayable::Reason(code));

@@ -188,7 +188,7 @@ impl Engine {
         if listed.is_empty() || STARTERS.contains(&path) || !self.drift.first(account, (process.0, process.1, file.1)) {
             return;
         }
-        if is_listed(listed, path, file) {
+        if is_listed(listed, path, file, process.0) {
             // Its contents are read on a thread of their own; what comes of it is looked at with the next tick.
             self.drift.fingerprints.look(account, path);
             return;
@@ -216,7 +216,7 @@ impl Engine {
         let Some(current) = &self.current else { return };
         let listed = current.config.accounts.get(account).map_or(&[][..], |account| &account.executables);
         let file = (sighting.event.executable_device, sighting.event.executable_inode);
-        let approved = is_listed(listed, sighting.path, file);
+        let approved = is_listed(listed, sighting.path, file, sighting.event.pid);
         let found = [
             sighting.deleted().map(|evidence| (DELETED, evidence)),
             sighting.shell_of_a_service().filter(|_| !approved).map(|evidence| (SHELL, evidence)),
@@ -262,9 +262,19 @@ impl Engine {
     }
 }
 
-/// Whether a file is one of those listed, under whatever name: a link, or `/bin` for `/usr/bin`.
-fn is_listed(listed: &[String], path: &str, file: (u32, u64)) -> bool {
+/// Whether a file is one of those listed, under whatever name: a link, or `/bin` for `/usr/bin`. Its path alone says so where
+/// only root could have put another file there: in a user namespace of its own a process can.
+fn is_listed(listed: &[String], path: &str, file: (u32, u64), pid: u32) -> bool {
+    let mut by_path = None;
     listed.iter().any(|known| {
-        known == path || fs::metadata(known).is_ok_and(|found| (kernel_device(found.dev()), found.ino()) == file)
+        let found = fs::metadata(known);
+        found.as_ref().is_ok_and(|found| (kernel_device(found.dev()), found.ino()) == file)
+            || known == path && (found.is_err() || *by_path.get_or_insert_with(|| in_our_user_namespace(pid)))
     })
+}
+
+/// Whether a process is in the user namespace of the daemon; one that has ended cannot tell.
+fn in_our_user_namespace(pid: u32) -> bool {
+    let of = |process: &str| fs::metadata(format!("/proc/{process}/ns/user")).map(|found| found.ino());
+    of("self").and_then(|own| Ok(of(&pid.to_string())? == own)).unwrap_or(false)
 }

@@ -142,7 +142,7 @@ impl Engine {
             self.refresh(&escalation.account, &why)?;
         }
         self.flush();
-        Ok(())
+        self.kept()
     }
 
     /// Records what became of an escalation.

@@ -69,6 +69,12 @@ pub(crate) enum Refusal {
     /// It is done in the daemon, and the kernel's tables could not be changed: what was in force still is.
     #[error("the kernel could not be told: {0}")]
     Kernel(String),
+    /// It is in force, and a restart would not know.
+    #[error(
+        "it is done and in force, but could not be kept: a restart would forget it. It is tried again every second, and \
+         `status` is degraded (`state-unkept`) until it succeeds: {0}"
+    )]
+    Unkept(String),
     /// Nothing is in force.
     #[error("no configuration is in force")]
     NotReady,
@@ -133,6 +139,7 @@ impl Engine {
         // Whatever became of the stance: a session that began before the rotation is not to go on.
         self.end_earlier_sessions(&signal, &record);
         refreshed?;
+        self.kept()?;
         Ok(received)
     }
 
@@ -159,6 +166,7 @@ impl Engine {
         };
         self.refresh(&signal.account, &why)?;
         self.flush();
+        self.kept()?;
         Ok(signal)
     }
 
@@ -212,7 +220,8 @@ impl Engine {
         };
         let mark = self.waiting.len();
         self.note(grant_record(&grant, GrantState::Created, None));
-        if let Err(error) = self.refresh(&grant.account, &why) {
+        let made = self.kept().and_then(|()| Ok(self.refresh(&grant.account, &why)?));
+        if let Err(error) = made {
             self.waiting.truncate(mark); // Nothing was written since: there is no grant.
             let _ = self.live.revoke_grant(
                 &grant.id,
@@ -222,7 +231,10 @@ impl Engine {
                 &config,
             );
             self.save_live();
-            return Err(error.into());
+            return Err(match error {
+                Refusal::Unkept(why) => Refusal::Kernel(format!("there is no grant: it could not be kept: {why}")),
+                error => error,
+            });
         }
         self.flush();
         Ok(grant)
@@ -250,6 +262,7 @@ impl Engine {
         self.note(grant_record(&grant, GrantState::Revoked, Some(actor)));
         self.refresh(&grant.account, &why)?;
         self.flush();
+        self.kept()?;
         Ok(grant)
     }
 
@@ -272,6 +285,7 @@ impl Engine {
         let why = Why { cause: "offboard".into(), id: None, reason: Some(reason.into()), by: Some(actor.recorded()) };
         self.refresh(account, &why)?;
         self.flush();
+        self.kept()?;
         Ok(offboarded)
     }
 
@@ -287,6 +301,7 @@ impl Engine {
         let why = Why { cause: "reinstate".into(), id: None, reason: Some(reason.into()), by: Some(actor.recorded()) };
         self.refresh(account, &why)?;
         self.flush();
+        self.kept()?;
         Ok(was)
     }
 
@@ -335,6 +350,7 @@ impl Engine {
             None => self.refresh_all(&why)?,
         }
         self.flush();
+        self.kept()?;
         Ok(broken)
     }
 }

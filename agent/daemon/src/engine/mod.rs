@@ -204,6 +204,8 @@ pub(crate) struct Engine {
     /// The last time that one was not.
     pub(crate) detachment: Option<attached::Detachment>,
     pub(crate) self_test: Option<selftest::Outcome>,
+    /// Why the live state could not be kept the last time, if it could not.
+    unkept: Option<String>,
     pub(crate) ending: Option<Ended>,
 }
 

@@ -199,6 +199,7 @@ pub(crate) fn open(config_dir: &Path) -> Result<OpenedEngine, StartError> {
         attached_at: Timestamp::now(),
         detachment: None,
         self_test: None,
+        unkept: None,
         ending: None,
         live_journal,
         live_unsaved: false,

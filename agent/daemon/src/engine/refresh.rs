@@ -16,8 +16,9 @@ use writ_core::table::{Common, Generation, Held, ReachDifference};
 use super::activate::ActivateError;
 use super::clock::Clocks;
 use super::explain::Moment;
+use super::live::Done;
 use super::live::{grant_record, signal_record};
-use super::{Current, Engine};
+use super::{Current, Engine, Refusal};
 
 /// Where an account is in these tables.
 fn held(tables: &Generation, index: u16) -> Option<Held> {
@@ -42,6 +43,9 @@ impl Current {
         held(&self.generation, index)
     }
 }
+
+/// The live state could not be written: a restart would forget its last changes.
+const UNKEPT: &str = "state-unkept";
 
 /// Why stances change.
 #[derive(Clone, Debug, Default)]
@@ -359,14 +363,25 @@ impl Engine {
         self.flush();
     }
 
-    /// Writes the live state whole, on the disk when this returns.
+    /// Writes the live state whole, on the disk when this returns; what could not be is tried again every second.
     pub(crate) fn save_live(&mut self) {
         self.deadline = None;
-        match self.store.save_live(&self.live, &mut self.live_journal) {
-            Ok(()) => self.live_unsaved = false,
-            Err(error) => {
-                tracing::error!(%error, "the live state could not be kept: a restart would forget its last change");
-            }
+        let saved = self.store.save_live(&self.live, &mut self.live_journal);
+        self.degraded_by(UNKEPT, saved.is_err());
+        self.live_unsaved = saved.is_err();
+        if let Err(error) = saved {
+            tracing::error!(%error, "the live state could not be kept: a restart would forget its last change");
+            self.unkept = Some(error.to_string());
+        } else {
+            self.unkept = None;
         }
+    }
+
+    /// Whether a restart would know what was done.
+    ///
+    /// # Errors
+    /// It would not: what was done is in force, and forgotten should the daemon end before there is room.
+    pub(super) fn kept(&self) -> Done<()> {
+        self.unkept.clone().map_or(Ok(()), |why| Err(Refusal::Unkept(why)))
     }
 }

@@ -5,6 +5,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use aya::maps::{MapInfo, MapType};
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
 use nix::mount::{MsFlags, mount};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 use writ_abi::ABI_VERSION;
@@ -43,6 +45,12 @@ pub(crate) enum OpenError {
         path: String,
         /// What is wrong with it.
         why: String,
+    },
+    /// Another daemon decides there.
+    #[error("another writ holds the pins at `{path}`; stop it first, or give this one another `paths.pins`")]
+    Held {
+        /// The pin directory.
+        path: String,
     },
     /// The pinned hooks are attached elsewhere.
     #[error(
@@ -112,9 +120,11 @@ pub(super) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
 }
 
 /// The pin directory of one installation.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(super) struct Pins {
     root: PathBuf,
+    /// Held as long as this process may write there: of two daemons, each would undo what the other decides.
+    _lock: Flock<fs::File>,
 }
 
 impl Pins {
@@ -135,7 +145,6 @@ impl Pins {
                 error: error.into(),
             })?;
         }
-        let pins = Self { root: root.to_owned() };
         make(root)?;
         if !on_bpffs(root) {
             return Err(OpenError::Foreign {
@@ -143,6 +152,13 @@ impl Pins {
                 why: "not on a bpf file system".into(),
             });
         }
+        let directory = fs::File::open(root).map_err(OpenError::io(format!("opening `{}`", root.display())))?;
+        let lock = match Flock::lock(directory, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => lock,
+            Err((_, Errno::EWOULDBLOCK)) => return Err(OpenError::Held { path: root.display().to_string() }),
+            Err((_, error)) => return Err(OpenError::io(format!("locking `{}`", root.display()))(error.into())),
+        };
+        let pins = Self { root: root.to_owned(), _lock: lock };
         // Before anything is made in it: a newer writ's directory stays as it is.
         if let Some(found) = pins.versions()?.into_iter().find(|version| *version > ABI_VERSION) {
             return Err(OpenError::NewerAbi { path: root.display().to_string(), found });
@@ -169,7 +185,7 @@ impl Pins {
 
     fn versions(&self) -> Result<Vec<u32>, OpenError> {
         let entries = fs::read_dir(&self.root).map_err(OpenError::io(format!("reading `{}`", self.root.display())))?;
-        Ok(entries.flatten().filter_map(|entry| entry.file_name().to_str()?.strip_prefix('v')?.parse().ok()).collect())
+        Ok(entries.flatten().filter_map(|entry| version_of(entry.file_name().to_str()?)).collect())
     }
 
     /// What older versions of writ pinned, and what is still in force because of it.
@@ -254,11 +270,21 @@ pub(crate) fn uninstall(root: &Path) -> io::Result<usize> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),
         entries => entries?,
     };
-    for version in versions.flatten().map(|entry| entry.path()) {
-        removed += remove_version(&version)?;
+    for entry in versions.flatten() {
+        // Whatever else is there is somebody else's.
+        if entry.file_name().to_str().is_some_and(|name| version_of(name).is_some()) {
+            removed += remove_version(&entry.path())?;
+        }
     }
-    fs::remove_dir(root)?;
-    Ok(removed)
+    match fs::remove_dir(root) {
+        Err(error) if matches!(error.raw_os_error(), Some(libc::ENOTEMPTY | libc::EBUSY)) => Ok(removed),
+        outcome => outcome.map(|()| removed),
+    }
+}
+
+/// The ABI whose pins a directory of this name holds.
+fn version_of(name: &str) -> Option<u32> {
+    name.strip_prefix('v')?.parse().ok()
 }
 
 /// Removes the pins of one version, links first.
@@ -272,11 +298,6 @@ fn remove_version(version: &Path) -> io::Result<usize> {
         }
         fs::remove_dir(&directory)?;
     }
-    if version.is_dir() {
-        fs::remove_dir(version)?;
-    } else {
-        fs::remove_file(version)?;
-        removed += 1;
-    }
+    fs::remove_dir(version)?;
     Ok(removed)
 }

@@ -74,6 +74,8 @@ impl From<Refusal> for Fault {
                 .hint("the list of its kind names what there is (`writ account list`, `writ grant list`, …)"),
             Refusal::Invalid(_) => Self::new(StatusCode::UNPROCESSABLE_ENTITY, "refused", text),
             Refusal::Malformed(_) => Self::new(StatusCode::BAD_REQUEST, "invalid-request", text),
+            Refusal::Unkept(_) => Self::new(StatusCode::INTERNAL_SERVER_ERROR, "not-kept", text)
+                .hint("make room in the state directory (`[paths] state`), or make it writable"),
             Refusal::Kernel(_) => Self::new(StatusCode::INTERNAL_SERVER_ERROR, "kernel", text),
             Refusal::NotReady => Self::new(StatusCode::SERVICE_UNAVAILABLE, "starting", text),
         }
