@@ -58,7 +58,10 @@ impl Decision {
         let open_socket = event.open_socket == 1;
         let verdict = writ_abi::Verdict::from_bits(event.verdict);
         let would = writ_abi::Verdict::from_bits(event.would);
-        let given = address_text(&event.given);
+        let given = match (is_mapped(event), address_text(&event.given)) {
+            (true, address) if !address.contains(':') => format!("::ffff:{address}"),
+            (_, address) => address,
+        };
         let destination = (!open_socket).then(|| Destination {
             address: address_text(&event.address),
             port: event.port,

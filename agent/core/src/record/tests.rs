@@ -328,7 +328,7 @@ fn an_observation_has_no_errno_and_a_mapped_address_is_shown_as_given() {
         (body.kind(), judged.effective_mode, judged.errno.as_deref()),
         ("observation", EffectiveMode::Observe, None)
     );
-    assert_eq!(judged.given_address.as_deref(), Some("10.20.0.5"));
+    assert_eq!(judged.given_address.as_deref(), Some("::ffff:10.20.0.5"));
     assert_eq!(judged.would.as_ref().map(|would| would.verdict), Some(Verdict::Allow));
     let open = Decision::from_event(&DecisionEvent { open_socket: 1, ..event() }, context());
     assert_eq!((open.judged().unwrap().action.as_str(), &open.judged().unwrap().destination), ("open-socket", &None));

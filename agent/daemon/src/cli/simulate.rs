@@ -61,11 +61,11 @@ pub(super) fn run(config_dir: &Path, args: &Args) -> anyhow::Result<ExitCode> {
         Ok(simulated) => simulated,
         Err(error) => match error.downcast_ref::<ClientError>() {
             // No daemon, or not for us to ask: the configuration answers.
-            Some(
-                ClientError::Unreachable { .. }
-                | ClientError::Silent { .. }
-                | ClientError::Refused { status: 403 | 503, .. },
-            ) => alone(config_dir, &asked)?,
+            Some(ClientError::Unreachable { .. }) => alone(config_dir, &asked)?,
+            Some(ClientError::Silent { .. } | ClientError::Refused { status: 403 | 503, .. }) => {
+                eprintln!("warning: not from live state, but from the configuration alone: {error:#}");
+                alone(config_dir, &asked)?
+            }
             _ => return Err(error),
         },
     };

@@ -6,6 +6,9 @@ use writ_core::record::{Lifecycle, Time};
 
 use super::Engine;
 
+/// Something is not attached, and could not be attached again.
+const DETACHED: &str = "detached";
+
 /// The last time that programs were found detached.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub(crate) struct Detachment {
@@ -22,13 +25,18 @@ pub(crate) struct Detachment {
 }
 
 impl Engine {
+    /// Whether something that should judge does not.
+    pub(super) fn is_detached(&self) -> bool {
+        self.degraded.iter().any(|reason| reason == DETACHED)
+    }
+
     /// Looks whether everything is attached, and attaches what is not.
     pub(super) fn check_attached(&mut self) {
         let now = Timestamp::now();
         let detached = self.kernel.detached();
         if detached.is_empty() {
             self.attached_at = now;
-            self.degraded_by("detached", false);
+            self.degraded_by(DETACHED, false);
             return;
         }
         let mut failed = Vec::new();
@@ -37,7 +45,7 @@ impl Engine {
                 failed.push(format!("{name}: {error}"));
             }
         }
-        self.degraded_by("detached", !failed.is_empty());
+        self.degraded_by(DETACHED, !failed.is_empty());
         let times = self.detachment.as_ref().map_or(0, |before| before.times);
         // Said once: what cannot be attached again would otherwise be recorded every second.
         let known = self.detachment.as_ref().is_some_and(|before| {

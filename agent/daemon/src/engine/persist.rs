@@ -139,6 +139,18 @@ impl Store {
         }
     }
 
+    /// The same of what can be done without: what is damaged is told, and as if it were not there.
+    fn read_unless_damaged<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>, StoreError> {
+        let path = self.directory.join(name);
+        match fs::read(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(Self::failed(&path)(error.to_string())),
+            Ok(text) => Ok(serde_json::from_slice(&text)
+                .map_err(|error| tracing::error!(path = %path.display(), %error, "it is damaged, and left out"))
+                .ok()),
+        }
+    }
+
     /// Writes the live state.
     ///
     /// # Errors
@@ -192,11 +204,22 @@ impl Store {
     pub(crate) fn save_numbers(&self, numbers: &Numbers) -> Result<(), StoreError> {
         let text = serde_json::to_vec(numbers)
             .map_err(|error| StoreError { path: "accounts.json".into(), why: error.to_string() })?;
-        self.place("accounts.json", &text, false)
+        self.write("accounts.json", &text)
     }
 
-    pub(crate) fn load_numbers(&self) -> Result<Numbers, StoreError> {
-        Ok(self.read("accounts.json")?.unwrap_or_default())
+    /// Account numbers. Where programs that know them are pinned they must be readable.
+    pub(crate) fn load_numbers(&self, adopted: bool) -> Result<Numbers, StoreError> {
+        if !adopted {
+            return Ok(self.read_unless_damaged("accounts.json")?.unwrap_or_default());
+        }
+        let with_help = |error: StoreError| StoreError {
+            why: format!(
+                "{}; the pinned programs know accounts by the numbers in it: `writ uninstall`, and start again",
+                error.why
+            ),
+            ..error
+        };
+        Ok(self.read("accounts.json").map_err(with_help)?.unwrap_or_default())
     }
 
     pub(super) fn save_position(&self, position: &Position) -> Result<(), StoreError> {
@@ -254,7 +277,7 @@ impl Store {
 
     /// The last configuration that was in force.
     pub(crate) fn load_last_good(&self) -> Result<Option<Vec<SourceFile>>, StoreError> {
-        let files: Option<Vec<(String, String)>> = self.read("last-good.json")?;
+        let files: Option<Vec<(String, String)>> = self.read_unless_damaged("last-good.json")?;
         Ok(files.map(|files| files.into_iter().map(|(name, text)| SourceFile { name, text }).collect()))
     }
 }

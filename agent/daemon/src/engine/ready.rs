@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::fs;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -69,6 +70,9 @@ pub(crate) fn open(config_dir: &Path) -> Result<OpenedEngine, StartError> {
     let loaded = configuration::load(config_dir);
     let agent = loaded.config.as_ref().map_or_else(|| agent_alone(&loaded.sources), |config| config.agent.clone());
     let store = Store::open(Path::new(&agent.paths.state))?;
+    for path in [&agent.paths.state, &agent.paths.log] {
+        others_cannot_write(Path::new(path))?;
+    }
     let last_good = store.load_last_good()?;
     let compiled = loaded.config.map(|config| (compile(&config), config));
     let (config, compiled, files, degraded) = match compiled {
@@ -126,7 +130,7 @@ pub(crate) fn open(config_dir: &Path) -> Result<OpenedEngine, StartError> {
     if let Some(step) = live.read_clock(Clocks::read().reading(&boot_id)) {
         tracing::warn!(%step, "the wall clock was set while writ was away; everything that ends by time was moved along");
     }
-    let mut numbers = store.load_numbers()?;
+    let mut numbers = store.load_numbers(adopted)?;
     if !adopted || numbers.boot_id != boot_id {
         // Nothing in the kernel knows the old numbers.
         numbers = Numbers { boot_id: boot_id.clone(), known_since: numbers.known_since, ..Numbers::default() };
@@ -323,6 +327,21 @@ pub(crate) fn agent_alone(sources: &[SourceFile]) -> Agent {
     let own: Vec<SourceFile> = sources.iter().filter(|source| source.name == "writ.toml").cloned().collect();
     let parsed = parse(&own, &host_facts());
     parsed.config.or(parsed.refused.map(|refused| refused.config)).map(|config| config.agent).unwrap_or_default()
+}
+
+/// Whoever can write where the daemon keeps its state could forge grants, and what it writes as root could be led elsewhere.
+fn others_cannot_write(directory: &Path) -> Result<(), StartError> {
+    let Ok(found) = fs::metadata(directory) else { return Ok(()) };
+    let (mode, own) = (found.mode() & 0o7777, nix::unistd::geteuid().as_raw());
+    if mode & 0o022 == 0 && [0, own].contains(&found.uid()) {
+        return Ok(());
+    }
+    let path = directory.display();
+    Err(StartError::Host(format!(
+        "`{path}` can be written by others than root (mode {mode:o}, owner {}): what is kept there could be forged; \
+         `chown root {path}` and `chmod go-w {path}`",
+        found.uid()
+    )))
 }
 
 /// Where the log's key is: as configured, from the service manager, or our own.

@@ -7,8 +7,8 @@ use std::time::Instant;
 use jiff::Timestamp;
 use serde_json::Value;
 use writ_abi::Active;
-use writ_core::config::Match;
-use writ_core::diagnostic::{Diagnostic, Severity};
+use writ_core::config::{Match, SourceFile};
+use writ_core::diagnostic::{Diagnostic, Location, Severity};
 use writ_core::record::Lifecycle;
 
 use super::activate::{ActivateError, Source};
@@ -26,6 +26,12 @@ impl Engine {
     /// # Errors
     /// What is wrong, in a line and as findings; nothing changed.
     pub(crate) fn reload(&mut self, by: Option<&Actor>) -> Result<Reloaded, (String, Vec<Value>)> {
+        self.check_attached();
+        if self.is_detached() {
+            let problem = "programs are not attached, and could not be attached again (`writ status` names them): nothing \
+                           that is put in force would be; restart the daemon";
+            return Err((problem.to_owned(), Vec::new()));
+        }
         let before = self.base_digest.clone();
         let matched = self.accounts_as_matched();
         let accounts = self.current().map(|current| declared(&current.config)).unwrap_or_default();
@@ -50,10 +56,12 @@ impl Engine {
                     Err(vec![Diagnostic::error("not-covered", message)])
                 } else if moved {
                     let message = "`[paths]` cannot change while writ runs";
-                    Err(vec![
-                        Diagnostic::error("paths-changed", message)
-                            .help("restart the daemon; enforcement stays in force meanwhile"),
-                    ])
+                    let finding = Diagnostic::error("paths-changed", message)
+                        .help("restart the daemon; enforcement stays in force meanwhile");
+                    Err(vec![match paths_at(&loaded.sources) {
+                        Some(at) => finding.at(at),
+                        None => finding,
+                    }])
                 } else {
                     self.activate(Source {
                         config: Arc::new(config),
@@ -129,4 +137,11 @@ impl Engine {
         let warnings = warnings.iter().filter_map(|finding| serde_json::to_value(finding).ok()).collect();
         Reloaded { before, after, generation, undeclared, warnings }
     }
+}
+
+/// Where `writ.toml` says what lies where.
+fn paths_at(sources: &[SourceFile]) -> Option<Location> {
+    let agent = sources.iter().find(|source| source.name == "writ.toml")?;
+    let table = "[paths]";
+    agent.text.find(table).map(|offset| Location::of(&agent.name, &agent.text, offset, table.len()))
 }

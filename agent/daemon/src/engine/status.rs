@@ -206,19 +206,21 @@ impl Engine {
         let (recorded, lost) = (recorded.saturating_sub(unwritten), lost.saturating_sub(untold));
         let accounts: Vec<AccountStatus> =
             current.config.accounts.keys().filter_map(|name| self.account_status(name)).collect();
+        // What is not attached judges nothing, whatever is configured.
+        let detached = self.is_detached();
         let observed = accounts.iter().any(|account| account.mode == Mode::Observe);
         let mode = current.config.agent.mode;
         let asked = |name: &str| current.config.accounts.get(name).map(|account| account.effective_mode(mode));
         let relaxed =
             |account: &&AccountStatus| account.mode == Mode::Observe && asked(&account.name) == Some(Mode::Enforce);
+        let relaxed = |account: &&AccountStatus| relaxed(account) || detached;
         let not_enforced = accounts.iter().filter(relaxed).map(|account| account.name.clone()).collect();
         Some(Status {
             state: "running".into(),
             version: super::evidence::VERSION.into(),
             mode,
-            effective_mode: if observed
-                && mode == Mode::Enforce
-                && accounts.iter().all(|account| account.mode == Mode::Observe)
+            effective_mode: if detached
+                || observed && mode == Mode::Enforce && accounts.iter().all(|account| account.mode == Mode::Observe)
             {
                 Mode::Observe
             } else {

@@ -29,6 +29,8 @@ const FLOOD: u64 = 10_000;
 const REST: Duration = Duration::from_millis(1);
 /// The kernel was not told that the wall clock was set: windows end there by the clock as it was.
 const CLOCK_UNTOLD: &str = "clock-untold";
+/// The file that is written to was removed from the log directory.
+const LOG_REMOVED: &str = "log-removed";
 /// How often the log is looked through for lines that may go.
 const PRUNE: Duration = Duration::from_secs(60);
 
@@ -176,6 +178,7 @@ impl Engine {
         self.account_for(&[], &Clocks::read());
         self.compare_clocks();
         self.check_attached();
+        self.check_log();
         self.take_dropped();
         self.look_at_fingerprints();
         let failing = self.hook.status().failing;
@@ -204,6 +207,17 @@ impl Engine {
         self.keep_position();
         self.rest_after_a_flood();
         behind
+    }
+
+    /// Notices that somebody took the log away from under the daemon, which goes on writing to what is left of it.
+    fn check_log(&mut self) {
+        let gone = self.log.is_unlinked();
+        if gone && !self.degraded.iter().any(|reason| reason == LOG_REMOVED) {
+            tracing::error!(
+                "THE LOG WAS REMOVED: its files are gone from the log directory; restart the daemon, which begins anew from what is left"
+            );
+        }
+        self.degraded_by(LOG_REMOVED, gone);
     }
 
     /// Gives back the memory that many records took, in the first second without any.

@@ -15,6 +15,8 @@ pub(crate) enum KeySource {
     Own(PathBuf),
     /// Somebody else's to make and to protect: only read, and it must be this host's.
     Given(PathBuf),
+    /// The service manager's, of this service.
+    Credential(PathBuf),
     /// Ours, but whoever asks must not make one.
     Existing(PathBuf),
 }
@@ -29,7 +31,7 @@ impl KeySource {
             return Self::Given(PathBuf::from(path));
         }
         match credentials.map(|directory| directory.join(CREDENTIAL)).filter(|path| path.exists()) {
-            Some(path) => Self::Given(path),
+            Some(path) => Self::Credential(path),
             None => Self::Own(own),
         }
     }
@@ -46,22 +48,33 @@ impl KeySource {
 /// The key of this origin. One of another origin (a cloned machine's) that is ours is kept beside it under another name.
 pub(super) fn load_or_make(source: &KeySource, origin: &str) -> Result<NoteSigner, LogError> {
     match source {
-        KeySource::Own(path) => own(path, origin),
-        KeySource::Given(path) | KeySource::Existing(path) => given(path, origin),
+        KeySource::Own(path) => {
+            secret(path)?;
+            own(path, origin)
+        }
+        KeySource::Given(path) | KeySource::Existing(path) => {
+            secret(path)?;
+            given(path, origin)
+        }
+        // It lies in a directory that only the service can enter, whatever its own mode.
+        KeySource::Credential(path) => given(path, origin),
     }
+}
+
+/// Whoever else could read a key could sign another log with it. One that is not there keeps its secret.
+fn secret(path: &Path) -> Result<(), LogError> {
+    let mode = match path.metadata() {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        found => found.map_err(LogError::io("look at", path))?.mode() & 0o777,
+    };
+    if mode & 0o077 == 0 {
+        return Ok(());
+    }
+    Err(LogError::invalid(path, format!("mode {mode:03o}: others can read the key; chmod 600")))
 }
 
 fn given(path: &Path, origin: &str) -> Result<NoteSigner, LogError> {
     let Some(signer) = read(path)? else { return Err(LogError::invalid(path, "there is no key here")) };
-    let data = path.metadata().map_err(LogError::io("look at", path))?;
-    // Credentials lie in a directory that only the service can enter, whatever their own mode.
-    let public = data.mode() & 0o077 != 0 && !path.ends_with(CREDENTIAL);
-    if public {
-        return Err(LogError::invalid(
-            path,
-            format!("mode {:03o}: others can read the key; chmod 600", data.mode() & 0o777),
-        ));
-    }
     if signer.name() != origin {
         let reason = format!(
             "it is the key of `{}`, and this host's log is `{origin}`: a key is for one host (copied image?)",
@@ -162,7 +175,7 @@ mod tests {
         let find = |configured| KeySource::find(configured, Some(dir.path()), own.clone());
         assert_eq!(find(None), KeySource::Own(own.clone()));
         fs::write(dir.path().join("log.key"), "").unwrap();
-        assert_eq!(find(None), KeySource::Given(dir.path().join("log.key")));
+        assert_eq!(find(None), KeySource::Credential(dir.path().join("log.key")));
         assert_eq!(find(Some("/etc/writ/log.key")), KeySource::Given(PathBuf::from("/etc/writ/log.key")));
     }
 }

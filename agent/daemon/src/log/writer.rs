@@ -1,6 +1,7 @@
 //! The one writer: lines first, then their tiles, then the signed head.
 
 use std::fs::File;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::time::{Instant, SystemTime};
 
@@ -213,6 +214,11 @@ impl LogWriter {
 
     pub(super) const fn settings(&self) -> &LogSettings {
         &self.settings
+    }
+
+    /// Whether the file that lines are written to has no name any more: what it holds ends with this process.
+    pub(crate) fn is_unlinked(&self) -> bool {
+        self.segment.file.metadata().is_ok_and(|found| found.nlink() == 0)
     }
 
     /// Index of the first line of the segment being written, and when that was written.
