@@ -322,3 +322,21 @@ fn an_escalated_question_waits_for_a_person() {
     // The approval is for curl, by whom the question was asked.
     host.attempt("tcp", &[peer.address]).assert_failed("EACCES");
 }
+
+#[test]
+fn a_question_that_names_no_endpoint_does_not_spoil_the_replay() {
+    let host = Host::start(&Config::new());
+    for resource in ["foo", "127.0.0.1:99999/tcp", ""] {
+        for action in ["connect", "open-socket"] {
+            let body = json!({
+                "subject": { "type": "service_account", "id": config::ACCOUNT },
+                "action": { "name": action },
+                "resource": { "type": "Endpoint", "id": resource },
+            });
+            let answer = host.request("POST", ONE, body);
+            assert_eq!(answer.body["decision"], json!(false), "{action} {resource}");
+        }
+    }
+    let replay = host.writ_output(&["replay", "--json"]);
+    assert!(replay.status.success(), "{replay:?}");
+}

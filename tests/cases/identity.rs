@@ -260,3 +260,50 @@ fn a_link_to_an_executable_and_one_that_was_deleted_are_the_executable() {
 
     host.expect_judgements(&[format!("deny udp {} EACCES", peer.address).as_str(); 3]);
 }
+
+/// A row of `/etc/subuid`, taken out again in the end.
+struct Row(String);
+
+impl Row {
+    fn add(row: String) -> Self {
+        let before = fs::read_to_string(SUBUID).unwrap_or_default();
+        fs::write(SUBUID, format!("{before}{row}\n")).unwrap();
+        Self(row)
+    }
+}
+
+impl Drop for Row {
+    fn drop(&mut self) {
+        let kept: Vec<String> = fs::read_to_string(SUBUID)
+            .unwrap_or_default()
+            .lines()
+            .filter(|line| *line != self.0)
+            .map(str::to_owned)
+            .collect();
+        let _ = fs::write(SUBUID, kept.iter().map(|line| format!("{line}\n")).collect::<String>());
+    }
+}
+
+const SUBUID: &str = "/etc/subuid";
+
+/// What a setuid file leaves a process as, that the account made in a user namespace with its subordinate uids.
+#[test]
+fn a_subordinate_uid_of_an_accounts_user_is_the_accounts() {
+    const FIRST: u32 = 1_700_000_000;
+    let peer = UdpPeer::new();
+    let service = user::ensure(user::SERVICE);
+    let _row = Row::add(format!("{}:{FIRST}:65536", service.name));
+    let host = Host::start(&Config::new());
+
+    for uid in [FIRST, FIRST + 65_535] {
+        host.attempt_as(&user::numbered(uid), "udp-judge", &[peer.address]).assert_failed("EACCES");
+    }
+    for uid in [FIRST - 1, FIRST + 65_536] {
+        host.attempt_as(&user::numbered(uid), "udp-judge", &[peer.address]).assert_succeeded();
+    }
+
+    let denied = format!("deny udp {} EACCES", peer.address);
+    let records = host.expect_judgements(&[&denied, &denied]);
+    assert!(records.iter().all(|record| record.text("/account") == config::ACCOUNT));
+    assert_eq!(records[0].number("/process/uid"), Some(FIRST.into()), "the record says which uid it was");
+}

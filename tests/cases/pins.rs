@@ -73,6 +73,44 @@ fn a_second_daemon_is_refused() {
 }
 
 #[test]
+fn a_second_daemon_with_a_log_of_its_own_gets_no_hold_of_the_same_pins() {
+    let (open, closed, config) = open_and_closed();
+    let host = Host::start(&config);
+    let other = tempfile::tempdir().unwrap();
+    let etc = other.path().join("etc");
+    fs::create_dir(&etc).unwrap();
+    let written = fs::read_to_string(host.config_directory().join("writ.toml")).unwrap();
+    let own = |line: &str| match line.split_once(" = ") {
+        Some((part @ ("state" | "log" | "socket"), _)) => {
+            format!("{part} = \"{}\"\n", other.path().join(part).display())
+        }
+        _ => format!("{line}\n"),
+    };
+    fs::write(etc.join("writ.toml"), written.lines().map(own).collect::<String>()).unwrap();
+    let mut second = Command::new(writ_tests::host::writ_program());
+    let output = second.arg("--config-dir").arg(&etc).arg("run").output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("another writ holds the pins"), "{said}");
+    assert_enforced(&host, &open, &closed);
+}
+
+#[test]
+fn a_daemon_whose_enforcement_was_taken_away_ends_with_a_status_of_its_own() {
+    let (open, closed, config) = open_and_closed();
+    let mut host = Host::start(&config);
+    assert!(host.writ_output(&["uninstall"]).status.success());
+    // The unit names it, so that the service manager does not put everything back.
+    assert_eq!(host.daemon_ends(), Some(6));
+    let unit = include_str!("../../systemd/writ.service");
+    assert!(unit.contains("RestartPreventExitStatus=6\n"));
+    for peer in [&open, &closed] {
+        host.attempt("udp-judge", &[peer.address]).assert_succeeded();
+    }
+}
+
+#[test]
 fn a_daemon_killed_while_it_starts_leaves_nothing_that_stops_the_next() {
     let (open, closed, config) = open_and_closed();
     let mut host = Host::prepare(&config);

@@ -63,3 +63,63 @@ fn reload_with_error_keeps_old_policy() {
         format!("deny tcp {} EACCES", closed.address),
     ]);
 }
+
+#[test]
+fn an_error_in_writ_toml_leaves_everything_where_it_is() {
+    let peer = TcpPeer::new();
+    let mut host = Host::start(&Config::new().destination("web", peer.address));
+    let agent = host.config_directory().join("writ.toml");
+    let written = std::fs::read_to_string(&agent).unwrap();
+    for broken in ["bogus = 1\n", "mode = \"bad\"\n", "bogus = \n", "[paths\n"] {
+        std::fs::write(&agent, format!("{broken}{written}")).unwrap();
+        let reload = host.writ_output(&["reload"]);
+        let said = String::from_utf8_lossy(&reload.stderr).into_owned();
+        assert_eq!(reload.status.code(), Some(1), "{broken}: {said}");
+        assert!(said.contains("writ.toml:1:"), "{broken}: {said}");
+        assert_eq!(host.writ_output(&["status", "--json"]).status.code(), Some(0), "{broken}");
+        assert!(!host.writ_output(&["tail"]).stdout.is_empty(), "{broken}: the log is the configured one");
+    }
+    // The next daemon falls back to what was good, where it was.
+    host.kill_daemon();
+    host.run_daemon();
+    assert_eq!(host.status()["degraded"], serde_json::json!(["config-rejected"]));
+    host.attempt("tcp", &[peer.address]).assert_failed("EACCES");
+    host.kill_daemon();
+    assert!(host.writ_output(&["uninstall"]).status.success());
+    assert!(!host.pins().exists(), "what was pinned is gone");
+    host.attempt("tcp", &[peer.address]).assert_succeeded();
+}
+
+#[test]
+fn what_is_only_observed_from_now_on_is_a_change_on_record() {
+    let peer = TcpPeer::new();
+    let config = Config::new().destination("web", peer.address);
+    let mut host = Host::start(&config);
+    let mode = |host: &Host, mode: &str| {
+        let path = host.config_directory().join("writ.toml");
+        let text = std::fs::read_to_string(&path).unwrap();
+        let rest = text.lines().filter(|line| !line.starts_with("mode")).collect::<Vec<_>>().join("\n");
+        std::fs::write(&path, format!("mode = \"{mode}\"\n{rest}\n")).unwrap();
+    };
+    let changes = |host: &Host| -> Vec<(String, String, String)> {
+        let records = host.records_of("change").into_iter();
+        let text = |record: &writ_tests::Record, member: &str| record.text(member).to_owned();
+        records
+            .map(|record| (text(&record, "/cause"), text(&record, "/before/mode"), text(&record, "/after/mode")))
+            .collect()
+    };
+    let change = |cause: &str, before: &str, after: &str| (cause.to_owned(), before.to_owned(), after.to_owned());
+
+    mode(&host, "observe");
+    host.writ_json(&["reload"]);
+    assert_eq!(changes(&host), [change("policy", "enforce", "observe")]);
+    host.attempt("tcp", &[peer.address]).assert_succeeded();
+    // And by what was configured while no daemon ran.
+    host.stop_daemon();
+    mode(&host, "enforce");
+    host.run_daemon();
+    host.attempt("tcp", &[peer.address]).assert_failed("EACCES");
+    assert_eq!(changes(&host).last(), Some(&change("start", "observe", "enforce")));
+    let adopted = host.records_of("lifecycle").into_iter().find(|record| record.text("/event") == "adopt").unwrap();
+    assert_eq!(adopted.text("/mode"), "enforce");
+}

@@ -225,3 +225,31 @@ fn a_log_on_a_read_only_file_system_is_no_start_and_no_gap() {
     assert_eq!((counted.seen, counted.recorded), (2, 2));
     host.assert_verified(counted);
 }
+
+#[test]
+fn what_a_restart_would_forget_is_not_called_done() {
+    let peer = UdpPeer::new();
+    let mut host = Host::start(&config(&peer));
+    let (state, aside) = (host.directory().join("state"), host.directory().join("aside"));
+    let unkept = |host: &Host| host.status()["degraded"].to_string().contains("state-unkept");
+    host.attempt("udp-judge", &[peer.address]).assert_succeeded();
+
+    std::fs::rename(&state, &aside).unwrap();
+    let offboarded = host.writ_output(&["account", "offboard", "tested", "--reason", "left"]);
+    let said = String::from_utf8_lossy(&offboarded.stderr).into_owned();
+    assert_eq!(offboarded.status.code(), Some(70), "{said}");
+    assert!(said.contains("a restart would forget it"), "{said}");
+    assert!(unkept(&host));
+    host.attempt("udp-judge", &[peer.address]).assert_failed("EACCES");
+    // What would open something is not made at all.
+    let arguments =
+        ["grant", "create", "--account", "quiet", "--to", "127.0.0.9:9/udp", "--ttl", "5m", "--reason", "r"];
+    assert!(!host.writ_output(&arguments).status.success());
+    assert_eq!(host.writ_json(&["grant", "list", "--json"]), json!([]));
+
+    std::fs::rename(&aside, &state).unwrap();
+    wait::until("it is kept after all", || (!unkept(&host)).then_some(()));
+    host.kill_daemon();
+    host.run_daemon();
+    host.attempt("udp-judge", &[peer.address]).assert_failed("EACCES");
+}

@@ -206,6 +206,12 @@ impl Host {
     #[track_caller]
     pub fn stop_daemon(&mut self) -> Option<i32> {
         self.signal_daemon(Signal::SIGTERM);
+        self.daemon_ends()
+    }
+
+    /// Waits for the daemon to end by itself; its exit code.
+    #[track_caller]
+    pub fn daemon_ends(&mut self) -> Option<i32> {
         let mut child = self.daemon.take().expect("the daemon is not running");
         wait::until("the daemon stops", || child.try_wait().expect("cannot wait for the daemon")).code()
     }

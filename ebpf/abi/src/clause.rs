@@ -6,6 +6,15 @@ pub const MAX_SUBJECTS: usize = 4;
 /// How many clauses one view can lead to; `check` refuses configurations beyond it.
 pub const MAX_CLAUSES: u32 = 8;
 
+/// Words of the filter of users; behind them lie the rows of subordinate uids: their number, then two words for each.
+pub const USER_FILTER_WORDS: u32 = 1024;
+
+/// How many rows of subordinate uids the kernel looks through.
+pub const MOST_SUBORDINATES: u32 = 1024;
+
+/// No row of subordinate uids begins below (`SUB_UID_MIN` of login.defs(5) is 100,000): uids up to here are not looked for.
+pub const LEAST_SUBORDINATE: u32 = 0x1_0000;
+
 /// What a view's map entry says: nothing, exactly one account, or a list of clauses.
 ///
 /// 0: the view is known and belongs to no account. Bit 31 set: the account in bits 0–15 matches by this view alone.

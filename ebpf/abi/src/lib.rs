@@ -20,7 +20,9 @@ mod verdict;
 
 pub use address::{Address, NAT64_PREFIXES, Nat64Prefix};
 pub use budget::{BUDGETS, Budget};
-pub use clause::{Clause, ClauseList, MAX_CLAUSES, MAX_SUBJECTS};
+pub use clause::{
+    Clause, ClauseList, LEAST_SUBORDINATE, MAX_CLAUSES, MAX_SUBJECTS, MOST_SUBORDINATES, USER_FILTER_WORDS,
+};
 pub use counter::{COUNTERS, Counter};
 pub use decide::{Attempt, Decision, Endpoint, Tables, decide, stricter};
 pub use event::{

@@ -4,7 +4,10 @@ use aya_ebpf::helpers::{
     bpf_get_current_cgroup_id,
     generated::{bpf_get_current_ancestor_cgroup_id, bpf_get_current_pid_tgid},
 };
-use writ_abi::{Active, Clause, ClauseList, Counter, MAX_CLAUSES, Tables, View};
+use writ_abi::{
+    Active, Clause, ClauseList, Counter, LEAST_SUBORDINATE, MAX_CLAUSES, MOST_SUBORDINATES, Tables, USER_FILTER_WORDS,
+    View,
+};
 
 use crate::{
     cgroup::{UNREADABLE, list_of_cgroup, list_of_current},
@@ -101,6 +104,7 @@ impl Caller {
 
     #[inline(always)]
     fn user(&mut self, side: u32, uid: u32, view: u32) {
+        let uid = if uid < LEAST_SUBORDINATE { uid } else { owner_of(side, uid) as u32 };
         let Some(filter) = word(&USER_FILTER, side, (uid & 0xffff) >> 6) else {
             self.unknown = 1;
             return;
@@ -254,6 +258,39 @@ pub(crate) extern "C" fn follow_list(caller: *mut Caller, side: u32, list: u32, 
         caller.overflow = 1;
     }
     0
+}
+
+/// Whose subordinate uid this is, or the uid itself: what a user can give to its own processes counts as its own, also
+/// where they are in no user namespace any more (a setuid file made in one). Global for the same reason as [`follow_list`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn owner_of(side: u32, uid: u32) -> u64 {
+    let mut low = 0;
+    let mut high = match word(&USER_FILTER, side, USER_FILTER_WORDS) {
+        Some(rows) if rows <= u64::from(MOST_SUBORDINATES) => rows as u32,
+        // A generation of an older version has none.
+        _ => 0,
+    };
+    let mut halvings = 0;
+    while halvings <= MOST_SUBORDINATES.ilog2() {
+        if low >= high {
+            break;
+        }
+        let middle = (low + high) / 2;
+        let Some(row) = word(&USER_FILTER, side, USER_FILTER_WORDS + 1 + middle * 2) else { break };
+        if uid < row as u32 {
+            high = middle;
+        } else if uid > (row >> 32) as u32 {
+            low = middle + 1;
+        } else {
+            return match word(&USER_FILTER, side, USER_FILTER_WORDS + 2 + middle * 2) {
+                Some(owner) => owner,
+                None => u64::from(uid),
+            };
+        }
+        halvings += 1;
+    }
+    u64::from(uid)
 }
 
 /// Adds the accounts that a uid leads to. Global for the same reason as [`follow_list`].

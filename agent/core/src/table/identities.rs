@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use writ_abi::{Clause, ClauseList, MAX_CLAUSES};
 
-use super::Generation;
+use super::{Generation, Subordinates};
 use crate::config::{Config, Match};
 use crate::diagnostic::Diagnostic;
 
@@ -24,6 +24,8 @@ pub struct Identities {
     pub executables: BTreeMap<(u32, u64), (u32, ClauseList32)>,
     /// The clause table; index 0 is unused.
     pub clauses: Vec<u64>,
+    /// The uids that the users can take besides their own, in order.
+    pub subordinates: Vec<Subordinates>,
 }
 
 /// What could not be found on the host.

@@ -20,6 +20,7 @@ mod reach;
 #[cfg(test)]
 mod reach_tests;
 mod schedule;
+mod subordinate;
 #[cfg(test)]
 mod tests;
 mod views;
@@ -32,4 +33,5 @@ pub use outlook::Outlook;
 pub use prepare::{Preparation, Prepared};
 pub use ranges::{nodes_v4, nodes_v6};
 pub use reach::{Common, Held, ReachDifference};
+pub use subordinate::Subordinates;
 pub use views::Views;

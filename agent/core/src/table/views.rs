@@ -92,6 +92,7 @@ mod tests {
     /// Account 1 by uid 10; 2 by unit; 3 by cgroup and uid 10; 4 by executable; 5 by uid 11 running that executable.
     fn identities() -> Identities {
         Identities {
+            subordinates: Vec::new(),
             users: BTreeMap::from([(10, (1, ClauseList::direct(1).0)), (11, (2, 4))]),
             units: BTreeMap::from([("job.service".into(), ClauseList::direct(2).0)]),
             cgroups: BTreeMap::from([("/apps".into(), 1)]),

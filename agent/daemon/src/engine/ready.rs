@@ -227,7 +227,10 @@ pub(crate) fn open(config_dir: &Path) -> Result<OpenedEngine, StartError> {
         engine.recall(last_good.as_deref(), &files)?;
     }
     let applied = configuration::fingerprint(&files, &loaded.diagnostics);
-    let source = Source { config: Arc::new(config), files, warnings: loaded.diagnostics.clone() };
+    let mut warnings = loaded.diagnostics.clone();
+    // The errors are of the configuration that was rejected, and not of the one that is taken instead.
+    warnings.retain(|finding| finding.severity != Severity::Error);
+    let source = Source { config: Arc::new(config), files, warnings };
     let recalled = engine.moments_recalled();
     engine.activate_compiled(source, compiled.0, compiled.1)?;
     engine.applied = Some(applied).filter(|_| engine.degraded.is_empty());

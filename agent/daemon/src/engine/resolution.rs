@@ -14,7 +14,7 @@ use nix::unistd::{Uid, User};
 use serde::{Deserialize, Serialize};
 use writ_core::config::Config;
 use writ_core::record::Lifecycle;
-use writ_core::table::{Generation, Identities, Unresolved};
+use writ_core::table::{Generation, Identities, Subordinates, Unresolved};
 
 use super::Engine;
 use crate::configuration::is_script;
@@ -24,6 +24,9 @@ use crate::process::kernel_device;
 const AGAIN: Duration = Duration::from_secs(5);
 /// The local user database: asked again as a whole when it is written.
 const USERS: &str = "/etc/passwd";
+
+/// Which uids a user may map into a user namespace (subuid(5)).
+const SUBORDINATES: &str = "/etc/subuid";
 
 /// A file: device in the kernel's encoding, and inode.
 type File = (u32, u64);
@@ -151,6 +154,7 @@ impl Resolution {
     /// The selectors of this configuration on this host.
     fn identities(&self, config: &Config, generation: &Generation) -> (Identities, Vec<Unresolved>) {
         let (mut identities, unresolved) = Identities::build(config, &self.users, &self.executables, generation);
+        identities.subordinates = self.subordinates();
         for (path, files) in &self.earlier {
             let Some(current) = self.executables.get(path) else { continue };
             for earlier in files {
@@ -158,6 +162,21 @@ impl Resolution {
             }
         }
         (identities, unresolved)
+    }
+}
+
+impl Resolution {
+    /// The uids that the users of accounts can take besides their own.
+    fn subordinates(&self) -> Vec<Subordinates> {
+        // Where nobody has any there is no such file.
+        let Ok(text) = fs::read(SUBORDINATES) else { return Vec::new() };
+        let mut users = self.users.clone();
+        for (_, uid) in self.users.iter().filter(|(name, _)| name.bytes().all(|byte| byte.is_ascii_digit())) {
+            // The file names users by either.
+            users.extend(User::from_uid(Uid::from_raw(*uid)).ok().flatten().map(|user| (user.name, *uid)));
+        }
+        users.extend(self.users.values().map(|uid| (uid.to_string(), *uid)));
+        Subordinates::read(&String::from_utf8_lossy(&text), &users)
     }
 }
 

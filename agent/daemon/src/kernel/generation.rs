@@ -5,8 +5,10 @@ use std::sync::Arc;
 
 use aya::maps::{Array, ArrayOfMaps, HashMap, Map, MapData, MapError};
 use tokio::sync::Notify;
-use writ_abi::{AccountFlags, Active, CGROUP_PATH_LEN, NodeV4, NodeV6, PathHash, PathWalk, STANCE_WORDS};
-use writ_core::table::{Generation, Identities, nodes_v4, nodes_v6};
+use writ_abi::{
+    AccountFlags, Active, CGROUP_PATH_LEN, NodeV4, NodeV6, PathHash, PathWalk, STANCE_WORDS, USER_FILTER_WORDS,
+};
+use writ_core::table::{Generation, Identities, Subordinates, nodes_v4, nodes_v6};
 
 use super::barrier::Passing;
 use super::bytes::{ExecutableKey, Plain};
@@ -194,7 +196,7 @@ impl Kernel {
 
     fn write_identities(&mut self, side: u32, identities: &Identities) -> Result<(), InstallError> {
         let outer = &mut self.outer;
-        let mut filter = vec![0u64; 1024];
+        let mut filter = vec![0u64; USER_FILTER_WORDS as usize];
         let mut users = HashMap::create(capacity(identities.users.len()), SPARSE).map_err(failed("USERS"))?;
         for (uid, (selector, list)) in &identities.users {
             if let Some(word) = filter.get_mut((uid & 0xffff) as usize >> 6) {
@@ -202,6 +204,7 @@ impl Kernel {
             }
             users.insert(uid, u64::from(*list) | u64::from(*selector) << 32, 0).map_err(failed("USERS"))?;
         }
+        filter.extend(Subordinates::words(&identities.subordinates));
         let hashed = |table, names: &std::collections::BTreeMap<String, u32>| {
             let mut map: HashMap<MapData, Plain<PathHash>, u32> =
                 HashMap::create(capacity(names.len()), SPARSE).map_err(failed(table))?;

@@ -12,7 +12,7 @@ use nix::unistd::{Gid, Group, Uid, User};
 use tokio::net::UnixStream;
 use writ_core::record::AskedBy;
 use writ_core::signal::Caller;
-use writ_core::table::Identities;
+use writ_core::table::{Identities, Subordinates};
 
 use crate::engine::{Actor, Engine};
 use crate::kernel::process_descriptor;
@@ -244,8 +244,8 @@ impl Engine {
         let Some(current) = self.current() else { return Vec::new() };
         let mut found: Vec<String> = Vec::new();
         let identities: &Identities = &current.identities;
-        let mut lists: Vec<u32> =
-            uids.iter().filter_map(|uid| identities.users.get(uid)).map(|(_, list)| *list).collect();
+        let owners = uids.iter().map(|uid| Subordinates::owner_of(&identities.subordinates, *uid));
+        let mut lists: Vec<u32> = owners.filter_map(|uid| identities.users.get(&uid)).map(|(_, list)| *list).collect();
         if let Some(cgroup) = process::cgroup_of(pid) {
             let mut path = cgroup.as_str();
             loop {
