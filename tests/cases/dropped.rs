@@ -102,3 +102,30 @@ fn what_is_not_its_owners_word_is_moved_aside_named_and_recorded() {
         assert!(directory.join("rejected").join(name).exists(), "{name}");
     }
 }
+
+#[test]
+fn a_bad_file_is_not_moved_through_a_link_in_the_place_of_rejected() {
+    let (host, directory) = host();
+    let target = host.directory().join("target");
+    fs::create_dir(&target).expect("cannot make a directory");
+    fs::write(target.join("live.json"), "state").expect("cannot write a file");
+    symlink(&target, directory.join("rejected")).expect("cannot make a link");
+    put(&directory, "live.json", "forged\n");
+    taken(&directory, "live.json");
+    assert_eq!(fs::read_to_string(target.join("live.json")).expect("it is there"), "state");
+    assert!(refused(&host)[0].text("/reason").starts_with("live.json:1: "));
+}
+
+#[test]
+fn a_flood_of_bad_lines_holds_up_neither_questions_nor_anybody_elses_file() {
+    let (host, directory) = host();
+    let flood = directory.join(".flood.jsonl");
+    fs::write(&flood, "{}\n".repeat(5_000)).expect("cannot write a file");
+    chown(&flood, Some(host.service_user().uid), None).expect("cannot give it away");
+    fs::rename(&flood, directory.join("flood.jsonl")).expect("cannot rename a file");
+    wait::until("the flood is begun", || (!refused(&host).is_empty()).then_some(()));
+    put(&directory, "z.json", "{\"account\":\"tested\",\"kind\":\"cm.drift\"}\n");
+    taken(&directory, "z.json");
+    assert_eq!(host.writ_json(&["signal", "list"]).as_array().map(Vec::len), Some(1));
+    assert!(directory.join("flood.jsonl").exists(), "the flood goes on, a part of it each second");
+}

@@ -8,6 +8,7 @@ pub mod config;
 pub mod diagnostic;
 pub mod log;
 pub mod policy;
+pub mod printable;
 pub mod record;
 pub mod replay;
 pub mod signal;

@@ -10,6 +10,7 @@ use super::fault::{Fault, suggest};
 use super::model::SourceFile;
 use super::value::duration;
 use crate::diagnostic::{Diagnostic, Location, Severity};
+use crate::printable::printable;
 
 /// A file and where its lines begin, so that a place costs a search and not a walk through the file.
 pub(super) struct Source<'a> {
@@ -94,7 +95,7 @@ impl<'a, 'd> Section<'a, 'd> {
 
     fn report(&mut self, severity: Severity, span: Range<usize>, fault: Fault) {
         let Fault { code, message, help } = fault;
-        let (message, help) = (printable(&message), help.as_deref().map(printable));
+        let (message, help) = (printable(&message).into_owned(), help.map(|help| printable(&help).into_owned()));
         self.diagnostics.push(Diagnostic {
             severity,
             code,
@@ -301,15 +302,6 @@ impl<'a, 'd> Section<'a, 'd> {
         self.refuse(value.span(), fault);
         None
     }
-}
-
-/// The text on one line and without what a terminal would obey: it quotes whatever stands in the file.
-fn printable(text: &str) -> String {
-    if !text.contains(char::is_control) {
-        return text.to_owned();
-    }
-    let shown = |c: char| if c.is_control() { c.escape_debug().to_string() } else { c.to_string() };
-    text.chars().map(shown).collect()
 }
 
 /// A string or an integer.

@@ -65,7 +65,7 @@ pub(super) fn run(config_dir: &Path, args: &Args) -> anyhow::Result<ExitCode> {
             if output::is_json(*json) {
                 output::json(&shown)?;
             } else {
-                show(&shown);
+                show(&output::shown(&shown)?);
             }
         }
         Command::Offboard(asked) => change(config_dir, asked, "offboard", "offboarded: every connect is refused")?,
@@ -94,7 +94,7 @@ fn list(config_dir: &Path, json: bool) -> anyhow::Result<()> {
     if accounts.is_empty() {
         println!("no service accounts are declared");
     } else {
-        println!("{}", table(&accounts));
+        println!("{}", table(&output::shown(&accounts)?));
     }
     Ok(())
 }

@@ -1,5 +1,6 @@
 //! `writ account draft-policy`: the least that would have permitted what an account was recorded doing, as Cedar.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::net::IpAddr;
@@ -7,9 +8,11 @@ use std::path::Path;
 
 use ipnet::IpNet;
 use writ_core::config::Destination as Declared;
-use writ_core::record::{Body, Destination, Record, Verdict};
+use writ_core::printable::printable;
+use writ_core::record::{Body, Destination, Head, Record, Verdict};
 
 use super::find::{Filter, each, since};
+use super::output;
 use crate::configuration;
 
 /// What `draft-policy` takes.
@@ -46,13 +49,18 @@ pub(super) fn draft(asked: &DraftArgs, config_dir: &Path, log: &Path) -> anyhow:
         ..Filter::default()
     };
     // A configuration that cannot be read names no destinations: endpoints are drafted as they were reached.
-    let declared = configuration::load(config_dir).config.map(|config| config.destinations).unwrap_or_default();
+    let config = configuration::load(config_dir).config;
+    let mut known = config.as_ref().is_some_and(|config| config.accounts.contains_key(&asked.name));
+    let declared = config.map(|config| config.destinations).unwrap_or_default();
     let mut used: BTreeMap<Target, Use> = BTreeMap::new();
     let mut refused: BTreeMap<Target, Use> = BTreeMap::new();
     each(log, |_, line| {
         if !filter.matches(line) {
+            // What was before `--since` still tells that there is such an account.
+            known |= !known && Head::of(line).is_ok_and(|head| head.account.as_deref() == Some(asked.name.as_str()));
             return Ok(());
         }
+        known = true;
         let Ok(record) = Record::from_line(line) else { return Ok(()) };
         let (judged, happened) = match &record.body {
             // What was only observed happened, whatever would have been said.
@@ -67,6 +75,14 @@ pub(super) fn draft(asked: &DraftArgs, config_dir: &Path, log: &Path) -> anyhow:
         }
         Ok(())
     })?;
+    if !known {
+        return Err(output::not_found(format!(
+            "no service account `{}` is declared in {}, and none is in the log at {}: `writ account list` names them",
+            asked.name,
+            config_dir.display(),
+            log.display()
+        )));
+    }
     print!("{}", text(&asked.name, &used, &refused));
     Ok(())
 }
@@ -113,8 +129,9 @@ impl Target {
                 }
             }
             Self::Endpoint { address, port, protocol } => format!(
-                "  resource\n) when {{\n  context.ip.isInRange(ip(\"{address}\")) && context.port == {port} && \
-                 context.protocol == \"{protocol}\"\n}};"
+                "  resource\n) when {{\n  context.ip.isInRange(ip({})) && context.port == {port} && context.protocol == {}\n}};",
+                quoted(address),
+                quoted(protocol)
             ),
         }
     }
@@ -134,19 +151,22 @@ impl std::fmt::Display for Target {
 
 fn text(account: &str, used: &BTreeMap<Target, Use>, refused: &BTreeMap<Target, Use>) -> String {
     let mut out = format!(
-        "// Drafted by writ from what `{account}` was recorded doing. Review each policy, say who owns it and why.\n"
+        "// Drafted by writ from what `{}` was recorded doing. Review each policy, say who owns it and why.\n",
+        printable(account)
     );
     if used.is_empty() {
         out += "// Nothing it did is on record: nothing is permitted.\n";
     }
     for (number, (target, seen)) in used.iter().enumerate() {
-        let executables = seen.executables.iter().cloned().collect::<Vec<_>>().join(", ");
+        // Whoever runs a program chooses its path: a line break in it would end the comment, and the rest be policy.
+        let executables: Vec<Cow<'_, str>> = seen.executables.iter().map(|path| printable(path)).collect();
+        let executables = executables.join(", ");
         let _ = write!(
             out,
-            "\n// {} attempts by {executables}\n@id(\"draft-{account}-{}\")\n@owner(\"unassigned\")\n@reason(\"drafted from observed use; \
+            "\n// {} attempts by {executables}\n@id({})\n@owner(\"unassigned\")\n@reason(\"drafted from observed use; \
              say why\")\npermit (\n  principal == ServiceAccount::{},\n  action == Action::\"connect\",\n",
             seen.attempts,
-            number + 1,
+            quoted(&format!("draft-{account}-{}", number + 1)),
             quoted(account)
         );
         let _ = writeln!(out, "{}", target.scope());
@@ -155,7 +175,7 @@ fn text(account: &str, used: &BTreeMap<Target, Use>, refused: &BTreeMap<Target, 
         out += "\n// Tried and refused, and not in this draft:\n";
     }
     for (target, seen) in refused {
-        let _ = writeln!(out, "//   {target} ×{}", seen.attempts);
+        let _ = writeln!(out, "//   {} ×{}", printable(&target.to_string()), seen.attempts);
     }
     out
 }
@@ -203,6 +223,20 @@ mod tests {
             groups: vec!["prod".to_owned()],
         };
         target(&to, &all).scope()
+    }
+
+    #[test]
+    fn a_path_with_line_breaks_stays_within_its_comment() {
+        let path = "/tmp/a\npermit (principal, action, resource);\u{2028}//\r\n".to_owned();
+        let endpoint = |port| Target::Endpoint { address: "10.0.0.1".into(), port, protocol: "tcp".into() };
+        let seen = || Use { attempts: 3, executables: BTreeSet::from([path.clone()]) };
+        let drafted =
+            text("billing", &BTreeMap::from([(endpoint(1), seen())]), &BTreeMap::from([(endpoint(2), seen())]));
+        assert!(drafted.contains("// 3 attempts by /tmp/a\\npermit (principal, action, resource);"), "{drafted}");
+        let policies = drafted.lines().filter(|line| line.trim_start().starts_with("permit")).count();
+        assert_eq!(policies, 1, "{drafted}");
+        let odd = text("a\"b\n", &BTreeMap::from([(endpoint(1), seen())]), &BTreeMap::new());
+        assert!(odd.contains("@id(\"draft-a\\\"b\\n-1\")"), "{odd}");
     }
 
     #[test]

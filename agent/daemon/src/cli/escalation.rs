@@ -75,7 +75,7 @@ pub(super) fn run(config_dir: &Path, args: &Args) -> anyhow::Result<ExitCode> {
             } else if open.is_empty() {
                 println!("no open escalations");
             } else {
-                println!("{}", table(&open));
+                println!("{}", table(&output::shown(&open)?));
             }
         }
         Command::Approve { id, ttl, reason, ticket, json } => {
@@ -102,11 +102,12 @@ fn answered(escalation: &Escalation, word: &str, json: bool) -> anyhow::Result<(
     if output::is_json(json) {
         return output::json(escalation);
     }
+    let escalation = output::shown(escalation)?;
     println!(
         "{word}: {} {} ({}) → {} until {}",
         escalation.id,
         escalation.account,
-        who(escalation),
+        who(&escalation),
         escalation.target,
         escalation.expires.strftime("%F %T")
     );
@@ -159,6 +160,7 @@ fn follow(config_dir: &Path, json: bool) -> anyhow::Result<()> {
             let wrote = if json || !io::stdout().is_terminal() {
                 serde_json::to_string(&escalation).map(|line| writeln!(out, "{line}"))?
             } else {
+                let escalation = output::shown(&escalation)?;
                 writeln!(
                     out,
                     "{} {:<8} {} ({}) → {}  [{}]",

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context as _;
+use writ_core::printable::{printable, printable_lines};
 use writ_core::record::{Body, Decision, PolicyRef, REASON_CODES, Record};
 use writ_core::replay::{Archived, Attempt};
 
@@ -34,8 +35,8 @@ pub(crate) fn explain(args: &ExplainArgs, log: &Path) -> anyhow::Result<ExitCode
 
 pub(super) fn page(id: &str, log: &Path) -> anyhow::Result<String> {
     let Some(found) = by_id(log, id)? else { return Err(output::not_found(format!("no record has the id `{id}`"))) };
-    let record = Record::from_line(&found.line).context("the record cannot be read")?;
-    Ok(match &record.body {
+    let record = Record::from_line(&output::shown_line(&found.line)).context("the record cannot be read")?;
+    let page = match &record.body {
         Body::Decision(judged) | Body::Observation(judged) => {
             let before = earlier(log, found.index, judged)?;
             let set = Archive::of(log).get(&judged.policy_digest);
@@ -43,13 +44,15 @@ pub(super) fn page(id: &str, log: &Path) -> anyhow::Result<String> {
             let mut page = tell(&record, judged, attempt.as_ref(), &before, set);
             if let (Some(set), Some(attempt)) = (set, &attempt) {
                 for remedy in set.remedies(attempt) {
-                    writeln!(page, "  or with {remedy}, all else as it was")?;
+                    writeln!(page, "  or with {}, all else as it was", printable(&remedy.to_string()))?;
                 }
             }
             page
         }
         _ => tell_other(&record)?,
-    })
+    };
+    // What did not come by the record, such as the text of policies, has lines of its own.
+    Ok(printable_lines(&page).into_owned())
 }
 
 /// What is known from before: the previous attempt of the account to the same place, and the changes since.
@@ -67,17 +70,17 @@ fn earlier(log: &Path, index: u64, judged: &Decision) -> anyhow::Result<Earlier>
     let mut lookup = Lookup::open(log)?;
     let mut earlier = Earlier::default();
     // Most lines are of other accounts, or of other places: they are told by their bytes.
-    let account = format!("\"account\":{}", serde_json::to_string(&judged.account)?);
+    let named = format!("\"account\":{}", serde_json::to_string(&judged.account)?);
     let address = judged.destination.as_ref().map(|to| format!("\"address\":\"{}\"", to.address));
     let contains = |line: &[u8], text: &str| memchr::memmem::find(line, text.as_bytes()).is_some();
     for at in (index.saturating_sub(LOOK_BACK)..index).rev() {
         let Some(line) = lookup.line(at) else { break };
         let start = line.get(..96).unwrap_or(line);
         let attempt = contains(start, "\"type\":\"decision\"") || contains(start, "\"type\":\"observation\"");
-        if attempt && address.as_ref().is_some_and(|address| !contains(line, address)) || !contains(line, &account) {
+        if attempt && address.as_ref().is_some_and(|address| !contains(line, address)) || !contains(line, &named) {
             continue;
         }
-        let Ok(record) = Record::from_line(line) else { continue };
+        let Ok(record) = Record::from_line(&output::shown_line(line)) else { continue };
         if record.body.account() != Some(judged.account.as_str()) {
             continue;
         }

@@ -84,6 +84,7 @@ pub(super) fn run(config_dir: &Path, args: &Args) -> anyhow::Result<ExitCode> {
             if output::is_json(asked.json) {
                 output::json(&grant)?;
             } else {
+                let grant = output::shown(&grant)?;
                 println!(
                     "in force: {} {} → {} for {}",
                     grant.id,
@@ -101,6 +102,7 @@ pub(super) fn run(config_dir: &Path, args: &Args) -> anyhow::Result<ExitCode> {
             if output::is_json(*json) {
                 output::json(&grant)?;
             } else {
+                let grant = output::shown(&grant)?;
                 println!("revoked: {} {} → {}", grant.id, grant.account, grant.destination);
             }
         }
@@ -119,7 +121,7 @@ fn list(config_dir: &Path, account: Option<&str>, json: bool) -> anyhow::Result<
         return Ok(());
     }
     let mut table = output::table(&["id", "account", "to", "executable", "ends in", "approver", "reason"]);
-    for grant in grants {
+    for grant in output::shown(&grants)? {
         table.add_row([
             grant.id,
             grant.account,

@@ -1,5 +1,6 @@
 //! How commands speak: tables and colour on a terminal, JSON when piped or asked, errors with what to do.
 
+use std::borrow::Cow;
 use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -8,8 +9,11 @@ use anstyle::{AnsiColor, Style};
 use comfy_table::{Cell, Color, ContentArrangement, Table};
 use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
 use writ_core::config::Mode;
 use writ_core::diagnostic::Severity;
+use writ_core::printable::{printable, printable_lines};
 
 use super::{INTERNAL, NOT_PERMITTED, USAGE};
 use crate::client::{Client, ClientError};
@@ -39,6 +43,51 @@ pub(super) fn json(value: &impl Serialize) -> anyhow::Result<()> {
     }
     writeln!(out)?;
     Ok(())
+}
+
+/// What is about to be shown to a person, with every text in it written out where a terminal would obey it: paths, names and
+/// evidence are chosen by the accounts they are of. JSON is printed from what this was given, which is exact.
+///
+/// # Errors
+/// It cannot be read back.
+pub(super) fn shown<T: Serialize + DeserializeOwned>(exact: &T) -> anyhow::Result<T> {
+    let mut value = serde_json::to_value(exact)?;
+    write_out(&mut value);
+    Ok(serde_json::from_value(value)?)
+}
+
+/// The same for a record as it stands in the log.
+pub(super) fn shown_line(line: &[u8]) -> Cow<'_, [u8]> {
+    // What a terminal obeys is escaped, DEL, or no ASCII: most lines have none of it.
+    if !line.iter().any(|byte| matches!(byte, b'\\' | 0x7f..)) {
+        return Cow::Borrowed(line);
+    }
+    match serde_json::from_slice(line) {
+        Ok(mut value) => {
+            write_out(&mut value);
+            Cow::Owned(value.to_string().into_bytes())
+        }
+        Err(_) => Cow::Owned(printable(&String::from_utf8_lossy(line)).into_owned().into_bytes()),
+    }
+}
+
+fn write_out(value: &mut Value) {
+    match value {
+        Value::String(text) => {
+            if let Cow::Owned(written) = printable(text) {
+                *text = written;
+            }
+        }
+        Value::Array(items) => items.iter_mut().for_each(write_out),
+        Value::Object(members) => {
+            let taken = std::mem::take(members);
+            members.extend(taken.into_iter().map(|(name, mut member)| {
+                write_out(&mut member);
+                (printable(&name).into_owned(), member)
+            }));
+        }
+        Value::Null | Value::Bool(_) | Value::Number(_) => {}
+    }
 }
 
 /// A table with these columns.
@@ -130,7 +179,10 @@ fn told(error: &anyhow::Error) -> String {
 /// Says what went wrong, and turns it into the exit code it means.
 pub(super) fn failure(error: &anyhow::Error) -> ExitCode {
     let bold = if colours() { Style::new().bold().fg_color(Some(AnsiColor::Red.into())) } else { Style::new() };
-    eprintln!("{bold}error{bold:#}: {}", told(error));
+    // What the daemon says is one line, and quotes what it was given; other errors may have lines of their own.
+    let text = told(error);
+    let text = if error.is::<ClientError>() { printable(&text) } else { printable_lines(&text) };
+    eprintln!("{bold}error{bold:#}: {text}");
     if let Some(refusal) = error.downcast_ref::<Refusal>() {
         return ExitCode::from(refusal.code);
     }
@@ -144,7 +196,7 @@ pub(super) fn failure(error: &anyhow::Error) -> ExitCode {
             // What is wrong with a request or in what it asks for, the message says; the rest is for who writes clients.
             let plain = matches!(problem.code.as_str(), "invalid-request" | "refused");
             if let Some(hint) = problem.hint.as_ref().filter(|_| !plain) {
-                eprintln!("  hint: {hint}");
+                eprintln!("  hint: {}", printable(hint));
             }
         }
         ClientError::Unreachable { .. } => {

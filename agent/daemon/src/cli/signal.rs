@@ -9,6 +9,7 @@ use clap::Subcommand;
 use jiff::Timestamp;
 use serde::Deserialize;
 use serde_json::{Value, json};
+use writ_core::printable::printable;
 use writ_core::signal::Signal;
 
 use super::output::{self, ago, ahead};
@@ -103,6 +104,7 @@ pub(super) fn run(config_dir: &Path, args: &Args) -> anyhow::Result<ExitCode> {
             if output::is_json(*json) {
                 output::json(&cleared)?;
             } else {
+                let cleared = output::shown(&cleared)?;
                 println!("cleared {}: {} about {}", cleared.id, cleared.kind, cleared.account);
             }
         }
@@ -125,7 +127,7 @@ fn send(config_dir: &Path, sent: &SendArgs) -> anyhow::Result<()> {
     if output::is_json(sent.json) {
         return output::json(&answer);
     }
-    let Received { outcome, grants, approvals } = serde_json::from_value(answer)?;
+    let Received { outcome, grants, approvals } = serde_json::from_value(output::shown(&answer)?)?;
     let text = |name: &str| outcome.get(name).and_then(Value::as_str).unwrap_or_default().to_owned();
     match outcome.get("signal") {
         Some(signal) => {
@@ -161,7 +163,7 @@ fn list(config_dir: &Path, account: Option<&str>, json: bool) -> anyhow::Result<
         return Ok(());
     }
     let mut table = output::table(&["id", "account", "kind", "risk", "source", "observed", "ends in", "evidence"]);
-    for signal in signals {
+    for signal in output::shown(&signals)? {
         table.add_row([
             signal.id,
             signal.account,
@@ -210,7 +212,7 @@ fn ingest(config_dir: &Path, json: bool) -> anyhow::Result<ExitCode> {
                 if output::is_json(json) {
                     output::json(&json!({ "line": number, "error": why }))?;
                 }
-                eprintln!("line {number}: {why}");
+                eprintln!("line {number}: {}", printable(&why));
             }
         }
     }

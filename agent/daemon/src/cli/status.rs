@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use anstyle::AnsiColor;
 use comfy_table::Cell;
 use writ_core::config::Mode;
+use writ_core::printable::printable;
 
 use super::output;
 use crate::client::ClientError;
@@ -41,7 +42,7 @@ pub(super) fn run(config_dir: &Path, args: &Args) -> anyhow::Result<ExitCode> {
             if output::is_json(args.json) {
                 output::json(&serde_json::json!({ "state": state }))?;
             } else {
-                eprintln!("{state}: {error:#}");
+                eprintln!("{state}: {}", printable(&format!("{error:#}")));
             }
             return Ok(ExitCode::from(code));
         }
@@ -50,7 +51,7 @@ pub(super) fn run(config_dir: &Path, args: &Args) -> anyhow::Result<ExitCode> {
         output::json(&status)?;
         return Ok(ExitCode::SUCCESS);
     }
-    show(&status);
+    show(&output::shown(&status)?);
     Ok(ExitCode::SUCCESS)
 }
 

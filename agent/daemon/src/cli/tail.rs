@@ -148,7 +148,8 @@ impl Form {
                 }
             }
             Self::Text(folding) => {
-                let line = match Record::from_line(line) {
+                let line = output::shown_line(line);
+                let line = match Record::from_line(&line) {
                     Ok(record) => Waiting {
                         key: key(&record),
                         time: record.time.to_string(),
@@ -157,7 +158,7 @@ impl Form {
                         times: 1,
                     },
                     Err(error) => {
-                        let text = format!("{error}: {}", String::from_utf8_lossy(line));
+                        let text = format!("{error}: {}", String::from_utf8_lossy(&line));
                         Waiting { key: text.clone(), time: String::new(), text, colour: Some(AnsiColor::Red), times: 1 }
                     }
                 };

@@ -45,6 +45,30 @@ fn a_terminal_sees_repeats_folded() {
 }
 
 #[test]
+fn no_view_for_a_person_holds_what_a_terminal_would_obey_and_json_is_exact() {
+    let lines: Vec<Vec<u8>> = records(0..30)
+        .into_iter()
+        .map(|line| {
+            let line = String::from_utf8(line).unwrap();
+            line.replace("python3", "py\\u001b]0;x\\u0007\\nALLOWED \u{202e}\u{9b}2J\u{7f}").into_bytes()
+        })
+        .collect();
+    let log = Log::with(&lines, 50_000);
+    let written: Vec<String> = lines.iter().map(|line| String::from_utf8(line.clone()).unwrap()).collect();
+    assert_eq!(shown(&TailArgs::default(), &log, &Filter::default(), Form::Json), written);
+
+    let tail = shown(&TailArgs::default(), &log, &Filter::default(), Form::Text(Folding::default())).join("\n");
+    let page = page(&record(20).id, &log.dir()).unwrap();
+    let obeyed = |c: char| c.is_control() && c != '\n' || c == '\u{202e}';
+    for view in [&tail, &page] {
+        assert!(view.contains(r"py\u{1b}]0;x\u{7}\nALLOWED \u{202e}\u{9b}2J\u{7f}"), "{view}");
+        assert!(!view.contains(obeyed), "{view:?}");
+    }
+    let evidence = serde_json::json!([{ "evidence": "a\u{1b}[2J\nb" }]);
+    assert_eq!(super::output::shown(&evidence).unwrap(), serde_json::json!([{ "evidence": r"a\u{1b}[2J\nb" }]));
+}
+
+#[test]
 fn a_follower_shows_the_last_ten_and_then_each_new_record_within_300_ms() {
     let log = Log::with(&records(0..40), 10_000);
     let (send, receive) = mpsc::channel();

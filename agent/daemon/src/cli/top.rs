@@ -30,7 +30,7 @@ pub(super) fn run(config_dir: &Path, args: &Args) -> anyhow::Result<ExitCode> {
     }
     let mut before: Option<(Instant, u64)> = None;
     loop {
-        let mut status = ask()?;
+        let mut status = output::shown(&ask()?)?;
         let now = Instant::now();
         let rate = before.map_or(0, |(then, seen)| {
             let passed = status.records.seen.saturating_sub(seen);

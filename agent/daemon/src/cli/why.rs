@@ -23,6 +23,7 @@ pub(super) fn run(config_dir: &Path, args: &Args) -> anyhow::Result<ExitCode> {
         output::json(&answer)?;
         return Ok(ExitCode::SUCCESS);
     }
+    let answer = output::shown(&answer)?;
     if answer.accounts.is_empty() {
         println!("you are no service account: writ refuses you nothing");
     }

@@ -1,112 +1,211 @@
 //! The drop directory: files that configuration management leaves become signals of the files' owners.
 //!
-//! Each file is taken whole, then removed; what cannot be taken is moved to `rejected/`, named and recorded. Repeats under one
-//! id change nothing, so a file that is dropped again, or read again after a crash, does no harm.
+//! A file is read whole and taken line by line, so many lines a second, then removed; what cannot be taken is moved to
+//! `rejected/`, named and recorded. Repeats under one id change nothing, so a file that is dropped again, or read again after a
+//! crash, does no harm.
 
-use std::fs::{self, File};
-use std::io::Read as _;
-use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::collections::{BTreeMap, VecDeque};
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
-use libc::{O_CLOEXEC, O_NOFOLLOW, O_NONBLOCK};
 use nix::unistd::{Group, Uid, User, getgrouplist};
 use writ_core::signal::{Caller, Incoming};
 
+use super::drop_directory::{Aside, Directory, Found};
 use super::{Actor, Engine, Refusal};
 use crate::statement::statement;
 
-/// How many files are taken in one second, so that a flood of them holds nothing else up.
-const AT_ONCE: usize = 64;
-/// The largest file.
-const LARGEST: u64 = 1 << 20;
+/// How many lines are taken in one second, so that a flood of them holds nothing else up. Each owner has an equal share.
+const LINES: usize = 256;
+/// A longer line counts as several.
+const LINE: usize = 4_096;
+/// How many files are taken in one second.
+const FILES: usize = 64;
+/// How many owners' files are underway at once; each of them is in memory.
+const OWNERS: usize = 16;
+/// How long one second's lines may take, whatever each of them sets off.
+const LONGEST: Duration = Duration::from_millis(100);
+
+/// A file of which some lines are still to be taken.
+#[derive(Debug)]
+struct Underway {
+    name: String,
+    found: Found,
+    actor: Actor,
+    /// Where the next line begins.
+    at: usize,
+    /// Its number.
+    number: usize,
+    /// How many lines were refused, and what was wrong with the first.
+    refused: u64,
+    first: Option<String>,
+}
+
+/// What is underway in the drop directory, by the file's owner.
+#[derive(Debug, Default)]
+pub(crate) struct Dropped {
+    underway: BTreeMap<u32, Underway>,
+}
+
+impl Underway {
+    fn new(name: String, found: Found, actor: Actor) -> Self {
+        Self { name, found, actor, at: 0, number: 1, refused: 0, first: None }
+    }
+
+    /// The next line that is not blank, and its number.
+    fn next_line(&mut self) -> Option<(usize, String)> {
+        while let Some(rest) = self.found.text.get(self.at..).filter(|rest| !rest.is_empty()) {
+            let line = rest.split_inclusive('\n').next().unwrap_or(rest);
+            let number = self.number;
+            self.at += line.len();
+            self.number += 1;
+            if !line.trim().is_empty() {
+                return Some((number, line.trim_end().to_owned()));
+            }
+        }
+        None
+    }
+}
+
+/// Whose files are taken in this second: those of which some are underway, and then others.
+fn whose(underway: &BTreeMap<u32, Underway>, waiting: &BTreeMap<u32, Vec<String>>) -> Vec<u32> {
+    let others = waiting.keys().filter(|uid| !underway.contains_key(uid));
+    underway.keys().chain(others).copied().take(OWNERS).collect()
+}
+
+/// What a line costs of an owner's share.
+fn cost(line: &str) -> usize {
+    1 + line.len() / LINE
+}
 
 impl Engine {
-    /// Takes what lies in the directory.
+    /// Takes what lies in the directory, as much of it as one second has room for.
     pub(super) fn take_dropped(&mut self) {
-        let Some(directory) = self.current().and_then(|current| current.config.agent.paths.drop.clone()) else {
+        let Some(path) = self.current().and_then(|current| current.config.agent.paths.drop.clone()) else {
+            self.dropped = Dropped::default();
             return;
         };
-        let directory = Path::new(&directory);
-        let entries = match safe(directory).and_then(|()| fs::read_dir(directory).map_err(|error| error.to_string())) {
-            Ok(entries) => entries,
+        let opened = Directory::open(Path::new(&path), Uid::effective());
+        let (directory, mut waiting) = match opened.and_then(|opened| Ok((opened.waiting()?, opened))) {
+            Ok((waiting, directory)) => (directory, waiting),
             Err(why) => {
                 if !self.degraded.iter().any(|reason| reason == "drop-directory") {
-                    tracing::error!(directory = %directory.display(), why, "the drop directory cannot be used");
+                    tracing::error!(directory = path, why, "the drop directory cannot be used");
                 }
                 self.degraded_by("drop-directory", true);
                 return;
             }
         };
         self.degraded_by("drop-directory", false);
-        let mut names: Vec<String> = entries
-            .flatten()
-            .filter_map(|entry| entry.file_name().into_string().ok())
-            // A file on its way has another name: it is renamed when it is whole.
-            .filter(|name| !name.starts_with('.') && (name.ends_with(".json") || name.ends_with(".jsonl")))
-            .collect();
-        names.sort();
-        for name in names.iter().take(AT_ONCE) {
-            self.take_file(directory, name);
+        let owners = whose(&self.dropped.underway, &waiting);
+        let sharers = u32::try_from(owners.len()).unwrap_or(u32::MAX).max(1);
+        let mut removed: BTreeMap<String, u64> = BTreeMap::new();
+        for uid in owners {
+            let mut names = VecDeque::from(waiting.remove(&uid).unwrap_or_default());
+            if let Some(known) = self.dropped.underway.get(&uid) {
+                names.retain(|name| *name != known.name);
+            }
+            self.take_share(&directory, uid, names, sharers, &mut removed);
+        }
+        for (why, count) in removed {
+            tracing::warn!(
+                count,
+                why,
+                "bad dropped files could not be kept in `rejected`, and are gone unless that failed too"
+            );
         }
     }
 
-    fn take_file(&mut self, directory: &Path, name: &str) {
-        let path = directory.join(name);
-        let mut actor = Actor { caller: Caller { uid: u32::MAX, ..Caller::default() }, ..Actor::default() };
-        let problems = match open(&path) {
-            Ok((text, uid, written)) => {
-                actor = self.owner(uid);
-                self.take_lines(name, &text, written, &actor)
-            }
-            Err(why) => vec![format!("{name}: {why}")],
-        };
-        if problems.is_empty() {
-            if let Err(error) = fs::remove_file(&path) {
-                tracing::error!(%error, file = %path.display(), "a dropped file cannot be removed; it is read again, to no effect");
-            }
-            return;
-        }
-        let rejected = directory.join("rejected");
-        let moved = fs::create_dir_all(&rejected).and_then(|()| fs::rename(&path, rejected.join(name)));
-        if let Err(error) = moved {
-            tracing::error!(%error, file = %path.display(), "a bad file cannot be moved aside");
-            let _ = fs::remove_file(&path);
-        }
-        for problem in problems {
-            tracing::warn!(problem, "a dropped file was refused, and moved to `rejected`");
-            self.note_refused("signal drop", &actor, None, &problem);
-        }
-    }
-
-    /// Sends a signal for each line; what is wrong, by line. A line that is refused does not hold up those after it.
-    fn take_lines(&mut self, name: &str, text: &str, written: Timestamp, actor: &Actor) -> Vec<String> {
-        let mut problems = Vec::new();
-        for (number, line) in (1..).zip(text.lines()).filter(|(_, line)| !line.trim().is_empty()) {
-            let sent = statement(line).and_then(|body| {
-                let ttl = body.ttl.as_deref().map(writ_core::config::duration).transpose();
-                Ok(Incoming {
-                    id: body.id,
-                    account: body.account,
-                    kind: body.kind,
-                    risk: body.risk,
-                    ttl: ttl.map_err(|fault| format!("`ttl`: {}", fault.message))?,
-                    evidence: body.evidence,
-                    // What is read twice is the same statement twice.
-                    at: Some(body.at.unwrap_or(written)),
-                })
-            });
-            let why = match sent {
-                Ok(incoming) => match self.signal(&incoming, actor) {
-                    Ok(_) => continue,
-                    Err(Refusal::Kernel(why)) => why,
-                    Err(refusal) => refusal.to_string(),
-                },
-                Err(why) => why,
+    /// Takes an owner's files until its share of lines, files or time is used up.
+    fn take_share(
+        &mut self,
+        directory: &Directory,
+        uid: u32,
+        mut names: VecDeque<String>,
+        sharers: u32,
+        removed: &mut BTreeMap<String, u64>,
+    ) {
+        let (mut left, mut files) = (LINES / sharers as usize, FILES / sharers as usize);
+        let until = Instant::now() + LONGEST / sharers;
+        while left > 0 && Instant::now() < until {
+            let Some(mut file) = self.dropped.underway.remove(&uid) else {
+                let Some(name) = names.pop_front().filter(|_| files > 0) else { return };
+                files -= 1;
+                left -= 1;
+                self.begin(directory, uid, name, removed);
+                continue;
             };
-            problems.push(format!("{name}:{number}: {why}"));
+            let Some((number, line)) = file.next_line() else {
+                self.finish(directory, &file, removed);
+                continue;
+            };
+            left = left.saturating_sub(cost(&line));
+            if let Err(why) = self.take_line(&line, file.found.written, &file.actor) {
+                let problem = format!("{}:{number}: {why}", file.name);
+                self.note_refused("signal drop", &file.actor, None, &problem);
+                file.refused += 1;
+                file.first.get_or_insert(problem);
+            }
+            self.dropped.underway.insert(uid, file);
         }
-        problems
+    }
+
+    fn begin(&mut self, directory: &Directory, uid: u32, name: String, removed: &mut BTreeMap<String, u64>) {
+        match directory.read(&name) {
+            Ok(found) => {
+                let actor = self.owner(found.uid);
+                self.dropped.underway.insert(uid, Underway::new(name, found, actor));
+            }
+            Err(why) => {
+                let nobody = Actor { caller: Caller { uid: u32::MAX, ..Caller::default() }, ..Actor::default() };
+                let problem = format!("{name}: {why}");
+                self.note_refused("signal drop", &nobody, None, &problem);
+                tracing::warn!(problem, "a dropped file was refused");
+                put_aside(directory, &name, removed);
+            }
+        }
+    }
+
+    /// Removes a file that was taken, or moves it aside if some of it was bad.
+    fn finish(&mut self, directory: &Directory, file: &Underway, removed: &mut BTreeMap<String, u64>) {
+        if file.refused > 0 {
+            let first = file.first.as_deref().unwrap_or_default();
+            tracing::warn!(file = file.name, lines = file.refused, first, "lines of a dropped file were refused");
+        }
+        if !directory.holds(&file.name, file.found.which) {
+            return; // Its owner has put another in its place meanwhile, which is read as such, or taken it back.
+        }
+        if file.refused > 0 {
+            put_aside(directory, &file.name, removed);
+        } else if let Err(error) = directory.remove(&file.name) {
+            tracing::error!(
+                error,
+                file = file.name,
+                "a dropped file cannot be removed; it is read again, to no effect"
+            );
+        }
+    }
+
+    /// Sends the signal that a line is.
+    fn take_line(&mut self, line: &str, written: Timestamp, actor: &Actor) -> Result<(), String> {
+        let body = statement(line)?;
+        let ttl = body.ttl.as_deref().map(writ_core::config::duration).transpose();
+        let incoming = Incoming {
+            id: body.id,
+            account: body.account,
+            kind: body.kind,
+            risk: body.risk,
+            ttl: ttl.map_err(|fault| format!("`ttl`: {}", fault.message))?,
+            evidence: body.evidence,
+            // What is read twice is the same statement twice.
+            at: Some(body.at.unwrap_or(written)),
+        };
+        match self.signal(&incoming, actor) {
+            Ok(_) => Ok(()),
+            Err(Refusal::Kernel(why)) => Err(why),
+            Err(refusal) => Err(refusal.to_string()),
+        }
     }
 
     /// The owner of a file as a sender. There is no process, so only its uid can lead to accounts.
@@ -132,45 +231,43 @@ impl Engine {
     }
 }
 
-/// Whether a directory can be trusted to hold what its files' owners put there.
-fn safe(directory: &Path) -> Result<(), String> {
-    let found = fs::symlink_metadata(directory).map_err(|error| error.to_string())?;
-    if !found.is_dir() {
-        return Err("it is no directory".into());
+/// Moves a bad file aside; one that could only be removed is counted, by the reason.
+fn put_aside(directory: &Directory, name: &str, removed: &mut BTreeMap<String, u64>) {
+    match directory.put_aside(name) {
+        Aside::Moved => {}
+        Aside::Removed(why) | Aside::Stuck(why) => *removed.entry(why).or_default() += 1,
     }
-    if found.uid() != 0 {
-        return Err("it does not belong to root: its owner could put anybody's files there".into());
-    }
-    if found.mode() & 0o022 != 0 && found.mode() & 0o1000 == 0 {
-        return Err(
-            "others may write to it and it is not sticky (chmod +t): they could replace each other's files".into()
-        );
-    }
-    Ok(())
 }
 
-/// The text of a file, its owner, and when it was written.
-fn open(path: &Path) -> Result<(String, u32, Timestamp), String> {
-    let text = |error: std::io::Error| error.to_string();
-    let mut options = File::options();
-    // Neither links are followed nor pipes waited for.
-    let file = options.read(true).custom_flags(O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC).open(path).map_err(text)?;
-    let found = file.metadata().map_err(text)?;
-    if !found.is_file() {
-        return Err("not a plain file".into());
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn underway(name: &str, text: &str) -> Underway {
+        let found = Found { text: text.to_owned(), uid: 7, written: Timestamp::UNIX_EPOCH, which: (0, 0) };
+        Underway::new(name.to_owned(), found, Actor::default())
     }
-    if found.nlink() != 1 {
-        return Err("it has another name: whoever linked it here need not be its owner".into());
+
+    #[test]
+    fn lines_go_on_where_they_were_left_none_twice_and_none_left_out() {
+        let mut file = underway("a.jsonl", "one\r\n\n  \ntwo\nthree");
+        let taken: Vec<(usize, String)> = std::iter::from_fn(|| file.next_line()).collect();
+        assert_eq!(taken, [(1, "one".to_owned()), (4, "two".to_owned()), (5, "three".to_owned())]);
+        assert_eq!(file.next_line(), None);
+        assert_eq!(underway("b.jsonl", "").next_line(), None);
     }
-    if found.mode() & 0o022 != 0 {
-        return Err("others than its owner may write to it: it cannot be attributed".into());
+
+    #[test]
+    fn a_line_as_long_as_a_file_may_be_takes_a_seconds_share() {
+        assert_eq!(cost("{}"), 1);
+        assert!(cost(&"x".repeat(1 << 20)) > LINES);
     }
-    if found.len() > LARGEST {
-        return Err(format!("it has {} bytes; {LARGEST} is the limit", found.len()));
+
+    #[test]
+    fn an_owner_with_many_files_leaves_others_their_share() {
+        let started = BTreeMap::from([(7, underway("a.jsonl", "x"))]);
+        let many = (0..1_000).map(|number| format!("{number}.json")).collect();
+        let waiting = BTreeMap::from([(0, vec!["z.json".to_owned()]), (7, many)]);
+        assert_eq!(whose(&started, &waiting), [7, 0]);
     }
-    let mut bytes = Vec::new();
-    file.take(LARGEST + 1).read_to_end(&mut bytes).map_err(text)?;
-    let content = String::from_utf8(bytes).map_err(|_| "it is not UTF-8")?;
-    let written = Timestamp::new(found.mtime(), i32::try_from(found.mtime_nsec()).unwrap_or(0));
-    Ok((content, found.uid(), written.map_err(|error| error.to_string())?))
 }

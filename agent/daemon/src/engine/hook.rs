@@ -1,11 +1,13 @@
 //! `on-escalation`: a command of the operator's, run for each new escalation so that somebody is told. It decides nothing and
-//! holds nothing up: its time, its number at once and what is kept of its output are bounded, and its failures are counted.
+//! holds nothing up: its time, its number at once and what is kept of its output are bounded, and its failures are counted. Each
+//! account has its share of the places, so that one that floods does not keep another's from being told.
 
+use std::collections::{BTreeMap, VecDeque};
 use std::io::{Read as _, Write as _};
 use std::os::unix::process::CommandExt as _;
 use std::process::{Child, Command, Stdio};
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::mpsc::{Receiver, sync_channel};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -22,7 +24,11 @@ const LONGEST: Duration = Duration::from_secs(10);
 /// How many run at once.
 const AT_ONCE: usize = 4;
 /// How many wait; beyond it an escalation is on record, listed, and told to nobody.
-const WAITING: usize = 64;
+const WAITING: usize = 512;
+/// How many of one account wait.
+const WAITING_EACH: usize = 8;
+/// How long `degraded` says that somebody was not told, after the last time.
+const SHOWN: Duration = Duration::from_secs(3_600);
 /// How much of what a failed run said is kept.
 const KEPT: usize = 2_048;
 
@@ -35,9 +41,12 @@ pub(crate) struct HookStatus {
     pub failed: u64,
     /// Escalations that nobody was told of, because too many waited.
     pub dropped: u64,
+    /// The same by account.
+    #[serde(default)]
+    pub dropped_of: BTreeMap<String, u64>,
     /// The last failure.
     pub last_failure: Option<HookFailure>,
-    /// Whether the last run failed, or the last escalation was dropped.
+    /// Whether the last run failed.
     pub failing: bool,
 }
 
@@ -51,15 +60,45 @@ pub(crate) struct HookFailure {
 }
 
 struct Job {
+    account: String,
     command: Vec<String>,
     input: Vec<u8>,
+}
+
+/// What waits to be run.
+#[derive(Debug, Default)]
+struct Queue {
+    jobs: VecDeque<Job>,
+    /// Nothing more comes.
+    closed: bool,
+}
+
+impl Queue {
+    /// Whether there was room for it.
+    fn push(&mut self, job: Job) -> bool {
+        let own = self.jobs.iter().filter(|waiting| waiting.account == job.account).count();
+        let room = own < WAITING_EACH && self.jobs.len() < WAITING;
+        if room {
+            self.jobs.push_back(job);
+        }
+        room
+    }
 }
 
 /// Runs the command, on threads of its own.
 #[derive(Debug, Default)]
 pub(crate) struct Hook {
-    jobs: Option<SyncSender<Job>>,
+    queue: Arc<(Mutex<Queue>, Condvar)>,
+    started: bool,
     status: Arc<Mutex<HookStatus>>,
+    dropped_at: Option<Instant>,
+}
+
+impl Drop for Hook {
+    fn drop(&mut self) {
+        lock(&self.queue.0).closed = true;
+        self.queue.1.notify_all();
+    }
 }
 
 impl std::fmt::Debug for Job {
@@ -74,32 +113,38 @@ impl Hook {
         lock(&self.status).clone()
     }
 
-    /// Has the command run with this on its standard input; returns at once.
-    pub(crate) fn run(&mut self, command: &[String], input: &serde_json::Value) {
+    /// Whether somebody was not told lately.
+    pub(crate) fn drops(&self) -> bool {
+        self.dropped_at.is_some_and(|at| at.elapsed() < SHOWN)
+    }
+
+    /// Has the command run with this about an account on its standard input; returns at once.
+    pub(crate) fn run(&mut self, account: &str, command: &[String], input: &serde_json::Value) {
         let mut input = input.to_string().into_bytes();
         input.push(b'\n');
-        let job = Job { command: command.to_vec(), input };
-        let jobs = self.jobs.get_or_insert_with(|| {
-            let (jobs, queue) = sync_channel(WAITING);
-            let queue = Arc::new(Mutex::new(queue));
+        let job = Job { account: account.to_owned(), command: command.to_vec(), input };
+        if !self.started {
+            self.started = true;
             for _ in 0..AT_ONCE {
-                let (queue, status) = (Arc::clone(&queue), Arc::clone(&self.status));
+                let (queue, status) = (Arc::clone(&self.queue), Arc::clone(&self.status));
                 let spawned = thread::Builder::new().name("on-escalation".into()).spawn(move || work(&queue, &status));
                 if let Err(error) = spawned {
                     tracing::error!(%error, "no thread for `on-escalation`");
                 }
             }
-            jobs
-        });
-        match jobs.try_send(job) {
-            Ok(()) => {}
-            Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => {
-                let mut status = lock(&self.status);
-                status.dropped += 1;
-                status.failing = true;
-                tracing::warn!("too many runs of `on-escalation` wait: nobody is told of this escalation");
-            }
         }
+        if lock(&self.queue.0).push(job) {
+            self.queue.1.notify_one();
+            return;
+        }
+        self.dropped_at = Some(Instant::now());
+        let mut status = lock(&self.status);
+        status.dropped += 1;
+        // Whom the decision point is asked about can be anybody: so many names are kept, and the number is of all.
+        if status.dropped_of.len() < WAITING || status.dropped_of.contains_key(account) {
+            *status.dropped_of.entry(account.to_owned()).or_default() += 1;
+        }
+        tracing::warn!(account, "too many runs of `on-escalation` wait: nobody is told of this escalation");
     }
 }
 
@@ -121,6 +166,7 @@ impl super::Engine {
             Target::Action { action, resource, .. } => (None, Some(action), Some(resource)),
         };
         self.hook.run(
+            &escalation.account,
             &config.agent.on_escalation,
             &serde_json::json!({
                 "host": { "id": self.host.id, "name": name },
@@ -145,10 +191,12 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn work(queue: &Mutex<Receiver<Job>>, status: &Mutex<HookStatus>) {
+fn work((queue, news): &(Mutex<Queue>, Condvar), status: &Mutex<HookStatus>) {
     loop {
-        // The lock is let go as soon as there is a job: the others wait for the next one.
-        let Ok(job) = lock(queue).recv() else { return };
+        let waiting = news.wait_while(lock(queue), |queue| queue.jobs.is_empty() && !queue.closed);
+        let job = waiting.unwrap_or_else(PoisonError::into_inner).jobs.pop_front();
+        // The lock is let go by now: the others wait for the next one.
+        let Some(job) = job else { return };
         let outcome = once(&job, LONGEST);
         let mut status = lock(status);
         status.failing = outcome.is_err();
@@ -222,7 +270,41 @@ mod tests {
     use super::*;
 
     fn job(script: &str) -> Job {
-        Job { command: ["/bin/sh", "-c", script].map(str::to_owned).to_vec(), input: b"{\"a\":1}\n".to_vec() }
+        let command = ["/bin/sh", "-c", script].map(str::to_owned).to_vec();
+        Job { account: "a".into(), command, input: b"{\"a\":1}\n".to_vec() }
+    }
+
+    #[test]
+    fn an_account_that_floods_leaves_room_for_anothers_page() {
+        let mut queue = Queue::default();
+        let of = |account: &str| Job { account: account.into(), ..job("true") };
+        let told = (0..100).filter(|_| queue.push(of("flooding"))).count();
+        assert_eq!(told, WAITING_EACH);
+        assert!(queue.push(of("another")));
+        queue.jobs.pop_front();
+        assert!(queue.push(of("flooding")), "a place that is free again is taken again");
+        let many = (0..WAITING).filter(|number| queue.push(of(&number.to_string()))).count();
+        assert_eq!(many, WAITING - WAITING_EACH - 1);
+    }
+
+    #[test]
+    fn who_was_not_told_is_counted_by_account_and_shown_while_another_is_told() {
+        let mut hook = Hook::default();
+        let run = |hook: &mut Hook, account: &str| {
+            hook.run(account, &job("read line; sleep 0.2").command, &serde_json::json!({}));
+        };
+        (0..30).for_each(|_| run(&mut hook, "flooding"));
+        run(&mut hook, "another");
+        let status = hook.status();
+        assert!(status.dropped >= 30 - (WAITING_EACH + AT_ONCE) as u64, "{status:?}");
+        assert_eq!(status.dropped_of, BTreeMap::from([("flooding".to_owned(), status.dropped)]));
+        assert!(hook.drops() && !status.failing);
+        let deadline = Instant::now() + LONGEST;
+        while hook.status().succeeded + hook.status().dropped < 31 {
+            assert!(Instant::now() < deadline, "{:?}", hook.status());
+            thread::sleep(Duration::from_millis(20));
+        }
+        assert!(hook.drops(), "that runs succeed makes nobody told who was not");
     }
 
     #[test]
@@ -231,7 +313,7 @@ mod tests {
         assert_eq!(once(&job("exit 0"), LONGEST), Ok(()));
         let failed = once(&job("echo no pager >&2; exit 3"), LONGEST).unwrap_err();
         assert!(failed.contains("exit status: 3") && failed.contains("no pager"), "{failed}");
-        let missing = Job { command: vec!["/nowhere".into()], input: Vec::new() };
+        let missing = Job { account: "a".into(), command: vec!["/nowhere".into()], input: Vec::new() };
         assert!(once(&missing, LONGEST).unwrap_err().contains("cannot be started"));
     }
 

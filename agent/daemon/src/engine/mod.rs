@@ -10,6 +10,7 @@ mod changes;
 mod clock;
 mod decide;
 mod drift;
+mod drop_directory;
 mod dropped;
 mod escalate;
 mod evidence;
@@ -189,6 +190,8 @@ pub(crate) struct Engine {
     pub(crate) refusals: refusals::Refusals,
     /// Executables looked at, and signals they raise.
     pub(crate) drift: drift::Drift,
+    /// Dropped files of which some lines are still to be taken.
+    pub(crate) dropped: dropped::Dropped,
     /// What the configuration names, as it was found on this host.
     pub(crate) resolution: resolution::Resolution,
     /// Which decision let each open session through, by socket cookie.

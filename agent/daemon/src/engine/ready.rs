@@ -194,6 +194,7 @@ pub(crate) fn open(config_dir: &Path) -> Result<OpenedEngine, StartError> {
         last_executable: None,
         denials: super::why::Denials::default(),
         refusals: super::refusals::Refusals::default(),
+        dropped: super::dropped::Dropped::default(),
         drift: super::drift::Drift::with(store.load_fingerprints()),
         resolution: store.load_resolution(),
         opened: HashMap::new(),

@@ -183,6 +183,7 @@ impl Engine {
         self.look_at_fingerprints();
         let failing = self.hook.status().failing;
         self.degraded_by("on-escalation-failing", failing);
+        self.degraded_by("on-escalation-dropped", self.hook.drops());
         if Instant::now() >= self.heartbeat_due {
             self.heartbeat_due = Instant::now() + HEARTBEAT;
             self.heartbeat();

@@ -1,6 +1,8 @@
 //! `GET /v1/changes`: what changed since an index of the log, as one answer that waits or as server-sent events.
 
 use std::convert::Infallible;
+use std::pin::Pin;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::body::Body;
@@ -8,7 +10,7 @@ use axum::extract::{ConnectInfo, Query, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use http_body_util::channel::Channel;
-use hyper::body::Bytes;
+use hyper::body::{Bytes, Frame};
 use serde::Deserialize;
 use tokio::time::Instant;
 
@@ -101,7 +103,7 @@ async fn stream(engine: Handle, peer: Peer, since: Option<u64>, account: Option<
     let mut news = engine.news();
     let mut found = page(&engine, &peer, since, account.clone()).await?;
     let (mut sender, body) = Channel::<Bytes, Infallible>::new(8);
-    tokio::spawn(async move {
+    let telling = async move {
         let mut next = found.next;
         let mut text = format!("id: {next}\nevent: open\ndata: {{\"next\":{next}}}\n\n");
         loop {
@@ -121,9 +123,33 @@ async fn stream(engine: Handle, peer: Peer, since: Option<u64>, account: Option<
                 Err(_) => return,
             }
         }
-    });
+    };
     let headers = [(header::CONTENT_TYPE, "text/event-stream"), (header::CACHE_CONTROL, "no-store")];
-    Ok((StatusCode::OK, headers, Body::new(body)).into_response())
+    Ok((StatusCode::OK, headers, Body::new(Told { telling: Some(Box::pin(telling)), body })).into_response())
+}
+
+/// A stream and what fills it, as one body: the connection that sends it drives both, and they end together. A task of its own
+/// would outlive its connection, whose place is another's by then.
+struct Told {
+    telling: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
+    body: Channel<Bytes, Infallible>,
+}
+
+impl hyper::body::Body for Told {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        if let Some(telling) = &mut self.telling
+            && telling.as_mut().poll(context).is_ready()
+        {
+            self.telling = None;
+        }
+        Pin::new(&mut self.body).poll_frame(context)
+    }
 }
 
 /// The page as server-sent events. An event's id is where to go on after it.
@@ -137,4 +163,37 @@ fn events(page: &Page) -> String {
         text.push_str(&format!("id: {}\nevent: {}\ndata: {data}\n\n", change.sequence + 1, change.kind));
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::BodyExt as _;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn what_fills_a_stream_ends_with_the_connection_that_sends_it() {
+        let (mut sender, body) = Channel::<Bytes, Infallible>::new(8);
+        let (place, freed) = tokio::sync::oneshot::channel::<()>();
+        let telling = async move {
+            let _place = place;
+            let _ = sender.send_data(Bytes::from_static(b"first")).await;
+            std::future::pending::<()>().await;
+        };
+        let mut told = Told { telling: Some(Box::pin(telling)), body };
+        let first = told.frame().await.unwrap().unwrap().into_data().unwrap();
+        assert_eq!(first, "first");
+        drop(told);
+        assert!(freed.await.is_err(), "it is gone");
+    }
+
+    #[tokio::test]
+    async fn a_stream_ends_when_nothing_fills_it_any_more() {
+        let (mut sender, body) = Channel::<Bytes, Infallible>::new(8);
+        let telling = async move {
+            let _ = sender.send_data(Bytes::from_static(b"last")).await;
+        };
+        let told = Told { telling: Some(Box::pin(telling)), body };
+        assert_eq!(told.collect().await.unwrap().to_bytes(), "last");
+    }
 }

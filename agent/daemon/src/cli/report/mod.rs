@@ -5,18 +5,21 @@ mod controls;
 mod html;
 mod text;
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use serde::Serialize;
+use writ_core::printable::printable_lines;
 use writ_core::record::{Body, Lifecycle, Record};
 
 use self::account::Account;
 use self::controls::{Control, Controls};
 use super::find::{Filter, each, since};
 use super::judgements::Archive;
+use super::output::shown_line;
 
 /// Options of `report`.
 #[derive(clap::Args, Clone, Debug)]
@@ -69,26 +72,42 @@ pub(super) struct Report {
 /// Reports on the log below `log`.
 pub(crate) fn report(args: &ReportArgs, log: &Path) -> anyhow::Result<ExitCode> {
     let since = args.since.as_deref().map(since).transpose()?;
-    let report = gather(args.log.as_deref().unwrap_or(log), since)?;
+    let format = if args.json { "json" } else { args.format.as_str() };
+    let log = args.log.as_deref().unwrap_or(log);
+    let report = if format == "text" { gather_shown(log, since)? } else { gather(log, since)? };
     let mut output = std::io::stdout().lock();
-    match if args.json { "json" } else { args.format.as_str() } {
+    match format {
         "json" => {
             serde_json::to_writer(&mut output, &report)?;
             writeln!(output)?;
         }
         "html" => output.write_all(html::page(&report).as_bytes())?,
-        _ => output.write_all(text::page(&report).as_bytes())?,
+        // What did not come by records, such as what policies permit, is written out here.
+        _ => output.write_all(printable_lines(&text::page(&report)).as_bytes())?,
     }
     Ok(ExitCode::SUCCESS)
 }
 
 /// Reads the log.
 pub(super) fn gather(log: &Path, since: Option<String>) -> anyhow::Result<Report> {
+    gather_as(log, since, |line| Cow::Borrowed(line))
+}
+
+/// Reads the log for a terminal (see [`shown_line`]).
+fn gather_shown(log: &Path, since: Option<String>) -> anyhow::Result<Report> {
+    gather_as(log, since, shown_line)
+}
+
+fn gather_as(
+    log: &Path,
+    since: Option<String>,
+    form: impl for<'a> Fn(&'a [u8]) -> Cow<'a, [u8]>,
+) -> anyhow::Result<Report> {
     let filter = Filter { since, ..Filter::default() };
     let mut report = Report::default();
     each(log, |_, line| {
         if filter.matches(line) {
-            match Record::from_line(line) {
+            match Record::from_line(&form(line)) {
                 Ok(record) => report.add(&record),
                 Err(_) => report.unreadable += 1,
             }
