@@ -9,6 +9,7 @@ mod atoms;
 mod bundle;
 mod classes;
 mod compile;
+mod extent;
 mod finding;
 #[cfg(test)]
 pub(crate) mod fixture;
@@ -41,6 +42,7 @@ pub use action::{ActionAnswer, ActionError, ActionRequest};
 pub use bundle::{Attempt, Bundle};
 pub use classes::{Classes, ExecutableClass};
 pub use compile::nat64;
+pub use extent::STACK;
 pub use further::further;
 pub use grant::{Grant, GrantTarget};
 pub use growth::Growth;
@@ -52,6 +54,7 @@ pub use row::{Projection, Row, RowCell};
 pub use state::{AccountState, Approval};
 
 pub(crate) use bundle::named;
+pub(crate) use extent::schema_beyond;
 pub(crate) use inputs::{Inputs, TimeAtoms};
 pub(crate) use moment::Moment;
 pub(crate) use places::Places;

@@ -5,10 +5,10 @@ use cedar_policy::{Effect, Policy, PolicyId, Template};
 use serde::Serialize;
 
 use super::atoms::{self, Culprit};
-use super::finding;
 use super::inputs::Inputs;
 use super::schema::quoted;
 use super::source::Statement;
+use super::{extent, finding};
 use crate::diagnostic::{Diagnostic, Location};
 
 /// What records and listings say about a policy.
@@ -107,6 +107,10 @@ pub(crate) fn policy_in<'a>(
     findings: &mut Vec<Diagnostic>,
 ) -> Option<Parsed<'a>> {
     let before = findings.len();
+    if let Some(finding) = extent::beyond(&statement, form) {
+        findings.push(finding);
+        return None;
+    }
     let parsed = match Policy::parse(None, statement.text) {
         Ok(parsed) => parsed,
         Err(_) if Template::parse(None, statement.text).is_ok() => {
