@@ -5,10 +5,12 @@
 
 mod account;
 mod action;
+mod annotation;
 mod atoms;
 mod bundle;
 mod classes;
 mod compile;
+mod cut;
 mod extent;
 mod finding;
 #[cfg(test)]
@@ -19,6 +21,7 @@ mod granted;
 mod growth;
 mod inputs;
 mod judge;
+mod kinds;
 mod literal;
 mod moment;
 #[cfg(test)]
@@ -53,6 +56,7 @@ pub use rebuilt::Permit;
 pub use row::{Projection, Row, RowCell};
 pub use state::{AccountState, Approval};
 
+pub(crate) use annotation::GENERATED;
 pub(crate) use bundle::named;
 pub(crate) use extent::schema_beyond;
 pub(crate) use inputs::{Inputs, TimeAtoms};

@@ -7,7 +7,7 @@ use cedar_policy::{Schema, SchemaFragment};
 use serde_json::{Value, json};
 
 use super::extent::schema_beyond;
-use super::finding;
+use super::{cut, finding};
 use crate::config::{Attribute, Config};
 use crate::diagnostic::{Diagnostic, Location};
 
@@ -34,6 +34,7 @@ pub(crate) fn build(config: &Config) -> Result<(String, Schema), Vec<Diagnostic>
     let mut findings = Vec::new();
     let mut text = generated(config, &mut findings);
     let mut starts = Vec::new();
+    findings.extend(config.schemas.iter().filter_map(cut::bare_cr));
     findings.extend(config.schemas.iter().filter_map(|file| schema_beyond(&file.name, &file.text)));
     if !findings.is_empty() {
         return Err(findings);

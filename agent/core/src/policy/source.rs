@@ -164,8 +164,17 @@ impl Statement<'_> {
 
     /// The place of the first string literal with this value, its entity type included.
     pub(crate) fn literal(&self, value: &str) -> Option<Location> {
+        self.literal_from(0, value)
+    }
+
+    /// The same within the conditions.
+    pub(crate) fn compared(&self, value: &str) -> Option<Location> {
+        self.literal_from(self.scope()?.end, value)
+    }
+
+    fn literal_from(&self, start: usize, value: &str) -> Option<Location> {
         let quoted = format!("\"{}\"", value.escape_debug());
-        let index = (0..self.tokens.len()).find(|index| self.word(*index) == quoted)?;
+        let index = (start..self.tokens.len()).find(|index| self.word(*index) == quoted)?;
         let typed = index >= 3 && self.word(index - 1) == ":" && self.word(index - 2) == ":";
         Some(self.location(self.span(if typed { index - 3 } else { index }..index + 1)?))
     }

@@ -14,7 +14,8 @@ use super::facts::Facts;
 use crate::config::{Config, SourceFile};
 use crate::diagnostic::Diagnostic;
 use crate::policy::{
-    Evaluation, Permit, PolicyInfo, Rebuilt, Statement, Text, TimeAtoms, named, schema_beyond, schema_of, statements,
+    Evaluation, GENERATED, Permit, PolicyInfo, Rebuilt, Statement, Text, TimeAtoms, named, schema_beyond, schema_of,
+    statements,
 };
 
 /// What `policy_digest` names: the digests of the parts.
@@ -300,10 +301,6 @@ pub enum Unanswered {
     /// Cedar refuses the question.
     Refused(String),
 }
-
-/// How the ids of policies begin that no person wrote.
-const GENERATED: [&str; 2] = ["requires-fresh:", "grant:"];
-
 fn first(findings: &[Diagnostic]) -> String {
     findings.first().map(|finding| finding.message.clone()).unwrap_or_default()
 }
