@@ -11,6 +11,7 @@ mod log;
 mod process;
 mod serve;
 mod sink;
+mod stack;
 mod statement;
 mod surroundings;
 

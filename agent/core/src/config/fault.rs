@@ -43,7 +43,7 @@ pub(super) fn suggest<'a>(written: &str, choices: impl IntoIterator<Item = &'a s
 const MAX_LISTED: usize = 24;
 
 /// The choice a slip of the pen away from what was written, if there is one.
-pub(super) fn nearest<'a>(written: &str, choices: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+pub(crate) fn nearest<'a>(written: &str, choices: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     choices
         .into_iter()
         .map(|choice| (distance(written, choice), choice))
@@ -54,7 +54,7 @@ pub(super) fn nearest<'a>(written: &str, choices: impl IntoIterator<Item = &'a s
 }
 
 /// How many letters must be put in, taken out or exchanged (Levenshtein), upper and lower case being the same.
-pub(super) fn distance(from: &str, to: &str) -> usize {
+pub(crate) fn distance(from: &str, to: &str) -> usize {
     // A long text is never a slip of a name, and the work grows with the product of both lengths.
     if from.len().max(to.len()) > 256 {
         return usize::MAX;

@@ -31,6 +31,7 @@ pub use agent::COVERAGE;
 pub use destination::{HOST_RESOLVERS, LOOPBACK};
 pub use errno::{EACCES, errno_name};
 pub use fault::Fault;
+pub(crate) use fault::{distance, nearest};
 pub use model::*;
 pub use network::judged_as;
 pub use role::{Role, role};

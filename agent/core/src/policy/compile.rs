@@ -23,7 +23,7 @@ use super::places::Places;
 use super::question::Names;
 use super::source::Statement;
 use super::state::AccountState;
-use super::{MOST_CELLS, UNLISTED, finding, row, schema, source};
+use super::{MOST_CELLS, UNLISTED, annotation, cut, finding, kinds, row, schema, source};
 use crate::config::{Config, SourceFile};
 use crate::diagnostic::{Diagnostic, Severity};
 use crate::table::Identities;
@@ -46,6 +46,7 @@ pub(super) fn compile(config: &Config, findings: &mut Vec<Diagnostic>) -> Option
     let schema = schema?;
     validate(&policies, schema.clone(), findings);
     empty_destinations(config, &policies, findings);
+    kinds::unknown(config, &policies, findings);
     let names = Names::new()?;
     let accounts = account::index(config, &policies, &names, findings);
 
@@ -99,6 +100,7 @@ pub(super) fn compile(config: &Config, findings: &mut Vec<Diagnostic>) -> Option
 pub(super) fn read<'a>(config: &'a Config, more: &'a [SourceFile], findings: &mut Vec<Diagnostic>) -> Vec<Parsed<'a>> {
     let mut policies: Vec<Parsed<'a>> = Vec::new();
     let mut ids: HashMap<String, usize> = HashMap::new();
+    findings.extend(config.policies.iter().flat_map(|file| cut::bare_cr(file).into_iter().chain(cut::empty(file))));
     let statements: Vec<Statement<'a>> = config.policies.iter().chain(more).flat_map(source::statements).collect();
     #[cfg(test)]
     let mutation = super::mutation::current();
@@ -117,6 +119,9 @@ pub(super) fn read<'a>(config: &'a Config, more: &'a [SourceFile], findings: &mu
     for (parsed, found) in read {
         findings.extend(found);
         let Some(parsed) = parsed else { continue };
+        findings.extend(
+            annotation::bad_id(&parsed).filter(|_| !more.iter().any(|file| std::ptr::eq(file, parsed.statement.file))),
+        );
         match ids.get(&parsed.info.id).and_then(|first| policies.get(*first)) {
             Some(first) => findings.push(duplicate(&parsed, first)),
             None => {

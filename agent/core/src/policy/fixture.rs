@@ -85,7 +85,11 @@ pub(crate) fn config(accounts: Vec<Account>, policies: &str) -> Config {
         accounts: accounts.into_iter().map(|account| (account.name.clone(), account)).collect(),
         destinations: destinations.into_iter().map(|found| (found.name.clone(), found)).collect(),
         signals: BTreeMap::<String, SignalKind>::new(),
-        policies: vec![SourceFile { name: "policies.d/test.cedar".into(), text: policies.into() }],
+        policies: [policies]
+            .into_iter()
+            .filter(|text| !text.is_empty())
+            .map(|text| SourceFile { name: "policies.d/test.cedar".into(), text: text.into() })
+            .collect(),
         schemas: Vec::new(),
     }
 }

@@ -2,8 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use cedar_policy::Policy;
-
+use super::parse::Form;
 use super::{compile, schema, source};
 use crate::config::{Config, Destination, Refused, Role};
 use crate::diagnostic::{Diagnostic, Severity};
@@ -41,7 +40,7 @@ pub fn further(refused: &Refused) -> Vec<Diagnostic> {
 /// Takes every destination that a policy names for declared: the file that would say so cannot be read.
 fn assume_destinations(config: &mut Config) {
     let policies = config.policies.iter().flat_map(source::statements);
-    let parsed = policies.filter_map(|statement| Policy::parse(None, statement.text).ok());
+    let parsed = policies.filter_map(|statement| statement.parsed(Form::Written));
     let named: BTreeSet<String> = parsed
         .flat_map(|policy| policy.entity_literals())
         .filter(|entity| entity.type_name().basename() == "Destination")

@@ -5,10 +5,13 @@
 
 mod account;
 mod action;
+mod annotation;
 mod atoms;
 mod bundle;
 mod classes;
 mod compile;
+mod cut;
+mod extent;
 mod finding;
 #[cfg(test)]
 pub(crate) mod fixture;
@@ -18,6 +21,7 @@ mod granted;
 mod growth;
 mod inputs;
 mod judge;
+mod kinds;
 mod literal;
 mod moment;
 #[cfg(test)]
@@ -41,6 +45,7 @@ pub use action::{ActionAnswer, ActionError, ActionRequest};
 pub use bundle::{Attempt, Bundle};
 pub use classes::{Classes, ExecutableClass};
 pub use compile::nat64;
+pub use extent::STACK;
 pub use further::further;
 pub use grant::{Grant, GrantTarget};
 pub use growth::Growth;
@@ -51,7 +56,9 @@ pub use rebuilt::Permit;
 pub use row::{Projection, Row, RowCell};
 pub use state::{AccountState, Approval};
 
+pub(crate) use annotation::GENERATED;
 pub(crate) use bundle::named;
+pub(crate) use extent::schema_beyond;
 pub(crate) use inputs::{Inputs, TimeAtoms};
 pub(crate) use moment::Moment;
 pub(crate) use places::Places;

@@ -5,10 +5,11 @@ use cedar_policy::{Effect, Policy, PolicyId, Template};
 use serde::Serialize;
 
 use super::atoms::{self, Culprit};
-use super::finding;
 use super::inputs::Inputs;
+use super::kinds::Kinds;
 use super::schema::quoted;
 use super::source::Statement;
+use super::{annotation, extent, finding};
 use crate::diagnostic::{Diagnostic, Location};
 
 /// What records and listings say about a policy.
@@ -48,6 +49,7 @@ pub(crate) struct Parsed<'a> {
     pub(crate) principal: Principal,
     pub(crate) actions: Actions,
     pub(crate) inputs: Inputs,
+    pub(crate) kinds: Kinds,
 }
 
 /// Which accounts a policy's scope can match.
@@ -107,6 +109,10 @@ pub(crate) fn policy_in<'a>(
     findings: &mut Vec<Diagnostic>,
 ) -> Option<Parsed<'a>> {
     let before = findings.len();
+    if let Some(finding) = extent::beyond(&statement, form) {
+        findings.push(finding);
+        return None;
+    }
     let parsed = match Policy::parse(None, statement.text) {
         Ok(parsed) => parsed,
         Err(_) if Template::parse(None, statement.text).is_ok() => {
@@ -169,7 +175,7 @@ pub(crate) fn policy_in<'a>(
     // An escape can spell it another way.
     inputs.now = info.text.contains("now") || info.text.contains('\\');
     let principal = principal(&tree.body().principal);
-    Some(Parsed { info, statement, policy, principal, actions, inputs })
+    Some(Parsed { info, statement, policy, principal, actions, inputs, kinds: Kinds::of(tree.body()) })
 }
 
 fn annotations(policy: &Policy, statement: &Statement<'_>, findings: &mut Vec<Diagnostic>) -> Option<PolicyInfo> {
@@ -181,6 +187,7 @@ fn annotations(policy: &Policy, statement: &Statement<'_>, findings: &mut Vec<Di
         );
         return None;
     };
+    findings.extend(annotation::misspelt(policy, statement, id));
     let text = |name: &str| policy.annotation(name).filter(|value| !value.is_empty()).map(str::to_owned);
     let at = |name: &str| statement.annotation(name).unwrap_or_else(|| statement.head());
     let refused = |name: &str, message: String, help: &str| {

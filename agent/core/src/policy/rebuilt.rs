@@ -9,7 +9,7 @@ use writ_abi::{Family, Verdict};
 use super::inputs::{Inputs, TimeAtoms};
 use super::judge::{Evaluation, Judge};
 use super::parse::{self, Form, Parsed, PolicyInfo, Principal};
-use super::{finding, source};
+use super::{annotation, cut, finding, source};
 use crate::config::SourceFile;
 use crate::diagnostic::{Diagnostic, Severity};
 
@@ -80,10 +80,14 @@ impl Rebuilt {
         let mut policies: Vec<Parsed<'_>> = Vec::new();
         let mut ids = BTreeSet::new();
         for text in texts {
+            // What is archived was accepted once.
+            let written = text.files.iter().filter(|_| text.form == Form::Written);
+            findings.extend(written.filter_map(cut::bare_cr));
             for statement in text.files.iter().flat_map(source::statements) {
                 let Some(parsed) = parse::policy_in(text.form, statement, destinations, &mut findings) else {
                     continue;
                 };
+                findings.extend(annotation::bad_id(&parsed).filter(|_| text.form == Form::Written));
                 if !ids.insert(parsed.info.id.clone()) {
                     findings.push(
                         Diagnostic::error("policy-id", format!("policy id `{}` is used twice", parsed.info.id))

@@ -6,7 +6,8 @@ use std::fmt::Write as _;
 use cedar_policy::{Schema, SchemaFragment};
 use serde_json::{Value, json};
 
-use super::finding;
+use super::extent::schema_beyond;
+use super::{cut, finding};
 use crate::config::{Attribute, Config};
 use crate::diagnostic::{Diagnostic, Location};
 
@@ -33,6 +34,11 @@ pub(crate) fn build(config: &Config) -> Result<(String, Schema), Vec<Diagnostic>
     let mut findings = Vec::new();
     let mut text = generated(config, &mut findings);
     let mut starts = Vec::new();
+    findings.extend(config.schemas.iter().filter_map(cut::bare_cr));
+    findings.extend(config.schemas.iter().filter_map(|file| schema_beyond(&file.name, &file.text)));
+    if !findings.is_empty() {
+        return Err(findings);
+    }
     for file in &config.schemas {
         starts.push((text.len(), file));
         text.push_str(&file.text);

@@ -5,18 +5,22 @@
 
 use std::ops::Range;
 
+use cedar_policy::Policy;
+
+use super::extent;
+use super::parse::Form;
 use crate::config::SourceFile;
 use crate::diagnostic::Location;
 
 /// One token: what it is, and where in the statement.
 #[derive(Clone, PartialEq, Eq, Debug)]
-struct Token {
-    kind: Kind,
-    at: Range<usize>,
+pub(super) struct Token {
+    pub(super) kind: Kind,
+    pub(super) at: Range<usize>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Kind {
+pub(super) enum Kind {
     Word,
     Text,
     Mark,
@@ -34,7 +38,7 @@ pub(crate) struct Statement<'a> {
     column: usize,
     /// Its text.
     pub(crate) text: &'a str,
-    tokens: Vec<Token>,
+    pub(super) tokens: Vec<Token>,
 }
 
 /// Cuts a file into statements. Text after the last semicolon is a statement too, for Cedar to refuse.
@@ -79,7 +83,7 @@ fn statement<'a>(file: &'a SourceFile, mut tokens: Vec<Token>, place: &mut Place
     Some(Statement { file, offset: start, line, column, text: file.text.get(start..end)?, tokens })
 }
 
-fn tokens(text: &str) -> Vec<Token> {
+pub(super) fn tokens(text: &str) -> Vec<Token> {
     let mut found = Vec::new();
     let mut chars = text.char_indices().peekable();
     while let Some((start, first)) = chars.next() {
@@ -160,8 +164,17 @@ impl Statement<'_> {
 
     /// The place of the first string literal with this value, its entity type included.
     pub(crate) fn literal(&self, value: &str) -> Option<Location> {
+        self.literal_from(0, value)
+    }
+
+    /// The same within the conditions.
+    pub(crate) fn compared(&self, value: &str) -> Option<Location> {
+        self.literal_from(self.scope()?.end, value)
+    }
+
+    fn literal_from(&self, start: usize, value: &str) -> Option<Location> {
         let quoted = format!("\"{}\"", value.escape_debug());
-        let index = (0..self.tokens.len()).find(|index| self.word(*index) == quoted)?;
+        let index = (start..self.tokens.len()).find(|index| self.word(*index) == quoted)?;
         let typed = index >= 3 && self.word(index - 1) == ":" && self.word(index - 2) == ":";
         Some(self.location(self.span(if typed { index - 3 } else { index }..index + 1)?))
     }
@@ -183,8 +196,12 @@ impl Statement<'_> {
 
     /// The value of its `@id`, read as Cedar reads string literals.
     pub(crate) fn id(&self) -> Option<String> {
-        let policy = cedar_policy::Policy::parse(None, self.text).ok()?;
-        policy.annotation("id").map(str::to_owned)
+        self.parsed(Form::Evaluated)?.annotation("id").map(str::to_owned)
+    }
+
+    /// What Cedar reads in it; `None` if it cannot, or is not to be asked.
+    pub(crate) fn parsed(&self, form: Form) -> Option<Policy> {
+        extent::beyond(self, form).is_none().then(|| Policy::parse(None, self.text).ok())?
     }
 
     /// The statement with a clause added before its semicolon; `None` if it does not end in one.

@@ -14,7 +14,8 @@ use super::facts::Facts;
 use crate::config::{Config, SourceFile};
 use crate::diagnostic::Diagnostic;
 use crate::policy::{
-    Evaluation, Permit, PolicyInfo, Rebuilt, Statement, Text, TimeAtoms, named, schema_of, statements,
+    Evaluation, GENERATED, Permit, PolicyInfo, Rebuilt, Statement, Text, TimeAtoms, named, schema_beyond, schema_of,
+    statements,
 };
 
 /// What `policy_digest` names: the digests of the parts.
@@ -101,6 +102,9 @@ impl Archived {
             enforced.push_str(&grants);
         }
         let (schema_text, entities) = (get(&manifest.schema)?, get(&manifest.entities)?);
+        if let Some(finding) = schema_beyond("schema", &schema_text) {
+            return Err(wrong(&manifest.schema, finding.message));
+        }
         let (schema, _) =
             Schema::from_cedarschema_str(&schema_text).map_err(|error| wrong(&manifest.schema, error.to_string()))?;
         let facts = Facts::read(&entities).map_err(|error| wrong(&manifest.entities, error))?;
@@ -297,10 +301,6 @@ pub enum Unanswered {
     /// Cedar refuses the question.
     Refused(String),
 }
-
-/// How the ids of policies begin that no person wrote.
-const GENERATED: [&str; 2] = ["requires-fresh:", "grant:"];
-
 fn first(findings: &[Diagnostic]) -> String {
     findings.first().map(|finding| finding.message.clone()).unwrap_or_default()
 }

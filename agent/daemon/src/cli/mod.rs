@@ -141,8 +141,18 @@ pub(crate) fn main() -> ExitCode {
             };
         }
     };
+    let done = match cli.command {
+        // Techniques enter namespaces, which a process with a second thread may not.
+        Command::Attempt { order } => coverage::attempt(&order),
+        _ => crate::stack::deep(move || command(&cli)).unwrap_or_else(|error| Err(error.into())),
+    };
+    done.unwrap_or_else(|error| output::failure(&error))
+}
+
+/// Does what was asked.
+fn command(cli: &Cli) -> anyhow::Result<ExitCode> {
     let directory = cli.config_dir.as_path();
-    let done = match &cli.command {
+    match &cli.command {
         Command::Run(args) => run::run(directory, args),
         Command::Check(args) => check::run(directory, args),
         Command::Reload(args) => reload::run(directory, args),
@@ -176,6 +186,5 @@ pub(crate) fn main() -> ExitCode {
             println!("{}", probed.detail);
             Ok(ExitCode::from(probed.code))
         }
-    };
-    done.unwrap_or_else(|error| output::failure(&error))
+    }
 }

@@ -12,6 +12,7 @@ use super::{INTERNAL, NOT_PERMITTED, output};
 use crate::configuration::render;
 use crate::engine::{self, Ended, Handle, OpenedEngine, StartError};
 use crate::serve;
+use crate::stack::STACK;
 
 /// Enforcement was taken away by `writ uninstall`: the service manager is not to put it back (`RestartPreventExitStatus=`).
 const UNINSTALLED: u8 = 6;
@@ -45,7 +46,9 @@ pub(super) fn run(config_dir: &Path, _: &Args) -> anyhow::Result<ExitCode> {
     }
     let socket = engine.current().map(|current| PathBuf::from(&current.config.agent.paths.socket)).unwrap_or_default();
     let https = engine.current().and_then(|current| current.config.agent.https.clone());
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    // Whichever thread lets go of a policy set last takes its policies apart, by recursion too.
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    let runtime = runtime.worker_threads(2).thread_stack_size(STACK).enable_all().build()?;
     let code = runtime.block_on(async move {
         let server = match serve::bind(&socket).await {
             Ok(server) => server,

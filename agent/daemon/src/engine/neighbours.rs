@@ -13,6 +13,7 @@ use writ_core::table::{Generation, Preparation, Prepared};
 use super::Engine;
 use super::activate::outlook;
 use crate::kernel::{Extent, stand_back};
+use crate::stack::STACK;
 
 /// How many accounts' rows are prepared for every kind of signal after a new generation. Beyond it the accounts whose state
 /// changes are, one by one.
@@ -44,7 +45,7 @@ impl Worker {
         let (asks, asked) = mpsc::channel::<Preparation>();
         let (answers, made) = mpsc::channel();
         let tell = Arc::clone(&done);
-        std::thread::Builder::new().name("neighbours".into()).spawn(move || {
+        std::thread::Builder::new().name("neighbours".into()).stack_size(STACK).spawn(move || {
             stand_back();
             for preparation in asked {
                 if answers.send(preparation.work_out()).is_err() {

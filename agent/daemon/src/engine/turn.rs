@@ -17,6 +17,7 @@ use super::together::MOST_TOGETHER;
 use super::{Actor, Engine, Refusal};
 use crate::kernel::{ClockSet, give_back_memory, watch};
 use crate::log::PruneOutcome;
+use crate::stack::STACK;
 
 const SECOND: Duration = Duration::from_secs(1);
 const HEARTBEAT: Duration = Duration::from_secs(300);
@@ -53,7 +54,7 @@ pub(crate) fn run(engine: Engine) -> std::io::Result<(Handle, oneshot::Receiver<
     let (handle, questions) = Handle::new(engine.changes.news());
     let (stopped, stopping) = oneshot::channel();
     let ring = engine.kernel.readiness()?;
-    std::thread::Builder::new().name("engine".into()).spawn(move || {
+    std::thread::Builder::new().name("engine".into()).stack_size(STACK).spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let ended = match runtime {
             Ok(runtime) => runtime.block_on(turn(engine, questions, ring)),
