@@ -104,13 +104,14 @@ impl Caller {
 
     #[inline(always)]
     fn user(&mut self, side: u32, uid: u32, view: u32) {
-        let uid = if uid < LEAST_SUBORDINATE { uid } else { owner_of(side, uid) as u32 };
-        let Some(filter) = word(&USER_FILTER, side, (uid & 0xffff) >> 6) else {
-            self.unknown = 1;
-            return;
-        };
-        if filter >> (uid & 63) & 1 == 0 {
-            return;
+        if uid < LEAST_SUBORDINATE {
+            let Some(filter) = word(&USER_FILTER, side, uid >> 6) else {
+                self.unknown = 1;
+                return;
+            };
+            if filter >> (uid & 63) & 1 == 0 {
+                return;
+            }
         }
         follow_user(self, side, uid, view);
     }
@@ -303,6 +304,7 @@ pub(crate) extern "C" fn follow_user(caller: *mut Caller, side: u32, uid: u32, v
         caller.unknown = 1;
         return 0;
     };
+    let uid = if uid < LEAST_SUBORDINATE { uid } else { owner_of(side, uid) as u32 };
     // SAFETY: entries of a generation's map are never changed or removed while it is in force.
     if let Some(entry) = unsafe { users.get(uid) } {
         let entry = *entry;

@@ -42,7 +42,7 @@ pub(crate) type Stance = [u64; STANCE_WORDS as usize];
 #[btf_map]
 pub(crate) static ACTIVE: Array<u64, 1> = Array::new();
 
-/// One bit per uid modulo 65,536: clear means no account is matched by that user. Behind the bits, the rows of subordinate
+/// One bit per uid below 65,536: clear means no account is matched by that user. Behind the bits, the rows of subordinate
 /// uids of such users.
 #[btf_map]
 pub(crate) static USER_FILTER: ArrayOfMaps<Words, 2> = ArrayOfMaps::new();

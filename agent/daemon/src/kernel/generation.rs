@@ -199,7 +199,8 @@ impl Kernel {
         let mut filter = vec![0u64; USER_FILTER_WORDS as usize];
         let mut users = HashMap::create(capacity(identities.users.len()), SPARSE).map_err(failed("USERS"))?;
         for (uid, (selector, list)) in &identities.users {
-            if let Some(word) = filter.get_mut((uid & 0xffff) as usize >> 6) {
+            // Greater ones are looked for in any case: they may be somebody's subordinates.
+            if let Some(word) = filter.get_mut(*uid as usize >> 6) {
                 *word |= 1 << (uid & 63);
             }
             users.insert(uid, u64::from(*list) | u64::from(*selector) << 32, 0).map_err(failed("USERS"))?;
