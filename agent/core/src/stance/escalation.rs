@@ -11,8 +11,9 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
+use writ_abi::Protocol;
 
-use super::{Revocation, RevocationCause, keep_latest, stated};
+use super::{Grant, GrantDestination, Revocation, RevocationCause, keep_latest, stated};
 use crate::config::Config;
 use crate::policy::Approval;
 use crate::signal::{Approver, ApproverRefusal, Caller, Signal, after, matches_any, shifted, short_digest};
@@ -158,6 +159,25 @@ impl Escalation {
     pub fn is_open(&self, now: Timestamp) -> bool {
         use EscalationStatus::{Approved, Denied, Pending};
         matches!(self.status, Pending | Approved | Denied) && now < self.expires
+    }
+
+    /// The approval as the grant that it is: for the account, what it asked for, and the time a person gave. `None` while
+    /// nobody has approved it, and of an action of the decision point, which goes nowhere.
+    pub fn as_grant(&self) -> Option<Grant> {
+        let answer = self.answer.as_ref().filter(|_| self.status == EscalationStatus::Approved)?;
+        let Target::Connect { executable, address, port, protocol } = &self.target else { return None };
+        let protocol = [Protocol::Tcp, Protocol::Udp].into_iter().find(|known| known.name() == protocol)?;
+        Some(Grant {
+            id: self.id.clone(),
+            account: self.account.clone(),
+            destination: GrantDestination::Endpoint { addresses: (*address).into(), port: *port, protocol },
+            executable: Some(executable.clone()),
+            created: answer.at,
+            expires: self.expires,
+            approver: answer.approver.clone(),
+            reason: answer.reason.clone(),
+            revoked: None,
+        })
     }
 
     /// Whether it is an approval that holds under the policy set in force.

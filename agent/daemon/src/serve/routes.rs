@@ -12,7 +12,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::json;
 use writ_core::signal::Incoming;
-use writ_core::stance::{BreakGlassRequest, GrantRequest};
+use writ_core::stance::{BreakGlassRequest, Escalation, GrantRequest};
 
 use super::caller::Peer;
 use super::held::Held;
@@ -333,7 +333,10 @@ async fn clear_signal(
 async fn grants(State(engine): State<Handle>, ConnectInfo(peer): ConnectInfo<Peer>) -> Answer {
     let listed = ask(&engine, peer, |engine, actor| {
         readable(engine, actor)?;
-        Ok(engine.live.grants().all(jiff::Timestamp::now()).cloned().collect::<Vec<_>>())
+        let now = jiff::Timestamp::now();
+        // What a person approved is a permission like any other: whoever looks for what is open finds it here.
+        let approved = engine.live.escalations().all(now).filter_map(Escalation::as_grant);
+        Ok(engine.live.grants().all(now).cloned().chain(approved).collect::<Vec<_>>())
     });
     ok(&listed.await?)
 }
@@ -362,8 +365,13 @@ async fn revoke_grant(
     body: Bytes,
 ) -> Answer {
     let given: ReasonBody = read(&body)?;
-    let revoked =
-        ask(&engine, peer, move |engine, actor| engine.revoke_grant(&id, &given.reason, actor).map_err(Fault::from));
+    let revoked = ask(&engine, peer, move |engine, actor| {
+        // An approval is listed among the grants, and taken back like one.
+        match engine.live.escalations().get(&id).and_then(Escalation::as_grant) {
+            Some(approved) => Ok(engine.deny(&id, &given.reason, actor).map(|_| approved)?),
+            None => Ok(engine.revoke_grant(&id, &given.reason, actor)?),
+        }
+    });
     ok(&revoked.await?)
 }
 
