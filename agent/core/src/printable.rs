@@ -25,7 +25,7 @@ fn shown(text: &str, kept: impl Fn(char) -> bool) -> Cow<'_, str> {
 }
 
 /// Controls (C0, DEL, C1), the direction of text, what has no width, and what some readers take for the end of a line.
-fn is_hidden(c: char) -> bool {
+pub fn is_hidden(c: char) -> bool {
     c.is_control()
         || matches!(c,
             '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}'

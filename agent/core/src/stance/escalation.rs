@@ -365,6 +365,16 @@ impl EscalationStore {
         Ok(known.clone())
     }
 
+    /// Whether the caller may answer this; asked before anything else is, so that who may not learns no ids.
+    pub(super) fn permitted(&self, id: &str, caller: &Caller, config: &Config) -> Result<(), ApproverRefusal> {
+        let approvers = &config.agent.approvers;
+        match self.get(id) {
+            Some(known) => caller.may_approve(approvers, Some(&known.account)),
+            None if caller.is_approver(approvers) => Ok(()),
+            None => Err(ApproverRefusal::NotAnApprover),
+        }
+    }
+
     fn answerable(
         &mut self,
         id: &str,

@@ -31,7 +31,7 @@ pub struct LiveState {
 /// What a signal did.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
 pub struct Received {
-    /// Id of the signal that is live by it: what `signal clear` takes.
+    /// Id of the signal that is live by it, or was before it: what `signal clear` takes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub id: Option<String>,
     /// What became of it.
@@ -61,8 +61,11 @@ pub enum ClearRefusal {
     /// There is none.
     #[error("no live signal `{0}`")]
     Unknown(String),
-    /// Clearing is for root, operators and the signal's own sender, and never for the account it is about.
-    #[error("signal `{0}` can be cleared by its sender, root and operators, and never by the account it is about")]
+    /// Clearing is for root, operators and the signal's own sender, and never for the account it is about. Who may not is not
+    /// told whether there is such a signal.
+    #[error(
+        "no live signal `{0}` that the caller may clear: its sender, root and operators may, and never the account it is about"
+    )]
     NotPermitted(String),
     /// No reason.
     #[error("a reason is needed")]
@@ -99,7 +102,18 @@ impl LiveState {
     /// good.
     pub fn receive(&mut self, incoming: &Incoming, caller: &Caller, now: Timestamp, config: &Config) -> Received {
         let outcome = self.signals.receive(incoming, caller, now, config);
-        let id = outcome.accepted().map(|signal| signal.id.clone());
+        let id = match &outcome {
+            Outcome::Accepted(accepted) => Some(accepted.signal.id.clone()),
+            // Where another sender has the event's id, its signal has one that was assigned.
+            Outcome::Duplicate { id } => {
+                let own = |live: &&Signal| live.source.same(&caller.source());
+                let mut live = self.signals.live(&incoming.account, now).filter(own);
+                let known = live.find(|live| live.id == *id || live.event.as_ref() == Some(id));
+                Some(known.map_or_else(|| id.clone(), |known| known.id.clone()))
+            }
+            Outcome::OutOfOrder { live } => Some(live.clone()),
+            _ => None,
+        };
         let mut received = Received { id, outcome, grants: Vec::new(), approvals: Vec::new() };
         if let Some(signal) = received.outcome.accepted()
             && let Some(account) = config.accounts.get(&signal.account)
@@ -126,11 +140,12 @@ impl LiveState {
         config: &Config,
     ) -> Result<Signal, ClearRefusal> {
         let unknown = || ClearRefusal::Unknown(id.to_owned());
-        let signal = self.signals.get(id, now).ok_or_else(unknown)?;
+        let operator = caller.is_operator(&config.agent.operators);
+        let absent = || if operator { unknown() } else { ClearRefusal::NotPermitted(id.to_owned()) };
+        let signal = self.signals.get(id, now).ok_or_else(absent)?;
         // What root sent, only root takes back, and a workload that reached uid 0 is not root.
         let is_sender = caller.uid != 0 && caller.source().same(&signal.source);
-        let permitted = is_sender || caller.is_operator(&config.agent.operators);
-        if caller.stems_from(&signal.account) || !permitted {
+        if caller.stems_from(&signal.account) || !(is_sender || operator) {
             return Err(ClearRefusal::NotPermitted(id.to_owned()));
         }
         super::stated(reason).ok_or(ClearRefusal::NoReason)?;
@@ -181,6 +196,7 @@ impl LiveState {
         now: Timestamp,
         config: &Config,
     ) -> Result<Escalation, AnswerRefusal> {
+        self.escalations.permitted(id, caller, config)?;
         if let Some(known) = self.escalations.get(id)
             && self.offboardings.get(&known.account).is_some()
         {
@@ -198,6 +214,7 @@ impl LiveState {
         now: Timestamp,
         config: &Config,
     ) -> Result<Escalation, AnswerRefusal> {
+        self.escalations.permitted(id, caller, config)?;
         self.escalations.deny(id, reason, caller, now, config)
     }
 

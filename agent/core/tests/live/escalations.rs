@@ -130,6 +130,25 @@ fn only_someone_else_who_may_can_answer() {
 }
 
 #[test]
+fn who_may_approve_nothing_is_told_the_same_of_an_id_that_is_there_and_of_one_that_is_not() {
+    let config = config();
+    let mut live = LiveState::default();
+    let id = new(live.attempt(&attempt(), at(0), &config));
+    let refused = AnswerRefusal::Approver(ApproverRefusal::NotAnApprover);
+    for offboarded in [false, true] {
+        if offboarded {
+            live.offboard("billing", "left", &root(), at(1), &config).unwrap();
+        }
+        for caller in [user("eve", 1003), workload("agent"), root_of("agent")] {
+            for id in [id.as_str(), "E-0"] {
+                assert_eq!(approve(&mut live, id, HOUR, &caller, 1), Err(refused.clone()), "{id} {caller:?}");
+                assert_eq!(live.deny(id, "no", &caller, at(1), &config), Err(refused.clone()), "{id} {caller:?}");
+            }
+        }
+    }
+}
+
+#[test]
 fn a_denial_is_remembered_and_counted_and_can_be_reconsidered() {
     let config = config();
     let mut live = LiveState::default();

@@ -155,6 +155,8 @@ fn a_revoked_grant_is_over_for_good_whoever_ended_it() {
     let again = live.revoke_grant(&first.id, "done", &root(), at(2), &config);
     assert_eq!(again, Err(RevokeRefusal::Ended(first.id.clone())));
     assert_eq!(live.revoke_grant("G-0", "", &root(), at(2), &config), Err(RevokeRefusal::Unknown("G-0".into())));
+    let not_told = Err(RevokeRefusal::Approver(ApproverRefusal::NotAnApprover));
+    assert_eq!(live.revoke_grant("G-0", "", &user("eve", 1003), at(2), &config), not_told, "whether there is one");
 
     let second = live.create_grant(&ask, &root(), at(10), &config).unwrap();
     assert_ne!(first.id, second.id);

@@ -271,6 +271,20 @@ fn an_account_never_takes_back_what_it_said_about_itself() {
 }
 
 #[test]
+fn a_repeat_is_answered_with_the_id_of_the_signal_that_is_live_by_it() {
+    let config = config();
+    let mut live = LiveState::default();
+    let event = Incoming { id: Some("m".into()), ..signal("billing", "edr.suspicion") };
+    let first = live.receive(&event, &edr(), at(0), &config);
+    assert_eq!(first.id.as_deref(), Some("m"));
+    assert_eq!(live.receive(&event, &edr(), at(1), &config).id, first.id);
+    // The id is another sender's: this one's signal has an assigned id, and its repeats are answered with that.
+    let other = live.receive(&event, &root(), at(1), &config);
+    assert!(other.id.is_some() && other.id != first.id, "{other:?}");
+    assert_eq!(live.receive(&event, &root(), at(2), &config).id, other.id);
+}
+
+#[test]
 fn a_signal_is_cleared_by_operators_and_its_sender_but_never_by_its_subject() {
     let config = config();
     let mut live = LiveState::default();
@@ -288,6 +302,9 @@ fn a_signal_is_cleared_by_operators_and_its_sender_but_never_by_its_subject() {
     ] {
         let refusal = live.clear_signal(id, "fixed", &caller, at(1), &config).unwrap_err();
         assert_eq!(refusal, ClearRefusal::NotPermitted(id.into()), "{caller:?}");
+        // Nor is it told whether there is another.
+        let refusal = live.clear_signal("none", "fixed", &caller, at(1), &config).unwrap_err();
+        assert_eq!(refusal, ClearRefusal::NotPermitted("none".into()), "{caller:?}");
     }
     assert_eq!(live.clear_signal("m", " ", &edr(), at(1), &config), Err(ClearRefusal::NoReason));
     live.clear_signal("m", "false alarm", &edr(), at(1), &config).unwrap();

@@ -116,7 +116,7 @@ pub(super) fn table(accounts: &[AccountStatus]) -> comfy_table::Table {
             output::mode_cell(account.mode),
             Cell::new(account.risk),
             Cell::new(account.signals.join(" ")),
-            Cell::new(account.grants.join(" ")),
+            Cell::new(account.grants.join("\n")),
             Cell::new(account.valid_until.map_or_else(String::new, output::ahead)),
             if account.offboarded { output::cell(notes.join(", "), Color::Red) } else { Cell::new(notes.join(", ")) },
         ]);

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use anstyle::AnsiColor;
 use serde::Serialize;
 use writ_core::config::Mode;
+use writ_core::printable::printable;
 
 use super::output;
 use crate::client::ClientError;
@@ -123,7 +124,7 @@ pub(super) fn run(config_dir: &Path, args: &Args) -> anyhow::Result<ExitCode> {
                 "{:<18} {}  {}",
                 finding.name,
                 output::painted(&format!("{:<8}", finding.state), colour),
-                finding.detail
+                printable(&finding.detail)
             );
         }
         println!(

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
+use std::io::Write as _;
 use std::net::IpAddr;
 use std::path::Path;
 
@@ -83,7 +84,7 @@ pub(super) fn draft(asked: &DraftArgs, config_dir: &Path, log: &Path) -> anyhow:
             log.display()
         )));
     }
-    print!("{}", text(&asked.name, &used, &refused));
+    std::io::stdout().lock().write_all(text(&asked.name, &used, &refused).as_bytes())?;
     Ok(())
 }
 

@@ -51,7 +51,9 @@ pub(super) fn since(text: &str) -> anyhow::Result<String> {
                 "`{text}` is neither a time (`2026-01-31T08:00:00Z`, `2026-01-31`) nor a duration (`15m`, `7d`)"
             ))
         })?;
-        ZonedDateTime::now().checked_sub(span.abs())?.timestamp()
+        let then = ZonedDateTime::now().checked_sub(span.abs());
+        then.map_err(|_| output::usage(format!("`{text}` is longer ago than dates go back: no record is that old")))?
+            .timestamp()
     };
     Ok(Time(timestamp).to_string())
 }

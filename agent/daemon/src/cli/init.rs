@@ -9,6 +9,7 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use serde_json::json;
+use writ_core::printable::is_hidden;
 
 use super::output;
 use crate::process::{Owner, Service, services};
@@ -146,9 +147,19 @@ fn policy(name: &str, service: &Service) -> String {
     out
 }
 
-/// A basic string of TOML, and a string of Cedar: both take these escapes.
+/// A basic string of TOML; of names, which are ASCII, a string of Cedar as well. Whoever runs a program chooses its path: a line
+/// break in it would end the comment it stands in, and the rest be configuration.
 fn quoted(text: &str) -> String {
-    format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""))
+    let mut out = String::from("\"");
+    for letter in text.chars() {
+        match letter {
+            '\\' | '"' => out.extend(['\\', letter]),
+            _ if is_hidden(letter) => drop(write!(out, "\\U{:08X}", u32::from(letter))),
+            _ => out.push(letter),
+        }
+    }
+    out.push('"');
+    out
 }
 
 #[cfg(test)]
@@ -161,6 +172,22 @@ mod tests {
 
     use super::*;
     use crate::configuration::host::host_facts;
+
+    #[test]
+    fn a_path_with_line_breaks_stays_within_its_comment() {
+        let path = "/tmp/a\n[service-account.b]\r\u{2028}\"".to_owned();
+        let service = Service {
+            owner: Owner::User("root".into()),
+            executables: BTreeSet::from([path.clone()]),
+            listens: BTreeSet::new(),
+            peers: BTreeSet::new(),
+        };
+        let text = account("a", &service);
+        assert_eq!(text.lines().filter(|line| line.starts_with('[')).count(), 1, "{text}");
+        let list = text.lines().find_map(|line| line.strip_prefix("# executables = ")).unwrap();
+        let read: toml::Table = toml::from_str(&format!("list = {list}")).unwrap();
+        assert_eq!(read["list"][0].as_str(), Some(path.as_str()));
+    }
 
     #[test]
     fn a_draft_is_a_configuration_that_check_accepts() {

@@ -37,7 +37,7 @@ mod why;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
 
 use crate::{configuration, engine};
 
@@ -134,7 +134,11 @@ pub(crate) fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
-            let _ = error.print();
+            match error.kind() {
+                // clap's own message lists every subcommand, hidden ones too.
+                clap::error::ErrorKind::MissingSubcommand => eprint!("{}", Cli::command().render_help()),
+                _ => drop(error.print()),
+            }
             return match error.kind() {
                 clap::error::ErrorKind::DisplayHelp | clap::error::ErrorKind::DisplayVersion => ExitCode::SUCCESS,
                 _ => ExitCode::from(USAGE),

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anstyle::{AnsiColor, Style};
-use comfy_table::{Cell, Color, ContentArrangement, Table};
+use comfy_table::{Cell, Color, ColumnConstraint, ContentArrangement, Table};
 use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -19,6 +19,7 @@ use super::{INTERNAL, NOT_PERMITTED, USAGE};
 use crate::client::{Client, ClientError};
 use crate::configuration;
 use crate::engine::agent_alone;
+use crate::log::Layout;
 
 /// The width tables have at least.
 const NARROWEST: u16 = 80;
@@ -95,6 +96,10 @@ pub(super) fn table(columns: &[&str]) -> Table {
     let mut table = Table::new();
     table.load_style(comfy_table::presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic);
     table.set_header(columns.iter().map(|column| column.to_uppercase()));
+    // An id that goes over two lines cannot be copied: a line that is too long for the terminal can.
+    for (column, _) in table.column_iter_mut().zip(columns).filter(|(_, name)| ["id", "grants"].contains(name)) {
+        column.set_constraint(ColumnConstraint::ContentWidth);
+    }
     // A terminal that does not say how wide it is, or is hardly that: better cut by it than one letter a line.
     if table.width().is_some_and(|width| width < NARROWEST) {
         table.set_width(NARROWEST);
@@ -148,6 +153,11 @@ pub(super) fn no_log(directory: &Path) -> anyhow::Error {
     }
 }
 
+/// Refuses where there is no log (see [`no_log`]).
+pub(super) fn a_log(directory: &Path) -> anyhow::Result<()> {
+    if Layout::new(directory).records().is_dir() { Ok(()) } else { Err(no_log(directory)) }
+}
+
 /// What was asked makes no sense: exit code 64.
 pub(super) fn usage(text: impl Into<String>) -> anyhow::Error {
     Refusal { code: USAGE, text: text.into() }.into()
@@ -176,8 +186,21 @@ fn told(error: &anyhow::Error) -> String {
     text
 }
 
+/// Whether nobody reads any more what is printed.
+pub(super) fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    let kind = match (error.downcast_ref::<io::Error>(), error.downcast_ref::<serde_json::Error>()) {
+        (Some(error), _) => Some(error.kind()),
+        (_, Some(error)) => error.io_error_kind(),
+        _ => None,
+    };
+    kind == Some(io::ErrorKind::BrokenPipe)
+}
+
 /// Says what went wrong, and turns it into the exit code it means.
 pub(super) fn failure(error: &anyhow::Error) -> ExitCode {
+    if is_broken_pipe(error) {
+        return ExitCode::SUCCESS; // The reader has seen enough (`| head`).
+    }
     let bold = if colours() { Style::new().bold().fg_color(Some(AnsiColor::Red.into())) } else { Style::new() };
     // What the daemon says is one line, and quotes what it was given; other errors may have lines of their own.
     let text = told(error);

@@ -143,7 +143,7 @@ fn show(status: &Status) {
             output::mode_cell(account.mode),
             Cell::new(account.risk),
             Cell::new(account.signals.join(" ")),
-            Cell::new(account.grants.join(" ")),
+            Cell::new(account.grants.join("\n")),
             Cell::new(account.valid_until.map_or_else(String::new, |until| until.strftime("%F %T").to_string())),
             Cell::new(note),
         ]);

@@ -90,15 +90,8 @@ pub(crate) fn tail(args: &TailArgs, log: &Path) -> anyhow::Result<ExitCode> {
         (false, false) => Form::Text(Folding { colours: output::paints(), ..Folding::default() }),
     };
     let output = io::BufWriter::new(io::stdout().lock());
-    match show(args, log, &filter, form, output) {
-        // The reader has seen enough (`| head`).
-        Err(error) if is_broken_pipe(&error) => Ok(ExitCode::SUCCESS),
-        other => other.map(|()| ExitCode::SUCCESS),
-    }
-}
-
-fn is_broken_pipe(error: &anyhow::Error) -> bool {
-    error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+    show(args, log, &filter, form, output)?;
+    Ok(ExitCode::SUCCESS)
 }
 
 pub(super) fn show(
@@ -109,6 +102,7 @@ pub(super) fn show(
     mut output: impl Write,
 ) -> anyhow::Result<()> {
     if !args.follow {
+        output::a_log(log)?;
         each(log, |index, line| if filter.matches(line) { form.write(index, line, &mut output) } else { Ok(()) })?;
         form.end(&mut output)?;
         return Ok(output.flush()?);

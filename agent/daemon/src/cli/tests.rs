@@ -191,6 +191,45 @@ fn since_takes_times_dates_and_durations() {
         assert!((now.duration_since(then).as_secs() - seconds).abs() <= 2, "{text}");
     }
     assert!(since("yesterday").is_err());
+    let error = since("300000000h").unwrap_err().to_string();
+    assert!(error.contains("300000000h") && error.contains("longer ago"), "{error}");
+}
+
+#[test]
+fn no_log_is_no_empty_log() {
+    let empty = tempfile::tempdir().unwrap();
+    for directory in [empty.path().to_owned(), empty.path().join("nowhere")] {
+        let args = TailArgs::default();
+        let shown = show(&args, &directory, &Filter::default(), Form::Json, Vec::new());
+        assert!(shown.unwrap_err().to_string().contains("there is no log here"));
+    }
+}
+
+#[test]
+fn a_reader_that_has_seen_enough_is_no_error() {
+    use std::io::{Error, ErrorKind, Write};
+    struct Closed;
+    impl Write for Closed {
+        fn write(&mut self, _: &[u8]) -> std::io::Result<usize> {
+            Err(ErrorKind::BrokenPipe.into())
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+    let json = serde_json::to_writer(Closed, &serde_json::json!({})).unwrap_err();
+    assert!(super::output::is_broken_pipe(&json.into()));
+    assert!(super::output::is_broken_pipe(&Error::from(ErrorKind::BrokenPipe).into()));
+    assert!(!super::output::is_broken_pipe(&Error::from(ErrorKind::NotFound).into()));
+}
+
+#[test]
+fn an_id_stands_on_one_line_however_narrow_the_terminal() {
+    let mut table = super::output::table(&["id", "account", "executable", "reason"]);
+    table.set_width(80);
+    let id = "a-sender's-own-id-of-fifty-characters-0123456789-abc";
+    table.add_row([id, "billing", "/usr/lib/billing/bin/worker", "a reason of some length that is wrapped"]);
+    assert!(table.to_string().lines().any(|line| line.contains(id)), "{table}");
 }
 
 #[test]

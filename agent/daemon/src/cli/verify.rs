@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use serde_json::json;
 use writ_core::log::{TlogProof, Vkey};
+use writ_core::printable::printable;
 use writ_core::record::Head;
 
 use super::output;
@@ -103,7 +104,7 @@ fn print(report: &Report, output: &mut impl Write) -> io::Result<()> {
         let line = finding.line.map(|line| format!(":{line}")).unwrap_or_default();
         let index = finding.index.map(|index| format!(" (record {index})")).unwrap_or_default();
         let id = finding.id.as_ref().map(|id| format!(" {id}")).unwrap_or_default();
-        writeln!(output, "WRONG      {}{line}{index}{id}: {}", finding.file, finding.problem)?;
+        writeln!(output, "WRONG      {}{line}{index}{id}: {}", finding.file, printable(&finding.problem))?;
     }
     writeln!(output, "{}", if report.ok { "verified" } else { "NOT VERIFIED" })
 }

@@ -61,8 +61,11 @@ impl Display for Shown<'_> {
             write!(f, "{}:{}:{}: ", at.file, at.line, at.column)?;
         }
         match &self.finding.policy {
-            Some(policy) => write!(f, "policy `{policy}`: {}", self.finding.message),
-            None => f.write_str(&self.finding.message),
+            // Most messages about a policy name it.
+            Some(policy) if !self.finding.message.contains(&format!("policy `{policy}`")) => {
+                write!(f, "policy `{policy}`: {}", self.finding.message)
+            }
+            _ => f.write_str(&self.finding.message),
         }
     }
 }
@@ -168,6 +171,15 @@ error[unknown-key]
                 assert!(render(&[finding], &sources, false).contains(&place), "{offset} {length}");
             }
         }
+    }
+
+    #[test]
+    fn a_policy_is_named_once() {
+        let named = Diagnostic::warning("no-owner", "policy `a` has no `@owner`").policy("a");
+        let other = Diagnostic::warning("never", "it can never match").policy("a");
+        let text = render(&[named, other], &[], false);
+        assert!(text.contains(" policy `a` has no `@owner`") && !text.contains("`a`: policy"), "{text}");
+        assert!(text.contains("policy `a`: it can never match"), "{text}");
     }
 
     #[test]

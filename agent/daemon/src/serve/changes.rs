@@ -6,7 +6,8 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::body::Body;
-use axum::extract::{ConnectInfo, Query, State};
+use axum::extract::{ConnectInfo, FromRequestParts, Query, State};
+use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use http_body_util::channel::Channel;
@@ -30,6 +31,17 @@ pub(super) struct Wanted {
     since: Option<u64>,
     wait: Option<u64>,
     account: Option<String>,
+}
+
+impl<S: Sync> FromRequestParts<S> for Wanted {
+    type Rejection = Fault;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Fault> {
+        match Query::try_from_uri(&parts.uri) {
+            Ok(Query(wanted)) => Ok(wanted),
+            Err(error) => Err(Fault::invalid(format!("the query is not what is asked for: {}", error.body_text()))),
+        }
+    }
 }
 
 /// What the peer may see of what followed. Whether it may see an account's changes is whether it may ask about it.
@@ -62,7 +74,7 @@ async fn page(engine: &Handle, peer: &Peer, since: Option<u64>, account: Option<
 pub(super) async fn changes(
     State(engine): State<Handle>,
     ConnectInfo(peer): ConnectInfo<Peer>,
-    Query(wanted): Query<Wanted>,
+    wanted: Wanted,
     headers: HeaderMap,
 ) -> Response {
     let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());

@@ -114,6 +114,9 @@ fn router(serving: Serving, https: Arc<Https>) -> Router {
         .route("/v1/ssf/events", post(ssf::events))
         .route("/.well-known/authzen-configuration", get(move || authzen::configuration_of(https.origin.clone())))
         .fallback(|| async { Fault::new(StatusCode::NOT_FOUND, "not-found", "there is nothing at this path") })
+        .method_not_allowed_fallback(|| async {
+            Fault::new(StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", "this path does not answer that method")
+        })
         .layer(middleware::from_fn(connection::read_whole))
         .layer(middleware::from_fn(authzen::echo_request_id))
         .with_state(serving)

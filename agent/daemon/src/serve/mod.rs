@@ -13,6 +13,7 @@ mod metrics;
 #[cfg(test)]
 mod openapi;
 mod routes;
+mod segment;
 mod socket;
 mod ssf;
 mod tls;

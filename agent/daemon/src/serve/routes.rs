@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use axum::body::Bytes;
-use axum::extract::{ConnectInfo, FromRef, Path, State};
+use axum::extract::{ConnectInfo, FromRef, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -12,11 +12,12 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::json;
 use writ_core::signal::Incoming;
-use writ_core::stance::{BreakGlassRequest, Escalation, GrantRequest};
+use writ_core::stance::{BreakGlassRequest, Escalation, GrantRequest, Offboarded};
 
 use super::caller::Peer;
 use super::held::Held;
 use super::limit::Limits;
+use super::segment::Segment;
 use super::{authzen, changes, ssf};
 use crate::api::{
     self, ApproveBody, BreakGlassBody, Failure, GrantBody, Problem, ReasonBody, SignalBody, SimulateBody,
@@ -47,7 +48,7 @@ impl Fault {
         Self { status, problem: Box::new(problem) }
     }
 
-    fn invalid(message: impl Into<String>) -> Self {
+    pub(super) fn invalid(message: impl Into<String>) -> Self {
         Self::new(StatusCode::BAD_REQUEST, "invalid-request", message)
     }
 
@@ -321,7 +322,7 @@ async fn send_signal(State(engine): State<Handle>, ConnectInfo(peer): ConnectInf
 async fn clear_signal(
     State(engine): State<Handle>,
     ConnectInfo(peer): ConnectInfo<Peer>,
-    Path(id): Path<String>,
+    Segment(id): Segment,
     body: Bytes,
 ) -> Answer {
     let given: ReasonBody = read(&body)?;
@@ -361,7 +362,7 @@ async fn create_grant(State(engine): State<Handle>, ConnectInfo(peer): ConnectIn
 async fn revoke_grant(
     State(engine): State<Handle>,
     ConnectInfo(peer): ConnectInfo<Peer>,
-    Path(id): Path<String>,
+    Segment(id): Segment,
     body: Bytes,
 ) -> Answer {
     let given: ReasonBody = read(&body)?;
@@ -386,7 +387,7 @@ async fn escalations(State(engine): State<Handle>, ConnectInfo(peer): ConnectInf
 async fn approve(
     State(engine): State<Handle>,
     ConnectInfo(peer): ConnectInfo<Peer>,
-    Path(id): Path<String>,
+    Segment(id): Segment,
     body: Bytes,
 ) -> Answer {
     let given: ApproveBody = read(&body)?;
@@ -400,7 +401,7 @@ async fn approve(
 async fn deny(
     State(engine): State<Handle>,
     ConnectInfo(peer): ConnectInfo<Peer>,
-    Path(id): Path<String>,
+    Segment(id): Segment,
     body: Bytes,
 ) -> Answer {
     let given: ReasonBody = read(&body)?;
@@ -424,11 +425,7 @@ async fn accounts(State(engine): State<Handle>, ConnectInfo(peer): ConnectInfo<P
     ok(&listed.await?)
 }
 
-async fn account(
-    State(engine): State<Handle>,
-    ConnectInfo(peer): ConnectInfo<Peer>,
-    Path(name): Path<String>,
-) -> Answer {
+async fn account(State(engine): State<Handle>, ConnectInfo(peer): ConnectInfo<Peer>, Segment(name): Segment) -> Answer {
     let shown = ask(&engine, peer, move |engine, actor| {
         readable(engine, actor)?;
         engine
@@ -438,28 +435,38 @@ async fn account(
     ok(&shown.await?)
 }
 
+/// An offboarding, and whose it is or was.
+#[derive(Serialize)]
+struct Offboarding {
+    account: String,
+    #[serde(flatten)]
+    offboarded: Offboarded,
+}
+
 async fn offboard(
     State(engine): State<Handle>,
     ConnectInfo(peer): ConnectInfo<Peer>,
-    Path(name): Path<String>,
+    Segment(name): Segment,
     body: Bytes,
 ) -> Answer {
     let given: ReasonBody = read(&body)?;
+    let account = name.clone();
     let done =
         ask(&engine, peer, move |engine, actor| engine.offboard(&name, &given.reason, actor).map_err(Fault::from));
-    ok(&done.await?)
+    ok(&Offboarding { account, offboarded: done.await? })
 }
 
 async fn reinstate(
     State(engine): State<Handle>,
     ConnectInfo(peer): ConnectInfo<Peer>,
-    Path(name): Path<String>,
+    Segment(name): Segment,
     body: Bytes,
 ) -> Answer {
     let given: ReasonBody = read(&body)?;
+    let account = name.clone();
     let done =
         ask(&engine, peer, move |engine, actor| engine.reinstate(&name, &given.reason, actor).map_err(Fault::from));
-    ok(&done.await?)
+    ok(&Offboarding { account, offboarded: done.await? })
 }
 
 async fn break_glass(State(engine): State<Handle>, ConnectInfo(peer): ConnectInfo<Peer>, body: Bytes) -> Answer {

@@ -19,7 +19,7 @@ use self::account::Account;
 use self::controls::{Control, Controls};
 use super::find::{Filter, each, since};
 use super::judgements::Archive;
-use super::output::shown_line;
+use super::output::{a_log, shown_line};
 
 /// Options of `report`.
 #[derive(clap::Args, Clone, Debug)]
@@ -74,6 +74,7 @@ pub(crate) fn report(args: &ReportArgs, log: &Path) -> anyhow::Result<ExitCode> 
     let since = args.since.as_deref().map(since).transpose()?;
     let format = if args.json { "json" } else { args.format.as_str() };
     let log = args.log.as_deref().unwrap_or(log);
+    a_log(log)?;
     let report = if format == "text" { gather_shown(log, since)? } else { gather(log, since)? };
     let mut output = std::io::stdout().lock();
     match format {
