@@ -1,6 +1,8 @@
 //! The configuration directory: its files, what they mean on this host, and how findings are shown.
 
 pub(crate) mod host;
+mod people;
+mod places;
 pub(crate) mod read;
 pub(crate) mod render;
 
@@ -14,6 +16,8 @@ use writ_core::policy::further;
 
 pub(crate) use host::is_script;
 use host::{host_facts, scripts, unknown_users};
+use people::people;
+use places::no_such_program;
 use read::{Files, read, read_policies};
 
 /// Everything found in a configuration directory.
@@ -53,15 +57,17 @@ pub(crate) fn load_with(directory: &Path, policies: Option<&Path>) -> Loaded {
     let errors = diagnostics.iter().filter(|finding| finding.severity == Severity::Error);
     let unread: BTreeSet<Role> = errors.flat_map(unread).collect();
     diagnostics.extend(parsed.diagnostics);
+    let mut misplaced = Vec::new();
     if let Some(config) = &parsed.config {
-        diagnostics.extend(unknown_users(config));
-        diagnostics.extend(scripts(config));
+        diagnostics.extend(outside(config, &sources));
+        misplaced = places::misplaced(config, directory);
     }
-    let refused = match (parsed.config.take_if(|_| !unread.is_empty()), parsed.refused) {
+    let refused = match (parsed.config.take_if(|_| !unread.is_empty() || !misplaced.is_empty()), parsed.refused) {
         (Some(config), _) => Some(Refused { config, unread }),
         (None, Some(refused)) => Some(Refused { unread: &refused.unread | &unread, ..refused }),
         (None, None) => None,
     };
+    diagnostics.extend(misplaced);
     diagnostics.extend(refused.iter().flat_map(further));
     diagnostics.sort_by_key(|finding| finding.at.as_ref().map(|at| (at.file.clone(), at.offset)));
     Loaded { config: parsed.config, diagnostics, sources }
@@ -79,9 +85,17 @@ fn unread(finding: &Diagnostic) -> Vec<Role> {
 /// configuration. `config` is what it held before.
 pub(crate) fn look(directory: &Path, config: &Config) -> String {
     let Files { sources, mut diagnostics } = read(directory);
-    diagnostics.extend(unknown_users(config));
-    diagnostics.extend(scripts(config));
-    print(&sources, &diagnostics)
+    diagnostics.extend(outside(config, &sources));
+    fingerprint(&sources, &diagnostics)
+}
+
+/// What this host says about a configuration.
+fn outside(config: &Config, sources: &[SourceFile]) -> Vec<Diagnostic> {
+    let mut findings = unknown_users(config);
+    findings.extend(scripts(config));
+    findings.extend(people(config, sources));
+    findings.extend(no_such_program(config));
+    findings
 }
 
 /// The same of a directory that was read and parsed, with every finding. Findings that only parsing makes follow from the
@@ -92,7 +106,16 @@ pub(crate) fn fingerprint(sources: &[SourceFile], findings: &[Diagnostic]) -> St
 }
 
 /// Findings that are about more than the text of the files.
-const OUTSIDE: [&str; 5] = ["unreadable", "not-utf-8", "world-writable", "unknown-user", "script-executable"];
+const OUTSIDE: [&str; 8] = [
+    "unreadable",
+    "not-utf-8",
+    "world-writable",
+    "unknown-user",
+    "script-executable",
+    "approver-is-account",
+    "subordinate-uids",
+    "no-such-program",
+];
 
 fn print(sources: &[SourceFile], outside: &[Diagnostic]) -> String {
     let mut hash = Sha256::new();

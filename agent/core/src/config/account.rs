@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use toml::de::DeValue;
+use writ_abi::PathWalk;
 
 use super::agent::MODES;
 use super::draft::{Reference, References};
@@ -115,6 +116,14 @@ fn matches(section: &mut Section<'_, '_>, account: &str, at: &Location, referenc
             let help = "whoever starts it can make it do anything (LD_PRELOAD, ptrace): add `user`, `unit` or `cgroup`";
             below.warn(value.span(), Fault::new("executable-alone", message).help(help));
         }
+        // Beside a unit, a cgroup or an executable it is those processes of root alone.
+        if found.user.as_deref().is_some_and(|user| user == "root" || user == "0") && found.keys() == 1 {
+            let message = format!(
+                "service account `{account}` is every process of root: writ refuses them what it refuses service accounts, `reload` and `uninstall` too"
+            );
+            let help = "match by `unit` or `cgroup`, with `user` beside it if need be";
+            below.warn(value.span(), Fault::new("matches-root", message).help(help));
+        }
         references.matches.push((found.clone(), account.to_owned(), below.at(value.span())));
         matches.push(found);
     }
@@ -122,6 +131,20 @@ fn matches(section: &mut Section<'_, '_>, account: &str, at: &Location, referenc
 }
 
 impl Match {
+    /// The unit, unless the cgroup lies in the unit's own: whatever is in the one is in the other then, and the cgroup alone
+    /// says the same.
+    pub fn unit_besides_cgroup(&self) -> Option<&String> {
+        let unit = self.unit.as_ref()?;
+        let implied = self.cgroup.as_ref().is_some_and(|cgroup| {
+            let ends = cgroup.match_indices('/').map(|(at, _)| at).chain([cgroup.len()]);
+            let mut above =
+                ends.filter_map(|end| cgroup.get(..end)).filter(|path| path.rsplit('/').next() == Some(unit));
+            // Only below slices is a cgroup a system unit's.
+            above.any(|path| PathWalk::over(path.as_bytes()).below_slices == 1)
+        });
+        (!implied).then_some(unit)
+    }
+
     /// How many keys are set.
     pub(super) fn keys(&self) -> usize {
         [&self.user, &self.unit, &self.cgroup, &self.executable].into_iter().flatten().count()

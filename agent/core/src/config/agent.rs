@@ -56,6 +56,9 @@ const MAX_RING: u64 = 1 << 31;
 /// The smallest segment: one longest line fits.
 const MIN_SEGMENT: u64 = 64 << 10;
 
+/// Where the bpf file system is mounted.
+const BPF_MOUNT: &str = "/sys/fs/bpf";
+
 /// `sun_path` holds 108 bytes, the last of them zero.
 const MAX_SOCKET_PATH: usize = 107;
 
@@ -192,14 +195,52 @@ fn read_nat64(section: &mut Section<'_, '_>) -> Vec<ipnet::Ipv6Net> {
 
 fn read_paths(mut section: Section<'_, '_>) -> Paths {
     let default = Paths::default();
-    Paths {
-        state: section.parsed("state", path).unwrap_or(default.state),
-        log: section.parsed("log", path).unwrap_or(default.log),
+    let paths = Paths {
+        state: section.parsed("state", own_directory).unwrap_or(default.state),
+        log: section.parsed("log", own_directory).unwrap_or(default.log),
         socket: section.parsed("socket", socket).unwrap_or(default.socket),
-        drop: section.parsed("drop", path),
-        pins: section.parsed("pins", path).unwrap_or(default.pins),
+        drop: section.parsed("drop", own_directory),
+        pins: section.parsed("pins", pins).unwrap_or(default.pins),
         cgroup: section.parsed("cgroup", path),
+    };
+    // Files of one would be taken for files of the other.
+    let pairs = [
+        ("log", Some(&paths.log), "state", &paths.state),
+        ("drop", paths.drop.as_ref(), "state", &paths.state),
+        ("drop", paths.drop.as_ref(), "log", &paths.log),
+    ];
+    for (key, path, other_key, other) in pairs {
+        let written = section.value(key).or_else(|| section.value(other_key));
+        if let (true, Some(written)) = (path == Some(other), written) {
+            let fault = Fault::new("bad-path", format!("`{key}` and `{other_key}` are one directory, `{other}`"));
+            section.refuse(written.span(), fault.help("give each a directory of its own"));
+        }
     }
+    paths
+}
+
+/// A directory that writ fills.
+fn own_directory(text: &str) -> Result<String, Fault> {
+    let path = path(text)?;
+    if path == "/" {
+        let fault = Fault::new("bad-path", "`/` is the root directory, which is not writ's alone");
+        return Err(fault.help("name a directory of its own"));
+    }
+    Ok(path)
+}
+
+/// A directory below a bpf file system: it is made and removed with all that is in it.
+fn pins(text: &str) -> Result<String, Fault> {
+    let path = path(text)?;
+    let mount = std::path::Path::new(BPF_MOUNT);
+    if mount.starts_with(&path) {
+        let fault = Fault::new(
+            "bad-path",
+            format!("`{path}` holds the pins of others too, and `uninstall` removes all of `pins`"),
+        );
+        return Err(fault.help(format!("name a directory below the mount, e.g. \"{BPF_MOUNT}/writ\"")));
+    }
+    Ok(path)
 }
 
 fn socket(text: &str) -> Result<String, Fault> {

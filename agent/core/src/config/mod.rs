@@ -34,7 +34,7 @@ pub use fault::Fault;
 pub(crate) use fault::{distance, nearest};
 pub use model::*;
 pub use network::judged_as;
-pub use role::{Role, role};
+pub use role::{DIRECTORIES, Role, role};
 pub use signal::CREDENTIAL_ROTATED;
 pub use value::{duration, size};
 pub use whole::MAX_ACCOUNTS;

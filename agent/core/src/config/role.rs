@@ -22,7 +22,7 @@ pub enum Role {
 }
 
 /// The directories, the extension of the files read from them, and what these are for.
-pub(super) const DIRECTORIES: [(&str, &str, Role); 5] = [
+pub const DIRECTORIES: [(&str, &str, Role); 5] = [
     ("service-accounts.d", "toml", Role::Accounts),
     ("destinations.d", "toml", Role::Destinations),
     ("signals.d", "toml", Role::Signals),

@@ -80,12 +80,15 @@ fn fresh(reference: &Reference, signals: &BTreeMap<String, SignalKind>) -> Optio
         .help(format!("set `freshness = true` in `[signal.\"{to}\"]`")),
         None => {
             let fitting = signals.values().filter(|signal| signal.freshness).map(|signal| signal.kind.as_str());
+            let declare = format!("declare `[signal.\"{to}\"]` with `freshness = true` in `signals.d/`");
             let help = match nearest(to, fitting) {
-                Some(near) => format!("did you mean `{near}`?"),
-                None => format!("declare `[signal.\"{to}\"]` with `freshness = true` in `signals.d/`"),
+                Some(near) => format!("did you mean `{near}`? Otherwise {declare}"),
+                None => declare,
             };
-            let message = format!("`requires-fresh` of service account `{from}`: no signal `{to}` is declared");
-            Diagnostic::error("unknown-signal", message).help(help)
+            let message = format!(
+                "`requires-fresh` of service account `{from}`: no signal `{to}` is declared, and until it is the account is refused everything"
+            );
+            Diagnostic::warning("unknown-signal", message).help(help)
         }
     };
     Some(finding.at(at.clone()))
@@ -152,10 +155,10 @@ fn crowded(references: &References) -> Vec<Diagnostic> {
     for (found, _, at) in &references.matches {
         // The key the kernel starts from, as `writ_abi::Clause` says.
         let anchor = [
-            ("unit", &found.unit),
-            ("cgroup", &found.cgroup),
-            ("executable", &found.executable),
-            ("user", &found.user),
+            ("unit", found.unit_besides_cgroup()),
+            ("cgroup", found.cgroup.as_ref()),
+            ("executable", found.executable.as_ref()),
+            ("user", found.user.as_ref()),
         ];
         if let Some((key, Some(value))) = anchor.into_iter().find(|(_, value)| value.is_some()) {
             tables.entry((key, value)).or_default().push(at);

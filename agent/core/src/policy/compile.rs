@@ -297,9 +297,10 @@ fn digest(parts: [&str; 3]) -> String {
     named(hash)
 }
 
-/// A resolver of the host that an account with policies cannot reach in its calmest state.
+/// A resolver of the host that an account cannot reach in its calmest state.
 fn unreachable_resolver(bundle: &Bundle, policy: &AccountPolicy) -> Option<IpAddr> {
-    if policy.shared.policies.is_empty() {
+    // It has no processes: it only asks the decision point, or waits to be completed.
+    if policy.shared.policies.is_empty() && policy.account.matches.is_empty() {
         return None;
     }
     let fresh = policy.account.requires_fresh.iter().cloned().collect();

@@ -243,3 +243,22 @@ fn every_action_can_be_escalated_and_its_approvals_are_writs_own() {
     let (_, findings) = Bundle::compile(&config);
     assert!(findings.iter().any(|finding| finding.message.contains("writ's own")), "{findings:#?}");
 }
+
+#[test]
+fn an_account_that_cannot_ask_a_resolver_is_warned_of_with_or_without_policies() {
+    let found = |accounts: Vec<crate::config::Account>, policies: &str| -> Vec<&'static str> {
+        let mut config = config(accounts, policies);
+        let resolvers = config.destinations.get_mut("host-resolvers").unwrap();
+        resolvers.addresses = vec!["127.0.0.53/32".parse().unwrap()];
+        let (bundle, findings) = Bundle::compile(&config);
+        assert!(bundle.is_some());
+        findings.iter().map(|finding| finding.code).collect()
+    };
+    let names = "@id(\"dns\") @owner(\"o\") @reason(\"r\") permit (principal == ServiceAccount::\"report\", action == Action::\"connect\", resource in Destination::\"host-resolvers\");";
+    assert_eq!(found(vec![account("report", &[])], ""), ["resolvers-unreachable"]);
+    assert_eq!(found(vec![account("report", &[])], names), [""; 0]);
+    assert_eq!(found(vec![account("report", &[]), account("idle", &[])], names), ["resolvers-unreachable"]);
+    // Without a match it has no process that could ask.
+    let asker = crate::config::Account { matches: Vec::new(), ..account("asker", &[]) };
+    assert_eq!(found(vec![asker], ""), [""; 0]);
+}

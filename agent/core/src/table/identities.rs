@@ -143,20 +143,23 @@ impl Identities {
         let mut anchored: BTreeMap<String, BTreeSet<(&String, &Match)>> = BTreeMap::new();
         for account in config.accounts.values() {
             for found in &account.matches {
-                if found.unit.is_some() && found.cgroup.is_some() {
-                    findings.push(
-                        Diagnostic::error("match", format!("`{}` is matched by unit and cgroup at once", account.name))
-                            .help("name one of them: a unit has one cgroup")
-                            .at(account.at.clone()),
+                if let (Some(unit), Some(cgroup)) = (found.unit_besides_cgroup(), &found.cgroup) {
+                    let message = format!(
+                        "`{}` is matched by unit `{unit}` and by cgroup `{cgroup}`, which is not known to lie in the unit",
+                        account.name
                     );
+                    let help = format!(
+                        "name the unit's own cgroup, or one below it, in `cgroup`: e.g. {{ unit = \"{unit}\", cgroup = \"/system.slice/{unit}\" }}; or name one of them alone"
+                    );
+                    findings.push(Diagnostic::error("match", message).help(help).at(account.at.clone()));
                 }
                 let keys = [
-                    ("unit", &found.unit),
-                    ("cgroup", &found.cgroup),
-                    ("executable", &found.executable),
-                    ("user", &found.user),
+                    ("unit", found.unit_besides_cgroup()),
+                    ("cgroup", found.cgroup.as_ref()),
+                    ("executable", found.executable.as_ref()),
+                    ("user", found.user.as_ref()),
                 ];
-                let anchor = keys.into_iter().find_map(|(kind, value)| Some(format!("{kind} `{}`", value.as_ref()?)));
+                let anchor = keys.into_iter().find_map(|(kind, value)| Some(format!("{kind} `{}`", value?)));
                 match anchor {
                     Some(anchor) => {
                         anchored.entry(anchor).or_default().insert((&account.name, found));
@@ -245,7 +248,7 @@ impl Resolved<'_> {
             user.map_or(0, |uid| *selectors.entry(uid).or_insert(next))
         };
         let class = executable.and_then(|file| self.classes.get(&file).copied()).unwrap_or(0);
-        Some(match (&found.unit, &found.cgroup, executable, user) {
+        Some(match (found.unit_besides_cgroup(), &found.cgroup, executable, user) {
             (Some(unit), _, _, _) => (Anchor::Unit(unit.clone()), Clause::new(index, user_selector(), class)),
             (None, Some(path), _, _) => (Anchor::Cgroup(path.clone()), Clause::new(index, user_selector(), class)),
             (None, None, Some(file), _) => (Anchor::Executable(file), Clause::new(index, user_selector(), 0)),

@@ -163,6 +163,20 @@ permit (principal, action == Action::"connect", resource) when { context.fresh.c
 }
 
 #[test]
+fn a_kind_that_is_required_and_not_declared_keeps_everything_refused() {
+    let mut gateway = account("gateway", &[]);
+    gateway.requires_fresh = vec!["edr.heartbeat".into()];
+    let policies = r#"@id("all") @owner("o") @reason("r") permit (principal, action == Action::"connect", resource);"#;
+    let config = config(vec![gateway], policies);
+    let (bundle, findings) = Bundle::compile(&config);
+    // What reads the configuration warns of it; nothing refuses it.
+    assert_eq!(findings, []);
+    let generation = generation(&config, &bundle.unwrap(), 0, &[]);
+    let decision = decide(&generation, 0, "1.1.1.1:1", boot(NOON));
+    assert_eq!((decision.verdict, decision.reason), (Verdict::Deny, Reason::Policy));
+}
+
+#[test]
 fn an_expiry_that_changes_nothing_does_not_end_the_stance() {
     let config = egress();
     let bundle = bundle(&config);
@@ -278,6 +292,36 @@ fn a_key_alone_is_direct_and_shared_or_joint_keys_are_lists() {
             Unresolved::ExecutableClass { path: "/bin/absent".into() },
         ]
     );
+}
+
+#[test]
+fn a_unit_and_a_cgroup_within_it_are_the_cgroup_and_any_other_pair_is_refused() {
+    let pair = |unit, cgroup| Match { unit: text(unit), cgroup: text(cgroup), user: text("1001"), ..Match::default() };
+    let within = [
+        pair("x.service", "/system.slice/x.service"),
+        pair("x.service", "/system.slice/system-x.slice/x.service/job"),
+        pair("batch.slice", "/batch.slice"),
+    ];
+    for found in within {
+        let config = matched(&[found.clone()]);
+        assert_eq!(Identities::check(&config), []);
+        let bundle = bundle(&config);
+        let generation = generation(&config, &bundle, 0, &[]);
+        let (identities, _) = Identities::build(&config, &BTreeMap::new(), &BTreeMap::new(), &generation);
+        assert_eq!(identities.cgroups.keys().collect::<Vec<_>>(), [found.cgroup.as_ref().unwrap()]);
+        assert!(identities.units.is_empty());
+        // The user beside them still counts.
+        assert_eq!(identities.clauses, [0, 1, Clause::new(0, 1, 0).0]);
+    }
+    // The last is a cgroup that a user's manager made, and no system unit's.
+    for found in
+        [pair("x.service", "/batch"), pair("x.service", "/system.slice"), pair("x.service", "/u.service/x.service")]
+    {
+        let findings = Identities::check(&matched(&[found]));
+        assert_eq!(findings.len(), 1);
+        assert_eq!(findings[0].code, "match");
+        assert!(findings[0].help.as_ref().unwrap().contains("cgroup = \"/system.slice/x.service\""));
+    }
 }
 
 #[test]

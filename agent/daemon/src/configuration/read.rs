@@ -5,8 +5,8 @@ use std::io::{self, Read};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use writ_core::config::{Role, SourceFile, role};
-use writ_core::diagnostic::{Diagnostic, Location};
+use writ_core::config::{DIRECTORIES, Role, SourceFile, role};
+use writ_core::diagnostic::{Diagnostic, Location, Severity};
 
 /// A larger file is a mistake, or somebody's attempt to fill the daemon's memory.
 const MAX_FILE: u64 = 16 << 20;
@@ -34,11 +34,18 @@ pub(crate) fn read(directory: &Path) -> Files {
 /// Reads the `*.cedar` files of a directory (`--policies DIR`), named as an operator would find them.
 pub(crate) fn read_policies(directory: &Path) -> Files {
     let mut files = Files::default();
-    for path in files.entries(directory, "") {
+    let entries = files.entries(directory, "");
+    for path in entries {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         if role(&format!("policies.d/{name}")) == Role::Policies {
             files.file(&path, path.display().to_string());
         }
+    }
+    let failed = files.diagnostics.iter().any(|finding| finding.severity == Severity::Error);
+    if files.sources.is_empty() && !failed {
+        let message = format!("directory `{}` holds no `*.cedar` file", directory.display());
+        let help = "name the directory that the policies are in: no policies would refuse everything";
+        files.diagnostics.push(Diagnostic::error("no-policies", message).help(help));
     }
     files
 }
@@ -50,12 +57,36 @@ impl Files {
             let name = if below.is_empty() { name.into_owned() } else { format!("{below}/{name}") };
             // Other directories at the top are none of writ's: `--config-dir` may name one that holds more.
             if path.is_dir() {
+                self.misnamed(&path, &name, depth);
                 let ours = depth > 0 || name.ends_with(".d");
                 if ours && depth < MAX_DEPTH && !name.starts_with('.') {
                     self.directory(&path, &name, depth + 1);
                 }
+            } else if depth == 0 && DIRECTORIES.iter().any(|(known, ..)| *known == name) {
+                let message = format!("`{}` is not a directory: nothing in it is read", path.display());
+                self.diagnostics.push(Diagnostic::error("unreadable", message).help("make it a directory of files"));
             } else if role(&name) != Role::Ignored {
                 self.file(&path, name);
+            }
+        }
+    }
+
+    /// A directory that is called like a file.
+    fn misnamed(&mut self, path: &Path, name: &str, depth: usize) {
+        let start = Location { file: name.to_owned(), line: 1, column: 1, offset: 0, length: 0 };
+        match role(name) {
+            Role::Agent => {
+                let message = format!("`{}` is a directory, not a file", path.display());
+                let finding =
+                    Diagnostic::error("unreadable", message).help("move it away, and write the settings there");
+                self.diagnostics.push(finding.at(start));
+            }
+            Role::Ignored => {}
+            _ if depth == 0 => {}
+            _ => {
+                let message = format!("`{name}` is a directory: nothing in it is in force");
+                let help = "put the files into the directory above it";
+                self.diagnostics.push(Diagnostic::warning("not-read", message).help(help).at(start));
             }
         }
     }
@@ -261,6 +292,33 @@ mod tests {
         // Anyone else cannot know who should own it, and is only checking.
         let expected: &[&str] = if nix::unistd::geteuid().is_root() { &["world-writable"] } else { &[] };
         assert_eq!(codes(&read(directory.path())), expected);
+    }
+
+    #[test]
+    fn a_directory_that_is_called_like_a_file_is_reported() {
+        let directory = directory(&[("policies.d/q.cedar/p.cedar", b"forbid"), ("elsewhere.toml/x", b"")]);
+        let files = read(directory.path());
+        assert_eq!(codes(&files), ["not-read"]);
+        assert!(files.diagnostics[0].message.contains("policies.d/q.cedar"));
+        fs::create_dir(directory.path().join("writ.toml")).unwrap();
+        let files = read(directory.path());
+        assert_eq!(codes(&files), ["not-read", "unreadable"]);
+        assert_eq!(files.diagnostics[1].severity, Severity::Error);
+    }
+
+    #[test]
+    fn a_file_or_a_broken_link_in_the_place_of_a_directory_is_an_error() {
+        let directory = directory(&[("policies.d", b"forbid"), ("notes.d", b"")]);
+        symlink("nowhere", directory.path().join("signals.d")).unwrap();
+        assert_eq!(codes(&read(directory.path())), ["unreadable", "unreadable"]);
+    }
+
+    #[test]
+    fn a_directory_of_policies_without_a_policy_file_is_an_error() {
+        let directory = directory(&[("writ.toml", b""), ("p.cedar.bak", b"forbid")]);
+        let files = read_policies(directory.path());
+        assert_eq!(codes(&files), ["no-policies"]);
+        assert!(files.diagnostics[0].message.contains(&directory.path().display().to_string()));
     }
 
     #[test]

@@ -240,6 +240,19 @@ fn a_match_by_executable_alone_is_warned_of() {
 }
 
 #[test]
+fn a_match_by_root_alone_is_warned_of() {
+    for user in ["root", "0"] {
+        matching(
+            &format!("{{ user = \"{user}\" }}"),
+            &[
+                "2:9: warning[matches-root]: service account `a` is every process of root: writ refuses them what it refuses service accounts, `reload` and `uninstall` too; match by `unit` or `cgroup`, with `user` beside it if need be",
+            ],
+        );
+        matching(&format!("{{ user = \"{user}\", unit = \"a.service\" }}"), &[]);
+    }
+}
+
+#[test]
 fn a_table_with_an_unread_key_is_not_compared_as_if_it_were_wider() {
     let files = [
         (FILE, "[service-account.a]\nmatch = { user = \"a\" }\n"),

@@ -279,3 +279,44 @@ fn syntax_errors_have_a_place() {
     refused("mode = \"observe\"\nmode = \"enforce\"\n", &["2:1: error[toml-syntax]: duplicate key"]);
     refused("[paths\nstate = 1\n", &["1:7: error[toml-syntax]: unclosed table, expected `]`"]);
 }
+
+#[test]
+fn pins_are_in_a_directory_of_their_own() {
+    for pins in ["/sys/fs/bpf", "/sys/fs/bpf/", "/sys/fs", "/"] {
+        let shown = if pins == "/" { pins } else { pins.trim_end_matches('/') };
+        check(
+            "writ.toml",
+            &format!("[paths]\npins = \"{pins}\"\n"),
+            &[&format!(
+                "2:8: error[bad-path]: `pins`: `{shown}` holds the pins of others too, and `uninstall` removes all of `pins`; name a directory below the mount, e.g. \"/sys/fs/bpf/writ\""
+            )],
+        );
+    }
+    check("writ.toml", "[paths]\npins = \"/sys/fs/bpf/writ\"\n", &[]);
+    check("writ.toml", "[paths]\npins = \"/sys/fs/bpf/teams/writ\"\n", &[]);
+}
+
+#[test]
+fn state_log_and_drop_are_directories_of_their_own() {
+    let one = |line: &str, two: &str| {
+        let at = if line == "3" { 7 } else { 9 };
+        format!("{line}:{at}: error[bad-path]: {two}; give each a directory of its own")
+    };
+    check(
+        "writ.toml",
+        "[paths]\nstate = \"/w\"\nlog = \"/w/\"\n",
+        &[&one("3", "`log` and `state` are one directory, `/w`")],
+    );
+    check(
+        "writ.toml",
+        "[paths]\nstate = \"/var/log/writ\"\n",
+        &[&one("2", "`log` and `state` are one directory, `/var/log/writ`")],
+    );
+    check(
+        "writ.toml",
+        "[paths]\nlog = \"/\"\n",
+        &[
+            "2:7: error[bad-path]: `log`: `/` is the root directory, which is not writ's alone; name a directory of its own",
+        ],
+    );
+}

@@ -60,12 +60,12 @@ fn an_unquoted_kind_is_two_tables_and_is_refused() {
 }
 
 #[test]
-fn requires_fresh_names_a_declared_freshness_signal() {
+fn requires_fresh_names_a_freshness_signal_and_one_that_is_not_declared_is_warned_of() {
     let account = "[service-account.a]\nmatch = { user = \"a\" }\nrequires-fresh = [\"edr.heartbeat\"]\n";
     check_files(
         &[(ACCOUNT, account)],
         &[
-            "service-accounts.d/a.toml:3:19: error[unknown-signal]: `requires-fresh` of service account `a`: no signal `edr.heartbeat` is declared; declare `[signal.\"edr.heartbeat\"]` with `freshness = true` in `signals.d/`",
+            "service-accounts.d/a.toml:3:19: warning[unknown-signal]: `requires-fresh` of service account `a`: no signal `edr.heartbeat` is declared, and until it is the account is refused everything; declare `[signal.\"edr.heartbeat\"]` with `freshness = true` in `signals.d/`",
         ],
     );
     check_files(
@@ -77,7 +77,7 @@ fn requires_fresh_names_a_declared_freshness_signal() {
     check_files(
         &[(ACCOUNT, account), (FILE, "[signal.\"edr.heartbeats\"]\nttl = \"1m\"\nfreshness = true\n")],
         &[
-            "service-accounts.d/a.toml:3:19: error[unknown-signal]: `requires-fresh` of service account `a`: no signal `edr.heartbeat` is declared; did you mean `edr.heartbeats`?",
+            "service-accounts.d/a.toml:3:19: warning[unknown-signal]: `requires-fresh` of service account `a`: no signal `edr.heartbeat` is declared, and until it is the account is refused everything; did you mean `edr.heartbeats`? Otherwise declare `[signal.\"edr.heartbeat\"]` with `freshness = true` in `signals.d/`",
         ],
     );
     check_files(&[(ACCOUNT, account), (FILE, "[signal.\"edr.heartbeat\"]\nttl = \"1m\"\nfreshness = true\n")], &[]);

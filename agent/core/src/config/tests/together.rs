@@ -26,7 +26,7 @@ fn all_findings_of_all_files_come_at_once_in_order_of_place() {
             "destinations.d/f.toml:1:1: error[toml-syntax]: unquoted keys cannot be empty, expected letters, numbers, `-`, `_`",
             "destinations.d/f.toml:1:3: error[toml-syntax]: string values must be quoted, expected literal string",
             "service-accounts.d/a.toml:2:9: error[empty-match]: `match` is empty: it would mean every process or none; set at least one of `user`, `unit`, `cgroup`, `executable`",
-            "service-accounts.d/a.toml:3:19: error[unknown-signal]: `requires-fresh` of service account `a`: no signal `b` is declared; declare `[signal.\"b\"]` with `freshness = true` in `signals.d/`",
+            "service-accounts.d/a.toml:3:19: warning[unknown-signal]: `requires-fresh` of service account `a`: no signal `b` is declared, and until it is the account is refused everything; declare `[signal.\"b\"]` with `freshness = true` in `signals.d/`",
             "service-accounts.d/a.toml:4:9: error[bad-errno]: `errno`: `ENOPE` is not an errno of connect(2); did you mean `ENOMEM`?",
             "signals.d/s.toml:1:9: error[missing-ttl]: signal `a` has no `ttl`; write how long it holds, e.g. ttl = \"1h\"",
             "signals.d/s.toml:2:8: error[bad-risk]: `risk`: `200` is not a risk; risk goes from 0 to 100",
