@@ -336,7 +336,6 @@ fn what_a_person_approved_succeeds_on_retry_and_nothing_else_does() {
     host.attempt("tcp", &[peer.address]).assert_succeeded();
     // It is a grant like any other, for whoever looks what is open.
     let grants = done(&host, &["grant", "list"]);
-    assert_eq!(grants.as_array().map(Vec::len), Some(1), "{grants}");
     assert_eq!(
         (id(&grants[0]), grants[0]["destination"].clone()),
         (escalation.clone(), json!(format!("{}/tcp", peer.address)))

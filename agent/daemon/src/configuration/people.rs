@@ -116,7 +116,8 @@ fn subordinate(text: &str) -> Vec<(String, u32, u64)> {
     text.lines().filter_map(line).collect()
 }
 
-/// Accounts found by nothing but a user who may also run as other uids.
+/// Accounts found by nothing but a user who may also run as uids that the kernel does not look for: from 65,536 on it knows
+/// whose they are.
 fn subordinate_uids(
     config: &Config,
     ranges: &[(String, u32, u64)],
@@ -131,13 +132,17 @@ fn subordinate_uids(
             let uid = database.uid(user);
             let name = uid.and_then(names);
             let is = |who: &str| who == user || name.as_deref() == Some(who) || is_uid(who) && who.parse().ok() == uid;
-            let Some((_, first, count)) = ranges.iter().find(|(who, ..)| is(who)) else { continue };
+            let low = |first: u32| first < writ_abi::LEAST_SUBORDINATE;
+            let Some((_, first, count)) = ranges.iter().find(|(who, first, _)| is(who) && low(*first)) else {
+                continue;
+            };
             let last = u64::from(*first) + count - 1;
             let message = format!(
                 "service account `{}`: user `{user}` has the uids {first} to {last} in {SUBUID}: its processes can run as them, and are then not the account",
                 account.name
             );
-            let help = "take the range away (`usermod --del-subuids`; `useradd -r` gives none), or match by `unit` or `cgroup` too";
+            let help =
+                "give it a range from 65536 on, or none (`usermod --del-subuids`), or match by `unit` or `cgroup` too";
             findings.push(Diagnostic::warning("subordinate-uids", message).help(help).at(account.at.clone()));
         }
     }
@@ -203,12 +208,12 @@ mod tests {
             let found = asked(matches, |config, _, database| subordinate_uids(config, &ranges, database, &names));
             found.into_iter().map(|finding| finding.code).collect()
         };
-        let ranges = "# a comment\nother:1:2\n\nsvc:100000:65536\n";
+        let ranges = "# a comment\nother:1:2\n\nsvc:1000:65536\n";
         for found in ["user = \"svc\"", "user = \"1001\"", "user = \"svc\", executable = \"/bin/x\""] {
             assert_eq!(by(&[found], ranges), ["subordinate-uids"], "{found}");
-            assert_eq!(by(&[found], "1001:100000:65536"), ["subordinate-uids"], "{found}");
+            assert_eq!(by(&[found], "1001:1000:65536"), ["subordinate-uids"], "{found}");
         }
-        for text in ["", "svc:100000:0", "svc", "svc:x:y", "other:100000:65536"] {
+        for text in ["", "svc:1000:0", "svc:100000:65536", "svc", "svc:x:y", "other:1000:65536"] {
             assert_eq!(by(&["user = \"svc\""], text), [""; 0], "{text}");
         }
         assert_eq!(by(&["user = \"svc\", unit = \"x.service\"", "cgroup = \"/batch\""], ranges), [""; 0]);
