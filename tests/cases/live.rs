@@ -335,11 +335,8 @@ fn what_a_person_approved_succeeds_on_retry_and_nothing_else_does() {
     host.run_daemon();
     host.attempt("tcp", &[peer.address]).assert_succeeded();
     // It is a grant like any other, for whoever looks what is open.
-    let grants = done(&host, &["grant", "list"]);
-    assert_eq!(
-        (id(&grants[0]), grants[0]["destination"].clone()),
-        (escalation.clone(), json!(format!("{}/tcp", peer.address)))
-    );
+    let grant = done(&host, &["grant", "list"])[0].take();
+    assert_eq!((id(&grant), &grant["destination"]), (escalation.clone(), &json!(format!("{}/tcp", peer.address))));
     done(&host, &["grant", "revoke", &escalation, "--reason", "enough"]);
     assert_eq!(done(&host, &["grant", "list"]), json!([]));
     host.attempt("tcp", &[peer.address]).assert_failed("EACCES");
