@@ -62,14 +62,22 @@ impl Kinds {
     }
 }
 
+fn is_flag(kind: &SignalKind) -> bool {
+    kind.flag
+}
+
+fn is_freshness(kind: &SignalKind) -> bool {
+    kind.freshness
+}
+
 /// Literals that are in neither set, whatever happens: a forbid that waits for one forbids nothing.
 pub(super) fn unknown(config: &Config, policies: &[Parsed<'_>], findings: &mut Vec<Diagnostic>) {
     // What writ makes of `requires-fresh` was judged as that.
     let written = |parsed: &&Parsed<'_>| !GENERATED.iter().any(|prefix| parsed.info.id.starts_with(prefix));
     for parsed in policies.iter().filter(written) {
-        let sets: [(&str, &str, &BTreeSet<String>, fn(&SignalKind) -> bool); 2] = [
-            ("signals", "flag", &parsed.kinds.signals, |kind| kind.flag),
-            ("fresh", "freshness", &parsed.kinds.fresh, |kind| kind.freshness),
+        let sets = [
+            ("signals", "flag", &parsed.kinds.signals, is_flag as fn(&SignalKind) -> bool),
+            ("fresh", "freshness", &parsed.kinds.fresh, is_freshness),
         ];
         for (set, key, names, is_in) in sets {
             for name in names.iter().filter(|name| !config.signals.get(*name).is_some_and(is_in)) {
@@ -138,7 +146,7 @@ mod tests {
             assert_eq!(finding.code, "unknown-signal");
             let at = finding.at.as_ref().unwrap();
             assert_eq!(at.line, 3, "{finding:?}");
-            (text[at.offset..at.offset + at.length].to_owned(), finding.help.clone().unwrap())
+            (text.get(at.offset..at.offset + at.length).unwrap().to_owned(), finding.help.clone().unwrap())
         };
         findings.iter().map(shown).collect()
     }
@@ -158,7 +166,7 @@ mod tests {
             "[\"edr.malwar\"].containsAny(context.signals)",
             "if context.signals.contains(\"edr.malwar\") then true else false",
         ] {
-            assert_eq!(found("connect", condition), [slip.clone()], "{condition}");
+            assert_eq!(found("connect", condition), std::slice::from_ref(&slip), "{condition}");
         }
         assert_eq!(found("issue", "context.signals.contains(\"edr.malwar\")"), [slip]);
         let unset = |key: &str, kind: &str| format!("set `{key} = true` in `[signal.\"{kind}\"]`");

@@ -303,7 +303,7 @@ fn a_unit_and_a_cgroup_within_it_are_the_cgroup_and_any_other_pair_is_refused() 
         pair("batch.slice", "/batch.slice"),
     ];
     for found in within {
-        let config = matched(&[found.clone()]);
+        let config = matched(std::slice::from_ref(&found));
         assert_eq!(Identities::check(&config), []);
         let bundle = bundle(&config);
         let generation = generation(&config, &bundle, 0, &[]);
