@@ -2,6 +2,8 @@
 
 use std::io;
 
+use nix::sys::signal::{SigSet, SigmaskHow, Signal};
+
 pub(crate) use writ_core::policy::STACK;
 
 /// Does something that may touch policies on a stack of its own: the first thread's is as large as whoever started writ
@@ -10,6 +12,17 @@ pub(crate) use writ_core::policy::STACK;
 /// # Errors
 /// No thread is free.
 pub(crate) fn deep<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> io::Result<T> {
+    // Who ends this process, or asks something of it, means the work: no thread but that takes a signal in its place.
+    let mut meant = SigSet::empty();
+    for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGQUIT, Signal::SIGUSR1, Signal::SIGUSR2] {
+        meant.add(signal);
+    }
+    let before = meant.thread_swap_mask(SigmaskHow::SIG_BLOCK)?;
+    let work = move || {
+        // It fails for no set there is.
+        let _ = before.thread_set_mask();
+        work()
+    };
     // It only fails where the pool is there already.
     let _ = rayon::ThreadPoolBuilder::new().stack_size(STACK).build_global();
     let thread = std::thread::Builder::new().name("main".into()).stack_size(STACK).spawn(work)?;
