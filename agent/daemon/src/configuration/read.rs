@@ -160,7 +160,8 @@ impl Files {
     }
 }
 
-fn writable_by_others(mode: u32, gid: u32) -> bool {
+/// Whether a file's mode lets somebody write it who is neither its owner nor of root's group.
+pub(crate) fn writable_by_others(mode: u32, gid: u32) -> bool {
     mode & 0o002 != 0 || (mode & 0o020 != 0 && gid != 0)
 }
 

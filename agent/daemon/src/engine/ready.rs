@@ -20,7 +20,7 @@ use super::explain::{Moment, Names};
 use super::persist::{Explained, Numbers, Store, StoreError};
 use super::refresh::Why;
 use super::{Engine, Tally};
-use crate::configuration::{self, host::host_facts};
+use crate::configuration::{self, host::host_facts, read::writable_by_others};
 use crate::kernel::{CgroupMount, Kernel, OpenError, Options};
 use crate::log::{KeySource, LogError, LogWriter, replay_attempts};
 use crate::process::ProcessTable;
@@ -337,7 +337,7 @@ pub(crate) fn agent_alone(sources: &[SourceFile]) -> Agent {
 fn others_cannot_write(directory: &Path) -> Result<(), StartError> {
     let Ok(found) = fs::metadata(directory) else { return Ok(()) };
     let (mode, own) = (found.mode() & 0o7777, nix::unistd::geteuid().as_raw());
-    if mode & 0o022 == 0 && [0, own].contains(&found.uid()) {
+    if !writable_by_others(mode, found.gid()) && [0, own].contains(&found.uid()) {
         return Ok(());
     }
     let path = directory.display();
