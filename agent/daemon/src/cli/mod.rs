@@ -34,7 +34,7 @@ mod verify;
 mod whatif;
 mod why;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser, Subcommand};
@@ -48,12 +48,15 @@ pub(crate) const INTERNAL: u8 = 70;
 /// Not permitted (sysexits.h `EX_NOPERM`).
 pub(crate) const NOT_PERMITTED: u8 = 77;
 
+/// Where the configuration is, unless it is said.
+const CONFIG_DIR: &str = "/etc/writ";
+
 /// Decides at run time what this host's service accounts may connect to, and proves every decision.
 #[derive(Debug, Parser)]
 #[command(name = "writ", version, propagate_version = true, arg_required_else_help = true)]
 pub(crate) struct Cli {
     /// The configuration directory
-    #[arg(long, global = true, value_name = "DIR", default_value = "/etc/writ", env = "WRIT_CONFIG_DIR")]
+    #[arg(long, global = true, value_name = "DIR", default_value = CONFIG_DIR, env = "WRIT_CONFIG_DIR")]
     pub config_dir: PathBuf,
     #[command(subcommand)]
     command: Command,
@@ -156,6 +159,17 @@ pub(crate) fn main() -> ExitCode {
 /// Does what was asked.
 fn command(cli: &Cli) -> anyhow::Result<ExitCode> {
     let directory = cli.config_dir.as_path();
+    // Another host's defaults are not what was meant by a directory that is not there, least of all by `uninstall`.
+    let goes_by_it = !matches!(
+        cli.command,
+        Command::Run(_) | Command::Check(_) | Command::Init(_) | Command::Completions(_) | Command::Man(_)
+    );
+    if goes_by_it && directory != Path::new(CONFIG_DIR) && matches!(directory.try_exists(), Ok(false)) {
+        return Err(output::usage(format!(
+            "configuration directory `{}` does not exist: give `--config-dir` one that does",
+            directory.display()
+        )));
+    }
     match &cli.command {
         Command::Run(args) => run::run(directory, args),
         Command::Check(args) => check::run(directory, args),
