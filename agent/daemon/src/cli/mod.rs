@@ -34,7 +34,7 @@ mod verify;
 mod whatif;
 mod why;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser, Subcommand};
@@ -49,7 +49,7 @@ pub(crate) const INTERNAL: u8 = 70;
 pub(crate) const NOT_PERMITTED: u8 = 77;
 
 /// Where the configuration is, unless it is said.
-const CONFIG_DIR: &str = "/etc/writ";
+pub(crate) const CONFIG_DIR: &str = "/etc/writ";
 
 /// Decides at run time what this host's service accounts may connect to, and proves every decision.
 #[derive(Debug, Parser)]
@@ -159,17 +159,6 @@ pub(crate) fn main() -> ExitCode {
 /// Does what was asked.
 fn command(cli: &Cli) -> anyhow::Result<ExitCode> {
     let directory = cli.config_dir.as_path();
-    // Another host's defaults are not what was meant by a directory that is not there, least of all by `uninstall`.
-    let goes_by_it = !matches!(
-        cli.command,
-        Command::Run(_) | Command::Check(_) | Command::Init(_) | Command::Completions(_) | Command::Man(_)
-    );
-    if goes_by_it && directory != Path::new(CONFIG_DIR) && matches!(directory.try_exists(), Ok(false)) {
-        return Err(output::usage(format!(
-            "configuration directory `{}` does not exist: give `--config-dir` one that does",
-            directory.display()
-        )));
-    }
     match &cli.command {
         Command::Run(args) => run::run(directory, args),
         Command::Check(args) => check::run(directory, args),

@@ -8,7 +8,7 @@ use nix::unistd::Uid;
 use writ_core::config::Agent;
 
 use super::status::log_is_written;
-use super::{NOT_PERMITTED, output};
+use super::{CONFIG_DIR, NOT_PERMITTED, output};
 use crate::client::ClientError;
 use crate::configuration;
 use crate::engine::{agent_alone, note_uninstalled};
@@ -30,6 +30,13 @@ pub(super) fn run(config_dir: &Path, args: &Args) -> anyhow::Result<ExitCode> {
     if !Uid::effective().is_root() {
         eprintln!("error: only root can remove enforcement");
         return Ok(ExitCode::from(NOT_PERMITTED));
+    }
+    // What is in force by default is not what was meant by a directory that is not there.
+    if config_dir != Path::new(CONFIG_DIR) && !config_dir.is_dir() {
+        return Err(output::usage(format!(
+            "there is no configuration directory `{}` to say what is to be taken away",
+            config_dir.display()
+        )));
     }
     let agent = agent_alone(&configuration::read::read(config_dir).sources);
     let pins = PathBuf::from(&agent.paths.pins);
