@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::process::Command;
 
 use serde_json::{Value, json};
-use writ_tests::{Config, Host, KeepingPeer, TcpPeer, wait};
+use writ_tests::{Config, Host, KeepingPeer, TcpPeer, UdpPeer, wait};
 
 /// As `bpftool link detach pinned PATH` does.
 const DETACH: &str = "import ctypes,struct,sys\n\
@@ -74,4 +74,25 @@ fn a_link_that_was_detached_while_no_daemon_ran_is_attached_at_the_next_start() 
     host.run_daemon();
 
     host.attempt("tcp", &[elsewhere]).assert_failed("EACCES");
+}
+
+#[test]
+fn pins_that_were_taken_away_whole_are_not_called_enforcement() {
+    let peer = UdpPeer::new();
+    let host = Host::start(&Config::new());
+    host.attempt("udp-judge", &[peer.address]).assert_failed("EACCES");
+    let pins = host.pins().join(format!("v{}", writ_abi::ABI_VERSION));
+    for part in ["links", "maps"] {
+        fs::remove_dir_all(pins.join(part)).unwrap();
+    }
+
+    let status = wait::until("it is noticed", || {
+        let status = host.status();
+        status["degraded"].to_string().contains("detached").then_some(status)
+    });
+    assert_eq!((&status["mode"], &status["effective_mode"]), (&json!("enforce"), &json!("observe")));
+    assert_eq!(status["not_enforced"], json!([writ_tests::config::ACCOUNT]));
+    let reload = host.writ_output(&["reload"]);
+    assert_eq!(reload.status.code(), Some(1), "{reload:?}");
+    assert!(String::from_utf8_lossy(&reload.stderr).contains("programs are not attached"), "{reload:?}");
 }

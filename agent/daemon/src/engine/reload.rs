@@ -28,9 +28,10 @@ impl Engine {
     pub(crate) fn reload(&mut self, by: Option<&Actor>) -> Result<Reloaded, (String, Vec<Value>)> {
         self.check_attached();
         if self.is_detached() {
-            let problem = "programs are not attached, and could not be attached again (`writ status` names them): nothing \
-                           that is put in force would be; restart the daemon";
-            return Err((problem.to_owned(), Vec::new()));
+            let message = "programs are not attached, and could not be attached again (`writ status` names them): nothing \
+                           that is put in force would be";
+            let finding = Diagnostic::error("detached", message).help("restart the daemon");
+            return Err(self.note_reload_refused(by, &[finding]));
         }
         let before = self.base_digest.clone();
         let matched = self.accounts_as_matched();
@@ -80,26 +81,29 @@ impl Engine {
                 self.applied = Some(applied);
                 Ok(self.note_reload(before, by, &moments, (&accounts, &matched), began))
             }
-            Err(found) => {
-                let problems: Vec<String> = found
-                    .iter()
-                    .filter(|finding| finding.severity == Severity::Error)
-                    .map(|finding| match &finding.at {
-                        Some(at) => format!("{}:{}:{}: {}", at.file, at.line, at.column, finding.message),
-                        None => finding.message.clone(),
-                    })
-                    .collect();
-                let first = problems.first().cloned().unwrap_or_else(|| "the configuration is refused".into());
-                self.last_reload = Some(ReloadResult { at: Timestamp::now(), ok: false, problem: Some(first.clone()) });
-                self.note_lifecycle(Lifecycle::ReloadRefused {
-                    policy_digest: before,
-                    by: by.map(Actor::recorded),
-                    problems,
-                });
-                self.flush();
-                Err((first, found.iter().filter_map(|finding| serde_json::to_value(finding).ok()).collect()))
-            }
+            Err(found) => Err(self.note_reload_refused(by, &found)),
         }
+    }
+
+    /// Records that a configuration was refused; what is wrong, in a line and as findings.
+    fn note_reload_refused(&mut self, by: Option<&Actor>, found: &[Diagnostic]) -> (String, Vec<Value>) {
+        let problems: Vec<String> = found
+            .iter()
+            .filter(|finding| finding.severity == Severity::Error)
+            .map(|finding| match &finding.at {
+                Some(at) => format!("{}:{}:{}: {}", at.file, at.line, at.column, finding.message),
+                None => finding.message.clone(),
+            })
+            .collect();
+        let first = problems.first().cloned().unwrap_or_else(|| "the configuration is refused".into());
+        self.last_reload = Some(ReloadResult { at: Timestamp::now(), ok: false, problem: Some(first.clone()) });
+        self.note_lifecycle(Lifecycle::ReloadRefused {
+            policy_digest: self.base_digest.clone(),
+            by: by.map(Actor::recorded),
+            problems,
+        });
+        self.flush();
+        (first, found.iter().filter_map(|finding| serde_json::to_value(finding).ok()).collect())
     }
 
     /// Records that a configuration is in force, and what it changed.
