@@ -307,3 +307,26 @@ fn a_subordinate_uid_of_an_accounts_user_is_the_accounts() {
     assert!(records.iter().all(|record| record.text("/account") == config::ACCOUNT));
     assert_eq!(records[0].number("/process/uid"), Some(FIRST.into()), "the record says which uid it was");
 }
+
+#[test]
+fn a_uid_that_is_an_accounts_own_stays_its_own_though_it_is_anothers_subordinate() {
+    const OWN: u32 = 1_700_100_005;
+    let (open, closed) = (UdpPeer::new(), UdpPeer::new());
+    let service = user::ensure(user::SERVICE);
+    let _row = Row::add(format!("{}:1700100000:65536", service.name));
+    let config = Config::new().destination("open", open.address).destination("closed", closed.address);
+    let both = permit("owned", "open") + &permit(config::ACCOUNT, "open") + &permit(config::ACCOUNT, "closed");
+    let host = Host::start(
+        &config
+            .file("service-accounts.d/owned.toml", &account("owned", &format!("{{ user = \"{OWN}\" }}")))
+            .file("policies.d/both.cedar", &both),
+    );
+
+    // What only the other may reach is refused: of both, the strictest decides.
+    host.attempt_as(&user::numbered(OWN), "udp-judge", &[open.address]).assert_succeeded();
+    host.attempt_as(&user::numbered(OWN), "udp-judge", &[closed.address]).assert_failed("EACCES");
+    host.expect_judgements(&[
+        format!("allow udp {} by {}-to-open", open.address, config::ACCOUNT),
+        format!("deny udp {} EACCES", closed.address),
+    ]);
+}

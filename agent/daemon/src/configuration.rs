@@ -62,12 +62,13 @@ pub(crate) fn load_with(directory: &Path, policies: Option<&Path>) -> Loaded {
         diagnostics.extend(outside(config, &sources));
         misplaced = places::misplaced(config, directory);
     }
-    let refused = match (parsed.config.take_if(|_| !unread.is_empty() || !misplaced.is_empty()), parsed.refused) {
+    diagnostics.extend(misplaced);
+    let wrong = diagnostics.iter().any(|finding| finding.severity == Severity::Error);
+    let refused = match (parsed.config.take_if(|_| wrong), parsed.refused) {
         (Some(config), _) => Some(Refused { config, unread }),
         (None, Some(refused)) => Some(Refused { unread: &refused.unread | &unread, ..refused }),
         (None, None) => None,
     };
-    diagnostics.extend(misplaced);
     diagnostics.extend(refused.iter().flat_map(further));
     diagnostics.sort_by_key(|finding| finding.at.as_ref().map(|at| (at.file.clone(), at.offset)));
     Loaded { config: parsed.config, diagnostics, sources }

@@ -10,9 +10,10 @@ pub const MAX_CLAUSES: u32 = 8;
 pub const USER_FILTER_WORDS: u32 = 1024;
 
 /// How many rows of subordinate uids the kernel looks through.
-pub const MOST_SUBORDINATES: u32 = 1024;
+pub const MOST_SUBORDINATES: u32 = 65_536;
 
-/// No row of subordinate uids begins below (`SUB_UID_MIN` of login.defs(5) is 100,000): uids up to here are not looked for.
+/// Uids below are not looked for among subordinates (`SUB_UID_MIN` of login.defs(5) is 100,000); `check` warns of rows that
+/// begin there.
 pub const LEAST_SUBORDINATE: u32 = 0x1_0000;
 
 /// What a view's map entry says: nothing, exactly one account, or a list of clauses.

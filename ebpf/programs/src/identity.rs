@@ -304,12 +304,21 @@ pub(crate) extern "C" fn follow_user(caller: *mut Caller, side: u32, uid: u32, v
         caller.unknown = 1;
         return 0;
     };
-    let uid = if uid < LEAST_SUBORDINATE { uid } else { owner_of(side, uid) as u32 };
     // SAFETY: entries of a generation's map are never changed or removed while it is in force.
     if let Some(entry) = unsafe { users.get(uid) } {
         let entry = *entry;
         caller.selected((entry >> 32) as u32);
         caller.follow(side, entry as u32, view);
+    }
+    // It may be somebody's besides being itself: both count.
+    let owner = if uid < LEAST_SUBORDINATE { uid } else { owner_of(side, uid) as u32 };
+    if owner != uid {
+        // SAFETY: as above.
+        if let Some(entry) = unsafe { users.get(owner) } {
+            let entry = *entry;
+            caller.selected((entry >> 32) as u32);
+            caller.follow(side, entry as u32, view);
+        }
     }
     0
 }

@@ -229,14 +229,14 @@ fn own_directory(text: &str) -> Result<String, Fault> {
     Ok(path)
 }
 
-/// A directory below a bpf file system: it is made and removed with all that is in it.
+/// A directory below a bpf file system, which is writ's alone.
 fn pins(text: &str) -> Result<String, Fault> {
     let path = path(text)?;
     let mount = std::path::Path::new(BPF_MOUNT);
     if mount.starts_with(&path) {
         let fault = Fault::new(
             "bad-path",
-            format!("`{path}` holds the pins of others too, and `uninstall` removes all of `pins`"),
+            format!("`{path}` holds what others pin too: writ's pins need a directory of their own"),
         );
         return Err(fault.help(format!("name a directory below the mount, e.g. \"{BPF_MOUNT}/writ\"")));
     }

@@ -119,29 +119,15 @@ fn parents(section: &mut Section<'_, '_>, own_name: &str, references: &mut Refer
 /// The destinations every configuration has.
 pub(super) fn built_in(facts: &HostFacts) -> [Destination; 2] {
     let resolvers: BTreeSet<IpNet> = facts.resolvers.iter().map(|resolver| judged_as(*resolver).into()).collect();
-    let blank = Destination {
-        name: String::new(),
-        addresses: Vec::new(),
-        names: Vec::new(),
-        ports: Vec::new(),
-        protocols: Vec::new(),
-        parents: Vec::new(),
-        at: None,
-    };
     let loopback_v4 = Ipv4Net::new_assert(std::net::Ipv4Addr::new(127, 0, 0, 0), 8);
     let loopback_v6 = Ipv6Net::new_assert(std::net::Ipv6Addr::LOCALHOST, 128);
     [
+        Destination { addresses: vec![IpNet::V4(loopback_v4), IpNet::V6(loopback_v6)], ..Destination::named(LOOPBACK) },
         Destination {
-            name: LOOPBACK.to_owned(),
-            addresses: vec![IpNet::V4(loopback_v4), IpNet::V6(loopback_v6)],
-            ..blank.clone()
-        },
-        Destination {
-            name: HOST_RESOLVERS.to_owned(),
             addresses: resolvers.into_iter().collect(),
             ports: vec![(53, 53)],
             protocols: vec![Protocol::Tcp, Protocol::Udp],
-            ..blank
+            ..Destination::named(HOST_RESOLVERS)
         },
     ]
 }

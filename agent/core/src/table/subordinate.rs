@@ -17,7 +17,8 @@ pub struct Subordinates {
 
 impl Subordinates {
     /// Reads `/etc/subuid`; `users` are the names (and uids as text) that count, with their uids. What is no such line is
-    /// left out, as shadow does. Of rows that overlap, what the first has is its own.
+    /// left out, as shadow does. Of rows that overlap, what the first has is its own. The kernel takes the first
+    /// `MOST_SUBORDINATES`.
     pub fn read(text: &str, users: &BTreeMap<String, u32>) -> Vec<Self> {
         let row = |line: &str| {
             let mut parts = line.split(':').map(str::trim);
@@ -37,13 +38,13 @@ impl Subordinates {
             };
             apart.push(Self { first, ..row });
         }
-        apart.truncate(MOST_SUBORDINATES as usize);
         apart
     }
 
     /// As the kernel's programs read them, two words a row, with their number in front.
     pub fn words(rows: &[Self]) -> Vec<u64> {
         let pair = |row: &Self| [u64::from(row.first) | u64::from(row.last) << 32, u64::from(row.owner)];
+        let rows = rows.get(..MOST_SUBORDINATES as usize).unwrap_or(rows);
         std::iter::once(rows.len() as u64).chain(rows.iter().flat_map(pair)).collect()
     }
 
@@ -81,9 +82,7 @@ mod tests {
         let users = BTreeMap::from([("a".to_owned(), 1)]);
         let text: String = (0..MOST_SUBORDINATES + 5).map(|row| format!("a:{}:5\n", 100_000 + row * 10)).collect();
         let rows = Subordinates::read(&text, &users);
-        assert_eq!(
-            (rows.len(), Subordinates::words(&rows).len()),
-            (MOST_SUBORDINATES as usize, 2 * MOST_SUBORDINATES as usize + 1)
-        );
+        let words = Subordinates::words(&rows);
+        assert_eq!((words[0], words.len()), (MOST_SUBORDINATES.into(), 2 * MOST_SUBORDINATES as usize + 1));
     }
 }

@@ -263,14 +263,23 @@ pub(super) fn converse<T>(
     talk: impl AsyncFnOnce(Client<'_>) -> Result<T, ClientError>,
 ) -> anyhow::Result<T> {
     let socket = socket(config_dir);
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let talked = runtime.block_on(talk(Client::new(&socket)));
-    if matches!(talked, Err(ClientError::Unreachable { .. }))
+    let talked = converse_at(&socket, talk);
+    let unreachable = |error: &anyhow::Error| matches!(error.downcast_ref(), Some(ClientError::Unreachable { .. }));
+    if talked.as_ref().err().is_some_and(unreachable)
         && let Some(why) = in_doubt(config_dir)
     {
         eprintln!("warning: `{}` may not be where the daemon listens: {why}", socket.display());
     }
-    Ok(talked?)
+    talked
+}
+
+/// The same with whoever listens at this socket.
+pub(super) fn converse_at<T>(
+    socket: &Path,
+    talk: impl AsyncFnOnce(Client<'_>) -> Result<T, ClientError>,
+) -> anyhow::Result<T> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    Ok(runtime.block_on(talk(Client::new(socket)))?)
 }
 
 /// How long until an instant, as people say it.

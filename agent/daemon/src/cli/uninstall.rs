@@ -41,12 +41,13 @@ pub(super) fn run(config_dir: &Path, args: &Args) -> anyhow::Result<ExitCode> {
     let agent = agent_alone(&configuration::read::read(config_dir).sources);
     let pins = PathBuf::from(&agent.paths.pins);
     // A daemon that runs does it itself, since it holds the log; it stops then.
-    let mut asked = ask(config_dir);
+    let socket = PathBuf::from(&agent.paths.socket);
+    let mut asked = ask(&socket);
     // One that is on its way would put everything in force again.
     let deadline = Instant::now() + ON_ITS_WAY;
     while is_unreachable(&asked) && log_is_written(Path::new(&agent.paths.log)) && Instant::now() < deadline {
         std::thread::sleep(Duration::from_millis(100));
-        asked = ask(config_dir);
+        asked = ask(&socket);
     }
     let (removed, recorded) = match asked {
         Ok(done) => (done.get("removed").and_then(serde_json::Value::as_u64).unwrap_or(0), true),
@@ -74,8 +75,8 @@ pub(super) fn run(config_dir: &Path, args: &Args) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn ask(config_dir: &Path) -> anyhow::Result<serde_json::Value> {
-    output::converse(config_dir, async |client| {
+fn ask(socket: &Path) -> anyhow::Result<serde_json::Value> {
+    output::converse_at(socket, async |client| {
         client.post::<serde_json::Value>("/v1/uninstall", &serde_json::json!({})).await
     })
 }

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use writ_core::record::{Lifecycle, Time};
 
 use super::Engine;
+use crate::kernel::judges_attempts;
 
 /// Something is not attached, and could not be attached again.
 const DETACHED: &str = "detached";
@@ -25,9 +26,11 @@ pub(crate) struct Detachment {
 }
 
 impl Engine {
-    /// Whether something that should judge does not.
+    /// Whether connects or sockets that should be judged are not, and cannot be. The second line alone leaves the first.
     pub(super) fn is_detached(&self) -> bool {
-        self.degraded.iter().any(|reason| reason == DETACHED)
+        let lost = self.detachment.iter().flat_map(|detached| &detached.failed);
+        let judges = lost.filter_map(|failed| failed.split_once(':')).any(|(name, _)| judges_attempts(name));
+        judges && self.degraded.iter().any(|reason| reason == DETACHED)
     }
 
     /// Looks whether everything is attached, and attaches what is not.

@@ -70,12 +70,9 @@ pub(crate) fn open(config_dir: &Path) -> Result<OpenedEngine, StartError> {
     let loaded = configuration::load(config_dir);
     let agent = loaded.config.as_ref().map_or_else(|| agent_alone(&loaded.sources), |config| config.agent.clone());
     let store = Store::open(Path::new(&agent.paths.state))?;
-    for path in [&agent.paths.state, &agent.paths.log] {
-        others_cannot_write(Path::new(path))?;
-    }
     let last_good = store.load_last_good()?;
     let compiled = loaded.config.map(|config| (compile(&config), config));
-    let (config, compiled, files, degraded) = match compiled {
+    let (config, compiled, files, mut degraded) = match compiled {
         Some((Ok(compiled), config)) => (config, compiled, loaded.sources.clone(), Vec::new()),
         refused => {
             let mut findings = loaded.diagnostics.clone();
@@ -94,6 +91,8 @@ pub(crate) fn open(config_dir: &Path) -> Result<OpenedEngine, StartError> {
             (config, compiled, files, vec!["config-rejected".to_owned()])
         }
     };
+    let kept = [("state-exposed", &agent.paths.state), ("log-exposed", &agent.paths.log)];
+    degraded.extend(kept.iter().filter(|(_, path)| is_exposed(Path::new(path))).map(|(word, _)| (*word).to_owned()));
     let read = |path: &str| fs::read_to_string(path).map(|text| text.trim().to_owned());
     let boot_id =
         read("/proc/sys/kernel/random/boot_id").map_err(|error| StartError::Host(format!("boot id: {error}")))?;
@@ -333,19 +332,17 @@ pub(crate) fn agent_alone(sources: &[SourceFile]) -> Agent {
     parsed.config.or(parsed.refused.map(|refused| refused.config)).map(|config| config.agent).unwrap_or_default()
 }
 
-/// Whoever can write where the daemon keeps its state could forge grants, and what it writes as root could be led elsewhere.
-fn others_cannot_write(directory: &Path) -> Result<(), StartError> {
-    let Ok(found) = fs::metadata(directory) else { return Ok(()) };
-    let (mode, own) = (found.mode() & 0o7777, nix::unistd::geteuid().as_raw());
-    if !writable_by_others(mode, found.gid()) && [0, own].contains(&found.uid()) {
-        return Ok(());
+/// Whether others can write where the daemon keeps things: who can could forge grants, or lead what is written as root
+/// elsewhere. It is said, and no reason not to start: at a boot that would leave everything undecided.
+fn is_exposed(directory: &Path) -> bool {
+    let Ok(found) = fs::metadata(directory) else { return false };
+    let own = nix::unistd::geteuid().as_raw();
+    let exposed = writable_by_others(found.mode(), found.gid()) || ![0, own].contains(&found.uid());
+    if exposed {
+        let (path, mode, owner) = (directory.display(), found.mode() & 0o7777, found.uid());
+        tracing::error!(%path, mode = format!("{mode:o}"), owner, "OTHERS CAN WRITE THERE, and forge what is kept: `chown root` and `chmod go-w` it");
     }
-    let path = directory.display();
-    Err(StartError::Host(format!(
-        "`{path}` can be written by others than root (mode {mode:o}, owner {}): what is kept there could be forged; \
-         `chown root {path}` and `chmod go-w {path}`",
-        found.uid()
-    )))
+    exposed
 }
 
 /// Where the log's key is: as configured, from the service manager, or our own.

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use nix::unistd::{Uid, User};
 use serde::{Deserialize, Serialize};
+use writ_abi::MOST_SUBORDINATES;
 use writ_core::config::Config;
 use writ_core::record::Lifecycle;
 use writ_core::table::{Generation, Identities, Subordinates, Unresolved};
@@ -27,6 +28,9 @@ const USERS: &str = "/etc/passwd";
 
 /// Which uids a user may map into a user namespace (subuid(5)).
 const SUBORDINATES: &str = "/etc/subuid";
+
+/// There are more rows of subordinate uids than the kernel takes: those beyond are nobody's.
+const TOO_MANY_SUBORDINATES: &str = "too-many-subordinate-uids";
 
 /// A file: device in the kernel's encoding, and inode.
 type File = (u32, u64);
@@ -45,6 +49,12 @@ pub(crate) struct Resolution {
     missing: BTreeSet<String>,
     #[serde(skip)]
     asked: Option<Asked>,
+    /// The uids that the users of accounts can take besides their own.
+    #[serde(skip)]
+    subordinates: Vec<Subordinates>,
+    /// When that was written.
+    #[serde(skip)]
+    given: Option<SystemTime>,
 }
 
 /// When users were asked for last, and what the user database was then.
@@ -84,6 +94,12 @@ impl Resolution {
                 self.user(name, known, &mut difference);
             }
         }
+        let changed = !(difference.found.is_empty() && difference.gone.is_empty() && difference.replaced.is_empty());
+        let given = fs::metadata(SUBORDINATES).and_then(|rows| rows.modified()).ok();
+        if self.asked.is_none() || changed || given != self.given {
+            self.given = given;
+            self.look_at_subordinates();
+        }
         let named = matches().filter_map(|found| found.executable.as_ref());
         for path in named.chain(generation.executables.keys()) {
             self.executable(path, &mut difference);
@@ -115,6 +131,27 @@ impl Resolution {
             }
             _ => {}
         }
+    }
+
+    /// What cannot be read is as it was: a file that is away for a moment must not make processes nobody's.
+    fn look_at_subordinates(&mut self) {
+        let text = match fs::read(SUBORDINATES) {
+            // Where nobody has any there is no such file.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
+            Err(error) => {
+                return tracing::error!(%error, file = SUBORDINATES, "whose subordinate uids are cannot be read");
+            }
+            Ok(text) => text,
+        };
+        let mut users = self.users.clone();
+        if !text.is_empty() {
+            // The file names users by either.
+            for (_, uid) in self.users.iter().filter(|(name, _)| name.bytes().all(|byte| byte.is_ascii_digit())) {
+                users.extend(User::from_uid(Uid::from_raw(*uid)).ok().flatten().map(|user| (user.name, *uid)));
+            }
+            users.extend(self.users.values().map(|uid| (uid.to_string(), *uid)));
+        }
+        self.subordinates = Subordinates::read(&String::from_utf8_lossy(&text), &users);
     }
 
     fn executable(&mut self, path: &str, difference: &mut Difference) {
@@ -154,7 +191,7 @@ impl Resolution {
     /// The selectors of this configuration on this host.
     fn identities(&self, config: &Config, generation: &Generation) -> (Identities, Vec<Unresolved>) {
         let (mut identities, unresolved) = Identities::build(config, &self.users, &self.executables, generation);
-        identities.subordinates = self.subordinates();
+        identities.subordinates.clone_from(&self.subordinates);
         for (path, files) in &self.earlier {
             let Some(current) = self.executables.get(path) else { continue };
             for earlier in files {
@@ -162,21 +199,6 @@ impl Resolution {
             }
         }
         (identities, unresolved)
-    }
-}
-
-impl Resolution {
-    /// The uids that the users of accounts can take besides their own.
-    fn subordinates(&self) -> Vec<Subordinates> {
-        // Where nobody has any there is no such file.
-        let Ok(text) = fs::read(SUBORDINATES) else { return Vec::new() };
-        let mut users = self.users.clone();
-        for (_, uid) in self.users.iter().filter(|(name, _)| name.bytes().all(|byte| byte.is_ascii_digit())) {
-            // The file names users by either.
-            users.extend(User::from_uid(Uid::from_raw(*uid)).ok().flatten().map(|user| (user.name, *uid)));
-        }
-        users.extend(self.users.values().map(|uid| (uid.to_string(), *uid)));
-        Subordinates::read(&String::from_utf8_lossy(&text), &users)
     }
 }
 
@@ -200,6 +222,7 @@ impl Engine {
         }
         let (mut identities, unresolved) = self.resolution.identities(config, generation);
         super::selftest::add_identity(&mut identities);
+        self.degraded_by(TOO_MANY_SUBORDINATES, identities.subordinates.len() > MOST_SUBORDINATES as usize);
         (identities, unresolved)
     }
 
@@ -218,7 +241,8 @@ impl Engine {
         let Some(current) = &self.current else { return };
         let before = self.resolution.clone();
         let Difference { found, gone, replaced } = self.resolution.look(&current.config, &current.generation);
-        if found.is_empty() && gone.is_empty() && replaced.is_empty() && before.earlier == self.resolution.earlier {
+        let same = before.earlier == self.resolution.earlier && before.subordinates == self.resolution.subordinates;
+        if found.is_empty() && gone.is_empty() && replaced.is_empty() && same {
             return;
         }
         match self.regenerate() {

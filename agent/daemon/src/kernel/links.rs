@@ -6,9 +6,14 @@ use std::os::fd::AsFd;
 use aya::programs::links::FdLink;
 use aya::programs::{CgroupAttachMode, CgroupSkbAttachType, Program};
 
-use super::object::{Kernel, TRACEPOINTS};
+use super::object::{ADDRESS_HOOKS, Kernel, TRACEPOINTS};
 use super::pins::{OpenError, Pins, chain};
 use super::syscall;
+
+/// Whether attempts are judged by this program of the first line.
+pub(crate) fn judges_attempts(program: &str) -> bool {
+    ADDRESS_HOOKS.contains(&program) || program == "sock_create"
+}
 
 impl Kernel {
     /// The programs whose link is gone: its pin was removed, or it was detached under the pin. "Could not tell" counts as

@@ -32,6 +32,7 @@ pub(crate) use foreign::{ForeignProgram, foreign_programs};
 pub(crate) use generation::InstallError;
 pub(crate) use hold::process as process_descriptor;
 pub(crate) use host::{CgroupMount, ClockSet, boot_ns, cgroup_paths, user_namespace_owners};
+pub(crate) use links::judges_attempts;
 pub(crate) use live::Extent;
 pub(crate) use memory::{give_back as give_back_memory, stand_back};
 pub(crate) use object::{Kernel, Options};

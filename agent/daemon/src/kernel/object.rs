@@ -30,7 +30,7 @@ use super::syscall;
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/writ.bpf.o"));
 
 /// The programs attached to the cgroup. An address hook that is missing would be a way around the decision: all or none.
-const ADDRESS_HOOKS: [&str; 4] = ["connect4", "connect6", "sendmsg4", "sendmsg6"];
+pub(super) const ADDRESS_HOOKS: [&str; 4] = ["connect4", "connect6", "sendmsg4", "sendmsg6"];
 /// The programs that see sockets made and closed.
 const SOCKET_HOOKS: [&str; 2] = ["sock_create", "sock_release"];
 /// Program and tracepoint.

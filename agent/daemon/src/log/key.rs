@@ -1,6 +1,7 @@
 //! The log's key: given by the operator or the service manager, or made at the first start; never used for another host.
 
-use std::os::unix::fs::MetadataExt;
+use std::fs::Permissions;
+use std::os::unix::fs::{MetadataExt, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use writ_core::log::NoteSigner;
@@ -49,7 +50,11 @@ impl KeySource {
 pub(super) fn load_or_make(source: &KeySource, origin: &str) -> Result<NoteSigner, LogError> {
     match source {
         KeySource::Own(path) => {
-            secret(path)?;
+            if secret(path).is_err() {
+                tracing::error!(path = %path.display(), "OTHERS COULD READ THE LOG'S KEY: it is 600 again; make a new one if somebody may have");
+                std::fs::set_permissions(path, Permissions::from_mode(KEY_MODE))
+                    .map_err(LogError::io("set the mode of", path))?;
+            }
             own(path, origin)
         }
         KeySource::Given(path) | KeySource::Existing(path) => {
@@ -127,8 +132,7 @@ fn free_name(path: &Path, suffix: &str) -> PathBuf {
 
 #[cfg(test)]
 mod tests {
-    use std::fs::{self, Permissions};
-    use std::os::unix::fs::PermissionsExt;
+    use std::fs;
 
     use super::*;
 

@@ -244,8 +244,10 @@ impl Engine {
         let Some(current) = self.current() else { return Vec::new() };
         let mut found: Vec<String> = Vec::new();
         let identities: &Identities = &current.identities;
+        // A uid that is somebody's subordinate is that user's, besides being itself.
         let owners = uids.iter().map(|uid| Subordinates::owner_of(&identities.subordinates, *uid));
-        let mut lists: Vec<u32> = owners.filter_map(|uid| identities.users.get(&uid)).map(|(_, list)| *list).collect();
+        let all = uids.iter().copied().chain(owners);
+        let mut lists: Vec<u32> = all.filter_map(|uid| identities.users.get(&uid)).map(|(_, list)| *list).collect();
         if let Some(cgroup) = process::cgroup_of(pid) {
             let mut path = cgroup.as_str();
             loop {
