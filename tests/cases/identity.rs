@@ -326,7 +326,7 @@ fn a_uid_that_is_an_accounts_own_stays_its_own_though_it_is_anothers_subordinate
     host.attempt_as(&user::numbered(OWN), "udp-judge", &[open.address]).assert_succeeded();
     host.attempt_as(&user::numbered(OWN), "udp-judge", &[closed.address]).assert_failed("EACCES");
     host.expect_judgements(&[
-        format!("allow udp {} by {}-to-open", open.address, config::ACCOUNT),
+        format!("allow udp {} by owned-to-open", open.address),
         format!("deny udp {} EACCES", closed.address),
     ]);
 }
