@@ -46,11 +46,12 @@ pub(crate) fn bench(options: &Options) -> Result<()> {
         bail!("there is no benchmark `{name}`; `cargo xtask bench` lists them");
     };
     build::build(&build::Options { release: true })?;
-    run(cargo_with_object().args(["build", "--release", "--package", "writ-tests", "--features", "beside"]))?;
+    // Another engine beside writ's: nothing else is measured with it.
+    let features: &[&str] = if name == "decision" { &["--features", "beside"] } else { &[] };
+    run(cargo_with_object().args(["build", "--release", "--package", "writ-tests"]).args(features))?;
     let mut cargo = cargo_with_object();
     cargo.env("WRIT_BIN", workspace::writ(true)).env("WRIT_PROBE", workspace::writ(true).with_file_name("writ-probe"));
-    cargo
-        .args(["run", "--release", "--package", "writ-tests", "--features", "beside", "--bin", binary, "--"])
-        .args(&options.arguments);
+    cargo.args(["run", "--release", "--package", "writ-tests"]).args(features);
+    cargo.args(["--bin", binary, "--"]).args(&options.arguments);
     run(&mut cargo)
 }

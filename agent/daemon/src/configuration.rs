@@ -16,6 +16,7 @@ use writ_core::policy::further;
 
 pub(crate) use host::is_script;
 use host::{host_facts, scripts, unknown_users};
+pub(crate) use people::SUBUID;
 use people::people;
 use places::no_such_program;
 use read::{Files, read, read_policies};

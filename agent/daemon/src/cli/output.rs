@@ -186,6 +186,17 @@ fn told(error: &anyhow::Error) -> String {
     text
 }
 
+/// What was found, once it is printed: a reader that has seen enough (`| head`) does not change the exit code that says it.
+///
+/// # Errors
+/// It could not be printed for another reason.
+pub(super) fn found(well: bool, printed: anyhow::Result<()>) -> anyhow::Result<ExitCode> {
+    match printed {
+        Err(error) if !is_broken_pipe(&error) => Err(error),
+        _ => Ok(if well { ExitCode::SUCCESS } else { ExitCode::FAILURE }),
+    }
+}
+
 /// Whether nobody reads any more what is printed.
 pub(super) fn is_broken_pipe(error: &anyhow::Error) -> bool {
     let kind = match (error.downcast_ref::<io::Error>(), error.downcast_ref::<serde_json::Error>()) {

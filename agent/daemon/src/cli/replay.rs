@@ -105,12 +105,11 @@ pub(crate) fn replay(args: &ReplayArgs, log: &Path) -> anyhow::Result<ExitCode> 
         };
         summary.cedar_cli = Some(fold(log, &archive, ask, Stock::merge)?);
     }
-    if output::is_json(args.json) {
-        output::json(&summary)?;
-    } else {
-        std::io::stdout().lock().write_all(summary.text().as_bytes())?;
-    }
-    Ok(if summary.ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    let printed = match output::is_json(args.json) {
+        true => output::json(&summary),
+        false => std::io::stdout().lock().write_all(summary.text().as_bytes()).map_err(Into::into),
+    };
+    output::found(summary.ok(), printed)
 }
 
 /// So many of them, evenly spread.

@@ -221,6 +221,12 @@ fn a_reader_that_has_seen_enough_is_no_error() {
     assert!(super::output::is_broken_pipe(&json.into()));
     assert!(super::output::is_broken_pipe(&Error::from(ErrorKind::BrokenPipe).into()));
     assert!(!super::output::is_broken_pipe(&Error::from(ErrorKind::NotFound).into()));
+    // Nor does it make of what was found something else.
+    let unread = || Err(Error::from(ErrorKind::BrokenPipe).into());
+    let code = |well| format!("{:?}", super::output::found(well, unread()).unwrap());
+    assert_eq!(code(true), format!("{:?}", std::process::ExitCode::SUCCESS));
+    assert_eq!(code(false), format!("{:?}", std::process::ExitCode::FAILURE));
+    assert!(super::output::found(true, Err(Error::from(ErrorKind::StorageFull).into())).is_err());
 }
 
 #[test]

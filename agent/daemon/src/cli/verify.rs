@@ -38,24 +38,20 @@ pub(crate) fn verify(args: &VerifyArgs, log: &Path) -> anyhow::Result<ExitCode> 
     let json = args.json || !io::stdout().is_terminal();
     let key = args.key.as_deref().map(read_key).transpose()?;
     let mut stdout = io::stdout().lock();
-    let ok = if let Some(file) = &args.proof {
-        let text = read(file)?;
-        check_proof(&text, key, log, json, &mut stdout)?
-    } else {
-        let against = args.against.as_deref().map(read).transpose()?;
-        let report = verify_log(log, &Trust { key, against }).map_err(|error| match error {
-            LogError::None { path } => output::no_log(&path),
-            other => other.into(),
-        })?;
-        if json {
-            serde_json::to_writer(&mut stdout, &report)?;
-            writeln!(stdout)?;
-        } else {
-            print(&report, &mut stdout)?;
-        }
-        report.ok
+    if let Some(file) = &args.proof {
+        let ok = check_proof(&read(file)?, key, log, json, &mut stdout)?;
+        return Ok(if ok { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+    }
+    let against = args.against.as_deref().map(read).transpose()?;
+    let report = verify_log(log, &Trust { key, against }).map_err(|error| match error {
+        LogError::None { path } => output::no_log(&path),
+        other => other.into(),
+    })?;
+    let printed = match json {
+        true => serde_json::to_writer(&mut stdout, &report).map_err(io::Error::from).and_then(|()| writeln!(stdout)),
+        false => print(&report, &mut stdout),
     };
-    Ok(if ok { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    output::found(report.ok, printed.map_err(Into::into))
 }
 
 /// A file that an argument names.

@@ -104,12 +104,11 @@ pub(crate) fn whatif(args: &WhatifArgs, config_dir: &Path, log: &Path) -> anyhow
         }
     }
     let answer = tally.answer();
-    if output::is_json(args.json) {
-        output::json(&answer)?;
-    } else {
-        std::io::stdout().lock().write_all(answer.text().as_bytes())?;
-    }
-    Ok(if answer.changed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    let printed = match output::is_json(args.json) {
+        true => output::json(&answer),
+        false => std::io::stdout().lock().write_all(answer.text().as_bytes()).map_err(Into::into),
+    };
+    output::found(answer.changed == 0, printed)
 }
 
 /// Shows findings; whether one is an error.

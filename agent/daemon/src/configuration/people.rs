@@ -5,11 +5,13 @@ use std::collections::BTreeMap;
 use std::fs;
 
 use nix::unistd::{Group, Uid, User};
+use writ_abi::LEAST_SUBORDINATE;
 use writ_core::config::{Config, SourceFile};
 use writ_core::diagnostic::{Diagnostic, Location};
+use writ_core::table::Subordinates;
 
 /// Ranges of uids that users may map in user namespaces of their own: subuid(5).
-const SUBUID: &str = "/etc/subuid";
+pub(crate) const SUBUID: &str = "/etc/subuid";
 
 /// What the host's user database says. A lookup that fails says nothing.
 struct Database<'a> {
@@ -26,9 +28,8 @@ pub(super) fn people(config: &Config, sources: &[SourceFile]) -> Vec<Diagnostic>
     let mut findings = unknown(config, sources, &database);
     findings.extend(own_approvers(config, sources, &database));
     let names = |uid: u32| User::from_uid(Uid::from_raw(uid)).ok().flatten().map(|user| user.name);
-    // Without the file nobody has such a range.
-    let ranges = subordinate(&fs::read_to_string(SUBUID).unwrap_or_default());
-    findings.extend(subordinate_uids(config, &ranges, &database, &names));
+    let text = fs::read(SUBUID).unwrap_or_default();
+    findings.extend(subordinate_uids(config, &String::from_utf8_lossy(&text), &database, &names));
     findings
 }
 
@@ -106,40 +107,30 @@ fn own_approvers(config: &Config, sources: &[SourceFile], database: &Database<'_
     findings
 }
 
-/// The lines of subuid(5): who, and how many uids.
-fn subordinate(text: &str) -> Vec<(String, u32, u64)> {
-    let line = |line: &str| {
-        let mut fields = line.trim().split(':');
-        let (who, first, count) = (fields.next()?, fields.next()?.parse().ok()?, fields.next()?.parse().ok()?);
-        (count > 0 && !who.is_empty() && !who.starts_with('#')).then(|| (who.to_owned(), first, count))
-    };
-    text.lines().filter_map(line).collect()
-}
-
 /// Accounts found by nothing but a user who may also run as uids that the kernel does not look for: from 65,536 on it knows
 /// whose they are.
 fn subordinate_uids(
     config: &Config,
-    ranges: &[(String, u32, u64)],
+    text: &str,
     database: &Database<'_>,
     names: &dyn Fn(u32) -> Option<String>,
 ) -> Vec<Diagnostic> {
+    // Without the file, or with nothing in it, nobody has such a range, and nobody needs to be looked up.
+    if text.is_empty() {
+        return Vec::new();
+    }
     let mut findings = Vec::new();
     for account in config.accounts.values() {
         // A cgroup holds whatever uid its processes take.
         let alone = account.matches.iter().filter(|found| found.unit.is_none() && found.cgroup.is_none());
         for user in alone.filter_map(|found| found.user.as_deref()) {
-            let uid = database.uid(user);
-            let name = uid.and_then(names);
-            let is = |who: &str| who == user || name.as_deref() == Some(who) || is_uid(who) && who.parse().ok() == uid;
-            let low = |first: u32| first < writ_abi::LEAST_SUBORDINATE;
-            let Some((_, first, count)) = ranges.iter().find(|(who, first, _)| is(who) && low(*first)) else {
-                continue;
-            };
-            let last = u64::from(*first) + count - 1;
+            let Some(uid) = database.uid(user) else { continue };
+            let called = [Some(user.to_owned()), Some(uid.to_string()), names(uid)];
+            let rows = Subordinates::read(text, &called.into_iter().flatten().map(|name| (name, uid)).collect());
+            let Some(row) = rows.iter().find(|row| row.first < LEAST_SUBORDINATE) else { continue };
             let message = format!(
-                "service account `{}`: user `{user}` has the uids {first} to {last} in {SUBUID}: its processes can run as them, and are then not the account",
-                account.name
+                "service account `{}`: user `{user}` has the uids {} to {} in {SUBUID}: its processes can run as them, and are then not the account",
+                account.name, row.first, row.last
             );
             let help =
                 "give it a range from 65536 on, or none (`usermod --del-subuids`), or match by `unit` or `cgroup` too";
@@ -204,8 +195,7 @@ mod tests {
     fn a_user_with_subordinate_uids_is_warned_of_where_it_is_all_an_account_is_found_by() {
         let names = |uid: u32| (uid == 1001).then(|| "svc".to_owned());
         let by = |matches: &[&str], text: &str| -> Vec<&'static str> {
-            let ranges = subordinate(text);
-            let found = asked(matches, |config, _, database| subordinate_uids(config, &ranges, database, &names));
+            let found = asked(matches, |config, _, database| subordinate_uids(config, text, database, &names));
             found.into_iter().map(|finding| finding.code).collect()
         };
         let ranges = "# a comment\nother:1:2\n\nsvc:1000:65536\n";

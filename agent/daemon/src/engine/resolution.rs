@@ -18,16 +18,13 @@ use writ_core::record::Lifecycle;
 use writ_core::table::{Generation, Identities, Subordinates, Unresolved};
 
 use super::Engine;
-use crate::configuration::is_script;
+use crate::configuration::{SUBUID, is_script};
 use crate::process::kernel_device;
 
 /// How often names without a user are asked for again, and processes that run a replaced executable looked for.
 const AGAIN: Duration = Duration::from_secs(5);
 /// The local user database: asked again as a whole when it is written.
 const USERS: &str = "/etc/passwd";
-
-/// Which uids a user may map into a user namespace (subuid(5)).
-const SUBORDINATES: &str = "/etc/subuid";
 
 /// There are more rows of subordinate uids than the kernel takes: those beyond are nobody's.
 const TOO_MANY_SUBORDINATES: &str = "too-many-subordinate-uids";
@@ -95,7 +92,7 @@ impl Resolution {
             }
         }
         let changed = !(difference.found.is_empty() && difference.gone.is_empty() && difference.replaced.is_empty());
-        let given = fs::metadata(SUBORDINATES).and_then(|rows| rows.modified()).ok();
+        let given = fs::metadata(SUBUID).and_then(|rows| rows.modified()).ok();
         if self.asked.is_none() || changed || given != self.given {
             self.given = given;
             self.look_at_subordinates();
@@ -135,11 +132,11 @@ impl Resolution {
 
     /// What cannot be read is as it was: a file that is away for a moment must not make processes nobody's.
     fn look_at_subordinates(&mut self) {
-        let text = match fs::read(SUBORDINATES) {
+        let text = match fs::read(SUBUID) {
             // Where nobody has any there is no such file.
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
             Err(error) => {
-                return tracing::error!(%error, file = SUBORDINATES, "whose subordinate uids are cannot be read");
+                return tracing::error!(%error, file = SUBUID, "whose subordinate uids are cannot be read");
             }
             Ok(text) => text,
         };

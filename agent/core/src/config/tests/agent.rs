@@ -288,7 +288,7 @@ fn pins_are_in_a_directory_of_their_own() {
             "writ.toml",
             &format!("[paths]\npins = \"{pins}\"\n"),
             &[&format!(
-                "2:8: error[bad-path]: `pins`: `{shown}` holds the pins of others too, and `uninstall` removes all of `pins`; name a directory below the mount, e.g. \"/sys/fs/bpf/writ\""
+                "2:8: error[bad-path]: `pins`: `{shown}` holds what others pin too: writ's pins need a directory of their own; name a directory below the mount, e.g. \"/sys/fs/bpf/writ\""
             )],
         );
     }
