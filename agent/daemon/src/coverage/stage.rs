@@ -223,14 +223,15 @@ impl Stage {
         };
         let patient = Instant::now() + patience;
         loop {
+            // Asked before looking: what was recorded, or told as lost, until now is found below.
+            let settled = self.everything_is_recorded();
             attempted.refusals = self.refusals(&attempted.answer.pids);
             if disturbance == Disturbance::RingFull {
                 attempted.lost = self.lost().saturating_sub(lost);
             }
             let told = !attempted.refusals.is_empty() || attempted.lost > 0;
             // What the kernel refuses by itself leaves no record to wait for.
-            if told || Instant::now() >= patient || self.everything_is_recorded() {
-                attempted.refusals = self.refusals(&attempted.answer.pids);
+            if told || settled || Instant::now() >= patient {
                 return Ok(attempted);
             }
             interrupted(&self.interrupts)?;
