@@ -123,6 +123,10 @@ pub(crate) static OPENED: SkStorage<u64> = SkStorage::new();
 /// [`TRACKED`] by cookie, for the daemon, which cannot walk [`TRACKED`].
 #[btf_map]
 pub(crate) static SESSIONS: HashMap<u64, Session, { LISTED as usize }, SPARSE> = HashMap::new();
+/// Not 0 while [`SESSIONS`] may list what was open before writ judged, which no connect put into [`TRACKED`]. Written by the
+/// daemon, so that packets of no session ask for a cookie only while that is worth it.
+#[btf_map]
+pub(crate) static FOUND: Array<u64, 1> = Array::new();
 /// How many sessions each account has in its own share (rows as in [`BUDGETS`]); the last row: how many there are beyond.
 #[btf_map]
 pub(crate) static SESSIONS_USED: Array<u64, { ROWS as usize + 1 }> = Array::new();

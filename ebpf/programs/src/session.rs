@@ -8,7 +8,9 @@ use core::ffi::c_void;
 use aya_ebpf::{
     EbpfContext,
     bindings::{BPF_SK_STORAGE_GET_F_CREATE, bpf_sock_addr},
-    helpers::generated::{bpf_get_current_pid_tgid, bpf_get_smp_processor_id, bpf_sk_storage_get},
+    helpers::generated::{
+        bpf_get_current_pid_tgid, bpf_get_smp_processor_id, bpf_get_socket_cookie, bpf_sk_storage_get,
+    },
     macros::{cgroup_skb, cgroup_sock},
     programs::{SkBuffContext, SockContext},
 };
@@ -22,7 +24,7 @@ use crate::{
     connect::{self, PASS, REFUSE},
     emit::{self, Outcome, Seen, count},
     identity::{Caller, NOBODY},
-    map::{COUNTS, SESSIONS, SESSIONS_SHARE, SESSIONS_USED, TRACKED},
+    map::{COUNTS, FOUND, SESSIONS, SESSIONS_SHARE, SESSIONS_USED, TRACKED},
     tables::{KernelTables, NO_CLASS},
 };
 
@@ -33,6 +35,17 @@ fn stored(socket: *mut c_void, flags: u32) -> *mut Session {
     // SAFETY: the verifier sees that the map is one of socket storage, and that the socket is one; null makes new storage
     // all zeroes.
     unsafe { bpf_sk_storage_get(map, socket, core::ptr::null_mut(), u64::from(flags)).cast() }
+}
+
+/// The session of a socket that was open before writ judged, by its cookie: null if there is none.
+#[inline(always)]
+fn found_open(context: *mut c_void) -> *mut Session {
+    if FOUND.get(0).is_none_or(|listed| *listed == 0) {
+        return core::ptr::null_mut();
+    }
+    // SAFETY: the context of a program on packets or on sockets, which is what the helper takes.
+    let cookie = unsafe { bpf_get_socket_cookie(context) };
+    SESSIONS.get_ptr_mut(cookie).unwrap_or(core::ptr::null_mut())
 }
 
 /// Remembers what is let through. What cannot be remembered could not be ended, so it is refused; a program cannot bring
@@ -164,6 +177,12 @@ pub(crate) fn sock_release(context: SockContext) -> i32 {
             give_back((*session).account, (*session).room);
             (*session).room = ROOM_NONE;
         }
+        return PASS;
+    }
+    let session = found_open(context.as_ptr());
+    if !session.is_null() {
+        // SAFETY: as above. What was found open is counted nowhere.
+        let _ = unsafe { SESSIONS.remove((*session).cookie) };
     }
     PASS
 }
@@ -176,9 +195,12 @@ pub(crate) fn egress(context: SkBuffContext) -> i32 {
     if socket.is_null() {
         return PASS;
     }
-    let session = stored(socket.cast(), 0);
+    let mut session = stored(socket.cast(), 0);
     if session.is_null() {
-        return PASS;
+        session = found_open(context.as_ptr());
+        if session.is_null() {
+            return PASS;
+        }
     }
     if has_options(&context) {
         // Source routing sends a packet elsewhere than the address that was judged; no other option is worth the difference.

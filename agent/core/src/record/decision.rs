@@ -138,7 +138,7 @@ pub struct AlreadyOpen {
     pub netns_cookie: u64,
     /// `kept`: allowed; `tolerated`: refused, and left alone until the account's access is tightened; `cut`.
     pub outcome: String,
-    /// Whether the session is kept with its socket, so that its packets can be stopped without the daemon.
+    /// Whether the kernel finds the session by its socket, so that its packets can be stopped without the daemon.
     pub tracked: bool,
 }
 

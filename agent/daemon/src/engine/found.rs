@@ -21,7 +21,7 @@ use super::clock::Clocks;
 use super::evidence::VERSION;
 use super::sessions::{Doomed, InForce, endpoint};
 use crate::kernel::{Diag, Socket, cgroup_paths};
-use crate::process::{self, Holder};
+use crate::process;
 
 /// How many processes that share one socket are looked at.
 const MOST_HOLDERS: usize = 64;
@@ -30,7 +30,10 @@ const MOST_HOLDERS: usize = 64;
 struct Found {
     socket: Socket,
     netns: u64,
-    holder: Option<Holder>,
+    /// A process that holds it.
+    holder: Option<u32>,
+    /// Whether it was made where connects are judged: the kernel sees its packets there, and that it closes.
+    inside: bool,
     executable: Option<(u32, u64)>,
     class: u32,
     address: Address,
@@ -59,6 +62,7 @@ impl Engine {
     /// Looks for connections that no hook saw, and takes them up. `because`: the record of what made them visible.
     pub(super) fn take_up_open_connections(&mut self, because: &str) {
         let began = Instant::now();
+        self.recall_found();
         if self.current().is_none_or(|current| current.config.accounts.is_empty()) {
             return;
         }
@@ -134,7 +138,7 @@ impl Engine {
     }
 
     /// Judges one connection for every account that a view of it or of a holder leads to; `None`: it is no account's.
-    fn judge_found(&self, netns: u64, socket: Socket, holders: &[Holder], host: &mut Host) -> Option<Found> {
+    fn judge_found(&self, netns: u64, socket: Socket, holders: &[u32], host: &mut Host) -> Option<Found> {
         let current = self.current()?;
         let tables = InForce { generation: &current.generation, kernel: &self.kernel };
         let address = judged_address(&current.bundle, socket.remote.ip());
@@ -142,13 +146,13 @@ impl Engine {
         let ours = made_in.as_deref().is_some_and(|path| host.is_judged(path));
         let mut best: Option<Found> = None;
         let mut accounts: BTreeMap<u16, u32> = BTreeMap::new();
-        let mut each: Vec<Option<Holder>> = holders.iter().take(MOST_HOLDERS).copied().map(Some).collect();
+        let mut each: Vec<Option<u32>> = holders.iter().take(MOST_HOLDERS).copied().map(Some).collect();
         if each.is_empty() {
             each.push(None); // Held by the kernel alone: on its way between processes, or by io_uring.
         }
         for holder in each {
-            let mut views = holder.map_or_else(Views::default, |holder| {
-                host.views.entry(holder.pid).or_insert_with(|| process::views(holder.pid)).clone()
+            let mut views = holder.map_or_else(Views::default, |pid| {
+                host.views.entry(pid).or_insert_with(|| process::views(pid)).clone()
             });
             if !ours && !views.cgroups.iter().any(|(path, _)| host.is_judged(path)) {
                 continue;
@@ -168,6 +172,7 @@ impl Engine {
                         socket: socket.clone(),
                         netns,
                         holder,
+                        inside: ours,
                         executable: views.executable,
                         class,
                         address,
@@ -207,7 +212,7 @@ impl Engine {
             generation: self.current().map_or(0, |current| Active(current.generation.active).generation()),
             executable: found.class,
             cpu: SESSION_FOUND_CPU,
-            pid: found.holder.map_or(0, |holder| holder.pid),
+            pid: found.holder.unwrap_or(0),
             port: found.socket.remote.port(),
             account: found.account,
             protocol: found.socket.protocol as u8,
@@ -215,17 +220,11 @@ impl Engine {
             room: ROOM_NONE,
             reserved: 0,
         };
-        let tracked = match found.holder {
-            Some(holder) => self.kernel.hold_session(holder.pid, holder.descriptor, &session),
-            None => Err(std::io::Error::new(std::io::ErrorKind::NotFound, "no process holds it")),
-        };
-        if let Err(error) = &tracked {
-            tracing::warn!(%error, pid = session.pid, to = %found.socket.remote, "a connection that was open already is not kept with its socket: it is cut by the daemon alone");
-            if let Err(error) = self.kernel.list_session(&session) {
-                tracing::error!(%error, "it is not on the list of sessions either: no change will cut it");
-            }
-            self.unheld.insert(session.cookie);
+        let listed = self.kernel.list_found_session(&session);
+        if let Err(error) = &listed {
+            tracing::error!(%error, pid = session.pid, to = %found.socket.remote, "a connection that was open already is not on the list of sessions: no change will cut it");
         }
+        self.found_open.insert(session.cookie);
         let outcome = match (found.decision.refuses(), state) {
             (false, _) => "kept",
             (true, SESSION_TOLERATED) => "tolerated",
@@ -236,7 +235,7 @@ impl Engine {
             socket_cookie: session.cookie,
             netns_cookie: session.netns,
             outcome: outcome.to_owned(),
-            tracked: tracked.is_ok(),
+            tracked: listed.is_ok() && found.inside,
         };
         let body = self.describe_found(found, &session, marker, &clocks);
         let record = Record::new(id.clone(), clocks.wall, self.host.clone(), VERSION, body);
@@ -253,7 +252,7 @@ impl Engine {
             Body::Decision(judged) | Body::Observation(judged) => judged,
             other => return other,
         };
-        judged.process = found.holder.map(|holder| process::describe(holder.pid, &self.kernel.cgroup().root));
+        judged.process = found.holder.map(|holder| process::describe(holder, &self.kernel.cgroup().root));
         judged.kernel = None;
         judged.effective_mode = EffectiveMode::Observe;
         if found.decision.reason == Reason::Policy {
@@ -263,9 +262,11 @@ impl Engine {
         Body::Observation(judged)
     }
 
-    /// Forgets sessions that could not be kept with their socket and have closed: the kernel does not take those off.
+    /// Takes off the list what was found open and has closed since, unseen by the kernel's hooks: because the socket was made
+    /// outside the judged cgroup, by the kernel itself (a subflow of MPTCP), or between our looking and our listing. Without
+    /// any that is open the kernel looks for none.
     pub(super) fn forget_closed(&mut self) {
-        if self.unheld.is_empty() {
+        if self.found_open.is_empty() {
             return;
         }
         let Ok((namespaces, _)) = Diag::everywhere() else { return };
@@ -277,13 +278,25 @@ impl Engine {
             }
         }
         let kernel = &self.kernel;
-        self.unheld.retain(|cookie| {
+        self.found_open.retain(|cookie| {
             let is_open = open.contains(cookie);
             if !is_open {
                 kernel.unlist_session(*cookie);
             }
             is_open
         });
+        if self.found_open.is_empty()
+            && let Err(error) = self.kernel.look_for_found_sessions(false)
+        {
+            tracing::warn!(%error, "the kernel looks for sessions that are over: packets cost a little more");
+        }
+    }
+
+    /// What a daemon before this one found open.
+    fn recall_found(&mut self) {
+        let listed = self.kernel.sessions().unwrap_or_default();
+        let found = listed.iter().filter(|session| session.cpu == SESSION_FOUND_CPU);
+        self.found_open.extend(found.map(|session| session.cookie));
     }
 }
 

@@ -198,8 +198,8 @@ pub(crate) struct Engine {
     pub(crate) opened: HashMap<u64, String>,
     /// When those that have ended are next forgotten.
     pub(crate) opened_most: usize,
-    /// Sessions, by cookie, that could not be kept with their sockets: they are looked after from here.
-    pub(crate) unheld: BTreeSet<u64>,
+    /// Sessions, by cookie, that were open before any connect hook could see them.
+    pub(crate) found_open: BTreeSet<u64>,
     /// Whom escalations are told.
     pub(crate) hook: hook::Hook,
     /// When every program was last seen attached.

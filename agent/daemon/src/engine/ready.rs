@@ -198,7 +198,7 @@ pub(crate) fn open(config_dir: &Path) -> Result<OpenedEngine, StartError> {
         resolution: store.load_resolution(),
         opened: HashMap::new(),
         opened_most: 16_384,
-        unheld: BTreeSet::new(),
+        found_open: BTreeSet::new(),
         hook: super::hook::Hook::default(),
         attached_at: Timestamp::now(),
         detachment: None,

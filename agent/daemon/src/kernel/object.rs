@@ -42,7 +42,7 @@ pub(super) const TRACEPOINTS: [(&str, &str); 5] = [
     ("cgroup_rmdir", "cgroup_rmdir"),
 ];
 /// Maps that outlive the daemon: name, type, key and value size. `None`: the size is not checked.
-const PINNED: [(&str, MapType, u32, u32); 33] = [
+const PINNED: [(&str, MapType, u32, u32); 34] = [
     ("ACTIVE", MapType::Array, 4, 8),
     ("USER_FILTER", MapType::ArrayOfMaps, 4, 4),
     ("USERS", MapType::ArrayOfMaps, 4, 4),
@@ -69,6 +69,7 @@ const PINNED: [(&str, MapType, u32, u32); 33] = [
     ("TRACKED", MapType::SkStorage, 4, size_of::<Session>() as u32),
     ("OPENED", MapType::SkStorage, 4, 8),
     ("SESSIONS", MapType::Hash, 8, size_of::<Session>() as u32),
+    ("FOUND", MapType::Array, 4, 8),
     ("SESSIONS_USED", MapType::Array, 4, 8),
     ("SESSIONS_SHARE", MapType::Array, 4, 8),
     ("DECISIONS", MapType::RingBuf, 0, 0),
@@ -117,7 +118,7 @@ pub(crate) struct Kernel {
     seen: HashMap<MapData, Plain<SeenKey>, u64>,
     pub(super) sessions: MapData,
     sessions_share: Array<MapData, u64>,
-    pub(super) tracked: OwnedFd,
+    pub(super) found: Array<MapData, u64>,
     pub(super) pins: Pins,
     pub(super) links: Vec<String>,
     pub(super) programs: Ebpf,
@@ -233,8 +234,7 @@ impl Kernel {
                 _ => return Err(OpenError::Load { what: "opening maps".into(), error: "SESSIONS is no hash".into() }),
             },
             sessions_share: Array::try_from(take("SESSIONS_SHARE")?).map_err(map_error)?,
-            tracked: syscall::open_pin(&pins.maps().join("TRACKED"))
-                .map_err(OpenError::io("opening the pin `TRACKED`"))?,
+            found: Array::try_from(take("FOUND")?).map_err(map_error)?,
             links: pins.link_names()?,
             pins,
             programs,

@@ -32,6 +32,24 @@ impl Kernel {
         update_key(self.sessions.fd().as_fd(), session.cookie, &Plain(*session))
     }
 
+    /// Lists a session that no connect put on the list. From here on the egress program judges the packets of its socket, and
+    /// the list loses it as that closes, where the socket belongs to the judged cgroup.
+    ///
+    /// # Errors
+    /// A map cannot be written, or is full.
+    pub(crate) fn list_found_session(&mut self, session: &Session) -> io::Result<()> {
+        self.look_for_found_sessions(true)?;
+        self.list_session(session)
+    }
+
+    /// Whether the programs look for the sessions of sockets that no connect hook saw.
+    ///
+    /// # Errors
+    /// The map cannot be written.
+    pub(crate) fn look_for_found_sessions(&mut self, look: bool) -> io::Result<()> {
+        self.found.set(0, u64::from(look), 0).map_err(io::Error::other)
+    }
+
     /// Takes a session from the list. What is kept with its socket stays, and its packets are judged all the same.
     pub(crate) fn unlist_session(&self, cookie: u64) {
         // It closed meanwhile: as good.

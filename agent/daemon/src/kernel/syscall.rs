@@ -271,23 +271,6 @@ pub(super) fn update_key<V: aya::Pod>(map: BorrowedFd<'_>, key: u64, value: &V) 
     element(BPF_MAP_UPDATE_ELEM, map, key, std::ptr::from_ref(value) as u64)
 }
 
-/// Writes one element of a map of socket storage: the key is a descriptor of the socket.
-///
-/// # Errors
-/// The kernel's errno: ENOTSOCK.
-pub(super) fn update_by_descriptor<V: aya::Pod>(
-    map: BorrowedFd<'_>,
-    socket: BorrowedFd<'_>,
-    value: &V,
-) -> io::Result<()> {
-    const BPF_MAP_UPDATE_ELEM: i64 = 2;
-    let key = socket.as_raw_fd();
-    let map = u64::from(map.as_raw_fd().cast_unsigned());
-    let attribute =
-        Attribute { words: [map, (&raw const key) as u64, std::ptr::from_ref(value) as u64, 0, 0, 0, 0, 0] };
-    bpf(BPF_MAP_UPDATE_ELEM, &attribute, 32).map(drop)
-}
-
 /// Removes one element of a map with 64-bit keys.
 ///
 /// # Errors

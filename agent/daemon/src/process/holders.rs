@@ -9,29 +9,19 @@ use writ_core::table::Views;
 use super::table::{cgroup_of, executables_of_lineage};
 use crate::kernel::user_namespace_owners;
 
-/// A process with a descriptor of a socket.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Holder {
-    /// The process.
-    pub(crate) pid: u32,
-    /// Its descriptor.
-    pub(crate) descriptor: i32,
-}
-
 /// The processes that hold these sockets, by the sockets' inodes: each process once for each socket.
-pub(crate) fn holders(inodes: &HashSet<u32>) -> HashMap<u32, Vec<Holder>> {
-    let mut found: HashMap<u32, Vec<Holder>> = HashMap::new();
+pub(crate) fn holders(inodes: &HashSet<u32>) -> HashMap<u32, Vec<u32>> {
+    let mut found: HashMap<u32, Vec<u32>> = HashMap::new();
     for process in fs::read_dir("/proc").into_iter().flatten().flatten() {
         let Some(pid) = process.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
         // A process that ends meanwhile holds nothing.
         for entry in fs::read_dir(process.path().join("fd")).into_iter().flatten().flatten() {
-            let Some(descriptor) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
             let Ok(target) = fs::read_link(entry.path()) else { continue };
             let inode = target.to_str().and_then(|text| text.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok());
             let Some(inode) = inode.filter(|inode| inodes.contains(inode)) else { continue };
             let holding = found.entry(inode).or_default();
-            if holding.iter().all(|known| known.pid != pid) {
-                holding.push(Holder { pid, descriptor });
+            if !holding.contains(&pid) {
+                holding.push(pid);
             }
         }
     }
@@ -76,7 +66,7 @@ mod tests {
         let (pid, descriptor) = (std::process::id(), socket.as_raw_fd());
         let inode = fs::metadata(format!("/proc/self/fd/{descriptor}")).unwrap().ino() as u32;
         let found = holders(&HashSet::from([inode]));
-        assert_eq!(found.get(&inode), Some(&vec![Holder { pid, descriptor }]));
+        assert_eq!(found.get(&inode), Some(&vec![pid]));
         let views = views(pid);
         assert_eq!(views.uids.first(), Some(&(nix::unistd::getuid().as_raw(), View::UID)));
         assert!(views.executable.is_some() && !views.lineage.is_empty() && views.cgroups.len() == 1);

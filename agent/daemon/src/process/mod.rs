@@ -6,7 +6,7 @@ mod services;
 mod sighting;
 
 pub(crate) use fingerprint::{Baselines, Changed, Fingerprints};
-pub(crate) use holders::{Holder, holders, views};
+pub(crate) use holders::{holders, views};
 pub(crate) use services::{Owner, Service, services};
 pub(crate) use sighting::Sighting;
 mod peer;
