@@ -267,7 +267,7 @@ fn changes_are_followed_from_where_one_was() {
     let (_, others) = ask(
         host.command("/usr/bin/curl"),
         &host.socket(),
-        &[&format!("http://writ/v1/changes?since={next}&account=broker")],
+        &[&format!("http://writ/v1/changes?since={next}&wait=0&account=broker")],
     );
     assert_eq!(others["changes"], json!([]));
     // A daemon that starts does not know what was answered before: whoever comes back is told to ask again.

@@ -14,8 +14,7 @@ use crate::{
     task,
 };
 
-/// Where a path is read and walked. All walking state lies in map memory: the verifier then sees the same state at every
-/// turn of the loop and does not follow each byte's history.
+/// Where a path is read and walked: the walk lies in map memory, of which the verifier keeps no history.
 #[repr(C)]
 pub(crate) struct Scratch {
     path: [u8; CGROUP_PATH_LEN + 1],
@@ -73,21 +72,42 @@ fn made(cgroup: u64, path: u64) -> Option<()> {
                 if byte == 0 {
                     break;
                 }
-                let next = core::ptr::read_volatile(walk).step(byte);
-                core::ptr::write_volatile(walk, next);
+                step(walk, u32::from(byte));
                 index += 1;
             }
         }
-        core::ptr::read_volatile(walk)
+        walk
     };
     // Both generations: the one being prepared must not miss a cgroup that is made while it is.
-    classify(0, cgroup, id, &walk);
-    classify(1, cgroup, id, &walk);
+    classify(0, cgroup, id, walk);
+    classify(1, cgroup, id, walk);
     None
 }
 
+/// One more byte of a path. Global, so that the verifier checks it once and not for every byte a path can have.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn step(walk: *mut PathWalk, byte: u32) -> u32 {
+    // SAFETY: the verifier holds every caller to passing null or a whole value.
+    if let Some(walk) = unsafe { walk.as_mut() } {
+        *walk = walk.step(byte as u8);
+    }
+    0
+}
+
+/// Classifies a new cgroup in one of the generations. Global, so that the verifier checks it once for both.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn classify(side: u32, cgroup: u64, id: u64, walk: *const PathWalk) -> u32 {
+    // SAFETY: the verifier holds every caller to passing null or a whole value.
+    if let Some(walk) = unsafe { walk.as_ref() } {
+        let _ = classified(side, cgroup, id, walk);
+    }
+    0
+}
+
 #[inline(always)]
-fn classify(side: u32, cgroup: u64, id: u64, walk: &PathWalk) -> Option<()> {
+fn classified(side: u32, cgroup: u64, id: u64, walk: &PathWalk) -> Option<()> {
     let cgroups = CGROUPS.get(side)?;
     let list = match own(side, walk) {
         Some(list) => {

@@ -214,9 +214,9 @@ impl SignalStore {
         self.live(account, now).find(|signal| signal.id == id)
     }
 
-    /// When the next of an account's signals ends.
-    pub fn next_expiry(&self, account: &str, now: Timestamp) -> Option<Timestamp> {
-        self.live(account, now).map(|signal| signal.expires).min()
+    /// When the next signal ends, or has ended and is not removed yet.
+    pub fn next_expiry(&self) -> Option<Timestamp> {
+        self.accounts.values().flat_map(|held| &held.live).map(|signal| signal.expires).min()
     }
 
     /// Moves every instant by a step of the wall clock, so that lifetimes keep their length.

@@ -282,13 +282,14 @@ impl EscalationStore {
                 EscalationStatus::Approved if known.policy_digest == attempt.policy_digest => {
                     return Attempted::Approved { id };
                 }
-                // Approved under policies that are no longer in force, and still escalated under the new: ask again.
-                EscalationStatus::Approved => self.retire(|other| other.id == id, EscalationStatus::Expired, None),
+                // Approved under policies that are no longer in force, and still escalated under the new: ask again. The
+                // approval is over now, and is taken up with the next that time has ended.
+                EscalationStatus::Approved => known.expires = now,
                 _ => {
                     known.policy_digest.clone_from(&attempt.policy_digest);
                     return Attempted::Waiting { id };
                 }
-            };
+            }
         }
         let questions = || self.all(now).filter(|known| known.target.is_action()).count();
         if self.open(&attempt.account, now).count() >= OPEN_PER_ACCOUNT
@@ -460,9 +461,9 @@ impl EscalationStore {
         self.open.iter().chain(&self.ended).find(|known| known.id == id)
     }
 
-    /// When the next request, approval or denial ends.
-    pub fn next_expiry(&self, now: Timestamp) -> Option<Timestamp> {
-        self.all(now).map(|known| known.expires).min()
+    /// When the next request, approval or denial ends, or has ended and is not removed yet.
+    pub fn next_expiry(&self) -> Option<Timestamp> {
+        self.open.iter().map(|known| known.expires).min()
     }
 
     /// Moves every end by a step of the wall clock, so that lifetimes keep their length.

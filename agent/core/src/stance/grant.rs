@@ -285,9 +285,9 @@ impl GrantStore {
         self.live.iter().chain(&self.ended).find(|grant| grant.id == id)
     }
 
-    /// When the next grant ends.
-    pub fn next_expiry(&self, now: Timestamp) -> Option<Timestamp> {
-        self.all(now).map(|grant| grant.expires).min()
+    /// When the next grant ends, or has ended and is not removed yet.
+    pub fn next_expiry(&self) -> Option<Timestamp> {
+        self.live.iter().map(|grant| grant.expires).min()
     }
 
     /// Moves the ends of live grants by a step of the wall clock, so that lifetimes keep their length.

@@ -293,10 +293,15 @@ impl LiveState {
         }
     }
 
-    /// When anything ends next: what the daemon's timer is set to, beside time boundaries.
-    pub fn next_expiry(&self, now: Timestamp) -> Option<Timestamp> {
-        let signals = self.signals.all(now).map(|signal| signal.expires).min();
-        [signals, self.grants.next_expiry(now), self.escalations.next_expiry(now), self.break_glass.next_expiry(now)]
+    /// When anything ends next: what the daemon's timer is set to, beside time boundaries. What has ended and was not taken up
+    /// by [`Self::expire`] counts: otherwise whoever asks between the two would have its end go unrecorded.
+    pub fn next_expiry(&self) -> Option<Timestamp> {
+        [
+            self.signals.next_expiry(),
+            self.grants.next_expiry(),
+            self.escalations.next_expiry(),
+            self.break_glass.next_expiry(),
+        ]
             .into_iter()
             .flatten()
             .min()

@@ -376,7 +376,7 @@ fn expiry_returns_each_signal_once_at_its_end() {
     let mut store = SignalStore::default();
     accept(&mut store, &signal("billing", "edr.malware"), &edr(), at(0));
     accept(&mut store, &signal("billing", "edr.heartbeat"), &edr(), at(0));
-    assert_eq!(store.next_expiry("billing", at(0)), Some(at(300)));
+    assert_eq!(store.next_expiry(), Some(at(300)));
     assert_eq!(store.live("billing", at(299)).count(), 2);
     assert_eq!(store.live("billing", at(300)).count(), 1, "over at its end, removed or not");
     let kinds = |ended: Vec<Signal>| ended.into_iter().map(|signal| signal.kind).collect::<Vec<_>>();

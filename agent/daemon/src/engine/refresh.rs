@@ -298,12 +298,11 @@ impl Engine {
         if let Some(known) = self.deadline {
             return known;
         }
-        let now = Timestamp::now();
         let ends = self.epochs.iter().filter_map(|(name, epoch)| {
             let index = self.current.as_ref()?.indices.get(name)?;
             self.moments.get(&(*index, *epoch))?.until
         });
-        let next = ends.chain(self.live.next_expiry(now)).min();
+        let next = ends.chain(self.live.next_expiry()).min();
         self.deadline = Some(next);
         next
     }

@@ -6,7 +6,8 @@ use std::os::fd::AsFd;
 use aya::programs::links::FdLink;
 use aya::programs::{CgroupAttachMode, CgroupSkbAttachType, Program};
 
-use super::object::{ADDRESS_HOOKS, Kernel, TRACEPOINTS};
+use super::attach::{ADDRESS_HOOKS, TRACEPOINTS};
+use super::object::Kernel;
 use super::pins::{OpenError, Pins, chain};
 use super::syscall;
 

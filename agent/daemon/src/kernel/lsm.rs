@@ -4,12 +4,13 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use aya::programs::Lsm;
+use aya::programs::{Lsm, Program, ProgramError};
 use aya::programs::links::FdLink;
 use aya::{Btf, Ebpf};
+use rayon::prelude::*;
 use writ_abi::{LSM_PULSE, LSM_PULSE_ERRNO};
 
-use super::object::replace_pin;
+use super::attach::replace_pin;
 use super::pins::{OpenError, chain};
 
 /// Program and hook. Sockets are marked as theirs before their use is asked about.
@@ -67,9 +68,12 @@ fn attach_all(
         error: "the kernel's type information cannot be read".into(),
     })?;
     // All are loaded before the first is attached.
-    for (name, hook) in HOOKS {
-        program(programs, name)?.load(hook, types).map_err(|error| failed(name, &error))?;
-    }
+    let ours = |(name, program)| Some((HOOKS.iter().find(|(known, _)| *known == name)?, program));
+    let each: Vec<(&(&str, &str), &mut Program)> = programs.programs_mut().filter_map(ours).collect();
+    each.into_par_iter().try_for_each(|((name, hook), program)| {
+        let program: &mut Lsm = program.try_into().map_err(|error: ProgramError| failed(name, &error))?;
+        program.load(hook, types).map_err(|error| failed(name, &error))
+    })?;
     for (name, _) in HOOKS {
         let program = program(programs, name)?;
         let id = program.attach().map_err(|error| failed(name, &error))?;
@@ -82,7 +86,7 @@ fn attach_all(
 fn program<'a>(programs: &'a mut Ebpf, name: &str) -> Result<&'a mut Lsm, OpenError> {
     let found = programs.program_mut(name);
     let missing = || OpenError::Load { what: "loading programs".into(), error: format!("no program `{name}`") };
-    found.ok_or_else(missing)?.try_into().map_err(|error: aya::programs::ProgramError| failed(name, &error))
+    found.ok_or_else(missing)?.try_into().map_err(|error: ProgramError| failed(name, &error))
 }
 
 fn failed(name: &str, error: &(dyn std::error::Error + 'static)) -> OpenError {

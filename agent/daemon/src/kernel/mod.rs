@@ -3,6 +3,7 @@
 //! [`Kernel::open`] loads and attaches, or adopts what an earlier daemon left; [`Kernel::install`] swaps generations;
 //! [`Kernel::drain`] reads what was decided; everything stays in force when the process ends.
 
+mod attach;
 mod barrier;
 mod btf;
 mod bytes;
@@ -30,12 +31,12 @@ pub(crate) use diag::{Diag, FAMILIES, Socket};
 pub(crate) use features::features;
 pub(crate) use foreign::{ForeignProgram, foreign_programs};
 pub(crate) use generation::InstallError;
-pub(crate) use pidfd::process as process_descriptor;
 pub(crate) use host::{CgroupMount, ClockSet, boot_ns, cgroup_paths, user_namespace_owners};
 pub(crate) use links::judges_attempts;
 pub(crate) use live::Extent;
 pub(crate) use memory::{give_back as give_back_memory, stand_back};
 pub(crate) use object::{Kernel, Options};
+pub(crate) use pidfd::process as process_descriptor;
 pub(crate) use pins::{OpenError, uninstall};
 pub(crate) use ring::watch;
 pub(crate) use shared::AccountLost;

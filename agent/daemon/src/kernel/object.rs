@@ -3,17 +3,16 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use aya::maps::{Array, HashMap, Map, MapData, MapInfo, MapType, PerCpuArray, RingBuf};
-use aya::programs::links::{FdLink, PinnedLink};
-use aya::programs::{CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, CgroupSock, CgroupSockAddr, RawTracePoint};
 use aya::{Ebpf, EbpfLoader};
 use writ_abi::{
     ABI_VERSION, Active, Budget, COUNTERS, Counter, KernelConfig, NAT64_PREFIXES, Nat64Prefix, Session, SocketOffsets,
     TaskOffsets,
 };
 
+use super::attach::{attach, load};
 use super::barrier::Barrier;
 use super::btf::Btf;
 use super::bytes::{Plain, SeenKey};
@@ -29,18 +28,6 @@ use super::syscall;
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/writ.bpf.o"));
 
-/// The programs attached to the cgroup. An address hook that is missing would be a way around the decision: all or none.
-pub(super) const ADDRESS_HOOKS: [&str; 4] = ["connect4", "connect6", "sendmsg4", "sendmsg6"];
-/// The programs that see sockets made and closed.
-const SOCKET_HOOKS: [&str; 2] = ["sock_create", "sock_release"];
-/// Program and tracepoint.
-pub(super) const TRACEPOINTS: [(&str, &str); 5] = [
-    ("process_exec", "sched_process_exec"),
-    ("process_fork", "sched_process_fork"),
-    ("process_exit", "sched_process_exit"),
-    ("cgroup_mkdir", "cgroup_mkdir"),
-    ("cgroup_rmdir", "cgroup_rmdir"),
-];
 /// Maps that outlive the daemon: name, type, key and value size. `None`: the size is not checked.
 const PINNED: [(&str, MapType, u32, u32); 34] = [
     ("ACTIVE", MapType::Array, 4, 8),
@@ -174,7 +161,8 @@ impl Kernel {
         }
         let mut programs = loader.load(OBJECT).map_err(OpenError::load("loading the BPF object"))?;
         let mut made = Vec::new();
-        let attached = attach(&mut programs, &pins, options, &mut made)
+        let attached = load(&mut programs)
+            .and_then(|()| attach(&mut programs, &pins, &options.cgroup, &mut made))
             .and_then(|()| lsm::attach(&mut programs, types.as_ref(), &pins.links(), options.require_lsm, &mut made));
         let lsm = match attached {
             Ok(lsm) => lsm,
@@ -392,108 +380,4 @@ fn kernel_config(options: &Options, chooses_errno: bool) -> Result<KernelConfig,
         sockets,
         nat64,
     })
-}
-
-fn attach(programs: &mut Ebpf, pins: &Pins, options: &Options, made: &mut Vec<PathBuf>) -> Result<(), OpenError> {
-    let cgroup = fs::File::open(&options.cgroup.attached)
-        .map_err(OpenError::io(format!("opening cgroup `{}`", options.cgroup.attached.display())))?;
-    let failed = |name: &str| {
-        let what = format!("loading program `{name}`");
-        move |error: aya::programs::ProgramError| OpenError::Load { what, error: chain(&error) }
-    };
-    let missing =
-        |name: &str| OpenError::Load { what: "loading programs".into(), error: format!("no program `{name}`") };
-    // Tracepoints first: a cgroup or process must not be missed between classification and enforcement.
-    for (name, tracepoint) in TRACEPOINTS {
-        let program: &mut RawTracePoint =
-            programs.program_mut(name).ok_or_else(|| missing(name))?.try_into().map_err(failed(name))?;
-        program.load().map_err(failed(name))?;
-        let id = program.attach(tracepoint).map_err(failed(name))?;
-        let link = program.take_link(id).map_err(failed(name))?;
-        replace_pin(link.into(), &pins.links().join(name), made)?;
-    }
-    for name in ADDRESS_HOOKS {
-        let program: &mut CgroupSockAddr =
-            programs.program_mut(name).ok_or_else(|| missing(name))?.try_into().map_err(failed(name))?;
-        program.load().map_err(failed(name))?;
-        let path = pins.links().join(name);
-        if path.exists() {
-            let fd = program.fd().map_err(failed(name))?.as_fd().try_clone_to_owned();
-            hand_over(&path, fd.map_err(OpenError::io("duplicating a descriptor"))?, options.cgroup.id)?;
-        } else {
-            let id = program.attach(&cgroup, CgroupAttachMode::Single).map_err(failed(name))?;
-            let link = program.take_link(id).map_err(failed(name))?;
-            let link = FdLink::try_from(link)
-                .map_err(|error| OpenError::Load { what: name.into(), error: error.to_string() })?;
-            pin(link, path, made)?;
-        }
-    }
-    for name in SOCKET_HOOKS {
-        let program: &mut CgroupSock =
-            programs.program_mut(name).ok_or_else(|| missing(name))?.try_into().map_err(failed(name))?;
-        program.load().map_err(failed(name))?;
-        let path = pins.links().join(name);
-        if path.exists() {
-            let fd = program.fd().map_err(failed(name))?.as_fd().try_clone_to_owned();
-            hand_over(&path, fd.map_err(OpenError::io("duplicating a descriptor"))?, options.cgroup.id)?;
-        } else {
-            let id = program.attach(&cgroup, CgroupAttachMode::Single).map_err(failed(name))?;
-            let link = program.take_link(id).map_err(failed(name))?;
-            let link = FdLink::try_from(link)
-                .map_err(|error| OpenError::Load { what: name.into(), error: error.to_string() })?;
-            pin(link, path, made)?;
-        }
-    }
-    let name = "egress";
-    let program: &mut CgroupSkb =
-        programs.program_mut(name).ok_or_else(|| missing(name))?.try_into().map_err(failed(name))?;
-    program.load().map_err(failed(name))?;
-    let path = pins.links().join(name);
-    if path.exists() {
-        let fd = program.fd().map_err(failed(name))?.as_fd().try_clone_to_owned();
-        return hand_over(&path, fd.map_err(OpenError::io("duplicating a descriptor"))?, options.cgroup.id);
-    }
-    let attached = program.attach(&cgroup, CgroupSkbAttachType::Egress, CgroupAttachMode::Single);
-    let link = program.take_link(attached.map_err(failed(name))?).map_err(failed(name))?;
-    let link =
-        FdLink::try_from(link).map_err(|error| OpenError::Load { what: name.into(), error: error.to_string() })?;
-    pin(link, path, made)
-}
-
-/// Gives a pinned cgroup link to a new program: no moment without either.
-fn hand_over(path: &Path, program: OwnedFd, cgroup: u64) -> Result<(), OpenError> {
-    let link = syscall::open_pin(path).map_err(OpenError::io(format!("opening the pin `{}`", path.display())))?;
-    let found = syscall::link_cgroup(link.as_fd())
-        .map_err(OpenError::io(format!("asking what the pin `{}` is attached to", path.display())))?;
-    if found != cgroup {
-        return Err(OpenError::OtherCgroup { found, wanted: cgroup });
-    }
-    syscall::update_link(link.as_fd(), program.as_fd())
-        .map_err(OpenError::io(format!("handing `{}` over to the new program", path.display())))
-}
-
-fn pin(link: FdLink, path: PathBuf, made: &mut Vec<PathBuf>) -> Result<(), OpenError> {
-    link.pin(&path)
-        .map_err(|error| OpenError::Load { what: format!("pinning `{}`", path.display()), error: chain(&error) })?;
-    made.push(path);
-    Ok(())
-}
-
-/// Pins a link in place of an older one: the new one runs before the old one stops, for a moment both do.
-pub(super) fn replace_pin(link: FdLink, path: &Path, made: &mut Vec<PathBuf>) -> Result<(), OpenError> {
-    if !path.exists() {
-        return pin(link, path.to_owned(), made);
-    }
-    PinnedLink::from_pin(path)
-        .map_err(|error| OpenError::Foreign { path: path.display().to_string(), why: chain(&error) })?;
-    // Renamed over the old pin, so that at no moment, however this ends, is neither of the two pinned.
-    // A bpf file system takes no dot in a name.
-    let mut beside = path.as_os_str().to_owned();
-    beside.push("-new");
-    let beside = PathBuf::from(beside);
-    let _ = fs::remove_file(&beside);
-    link.pin(&beside)
-        .map(drop)
-        .map_err(|error| OpenError::Load { what: format!("pinning `{}`", beside.display()), error: chain(&error) })?;
-    fs::rename(&beside, path).map_err(OpenError::io(format!("replacing the pin `{}`", path.display())))
 }
