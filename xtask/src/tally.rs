@@ -45,6 +45,16 @@ impl Tally {
     }
 }
 
+impl Tally {
+    /// The counts of a [`Tally::summary`], if the line is one.
+    pub(crate) fn of_summary(line: &str) -> Option<Self> {
+        let mut parts = line.trim().split(", ");
+        let mut next = |word: &str| parts.next()?.strip_suffix(word)?.trim_end().parse().ok();
+        let (passed, failed) = (next("passed")?, next("failed")?);
+        Some(Self { passed, failed, skipped: next("skipped").unwrap_or(0) })
+    }
+}
+
 /// The counts in libtest's closing line, `test result: ok. 3 passed; 0 failed; 1 ignored; …`, if this is one.
 fn closing_line(line: &str) -> Option<Tally> {
     let (_, counts) = line.trim().strip_prefix("test result: ")?.split_once(". ")?;
@@ -108,6 +118,14 @@ mod tests {
     fn the_summary_names_skips_only_if_there_are_any() {
         assert_eq!(Tally { passed: 3, failed: 0, skipped: 0 }.summary(), "3 passed, 0 failed");
         assert_eq!(Tally { passed: 3, failed: 1, skipped: 2 }.summary(), "3 passed, 1 failed, 2 skipped");
+    }
+
+    #[test]
+    fn a_summary_is_read_as_it_was_written_and_nothing_else_is() {
+        for tally in [Tally { passed: 3, failed: 0, skipped: 0 }, Tally { passed: 3, failed: 1, skipped: 2 }] {
+            assert_eq!(Tally::of_summary(&tally.summary()), Some(tally));
+        }
+        assert_eq!(Tally::of_summary("    Linux 6.1: 3 passed, 0 failed"), None);
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! `cargo xtask vm`: the whole-system suite in virtual machines, on each kernel of the matrix, with writ at the root cgroup.
 
+mod beside;
 mod boot;
 mod install;
 mod kernel;
@@ -13,6 +14,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::build::{self, cargo_with_object};
@@ -21,6 +23,7 @@ use crate::setup;
 use crate::tally::Tally;
 use crate::workspace;
 
+pub(crate) use beside::Beside;
 pub(crate) use root::remove;
 
 /// Which kernels, which tests.
@@ -46,11 +49,14 @@ pub(crate) struct Options {
     #[arg(long, requires = "package")]
     release: bool,
     /// Seconds after which a machine is given up
-    #[arg(long, default_value_t = 1800)]
+    #[arg(long, default_value_t = 2400)]
     timeout: u64,
     /// Processors of a machine
     #[arg(long, default_value_t = 2)]
     cpus: u32,
+    /// Everything is built and set up; this file lists what is to run
+    #[arg(long, hide = true, value_name = "FILE", conflicts_with = "package")]
+    built: Option<PathBuf>,
 }
 
 /// The subjects that an emulated machine runs: every hook, form and identity at the root cgroup. The others ask nothing more
@@ -77,24 +83,12 @@ const CORE: [&str; 4] = ["connect::", "families::", "forms::", "kernels::"];
 /// The subject of kernels that writ refuses to run on.
 const REFUSED: [&str; 1] = ["kernels::"];
 
-impl Options {
-    /// As CI runs it.
-    pub(crate) const CI: Self = Self {
-        kernel: Vec::new(),
-        all: false,
-        filter: Vec::new(),
-        package: false,
-        brief: false,
-        release: false,
-        timeout: 2400,
-        cpus: 2,
-    };
-}
-
 /// Runs the suite and fails if any test failed.
 pub(crate) fn vm(options: &Options) -> Result<()> {
-    setup::setup(&setup::Options { build: true, vm: true, deb: options.package, ..Default::default() })?;
-    build::build(&build::Options { release: options.release })?;
+    if options.built.is_none() {
+        setup::setup(&setup::Options { build: true, vm: true, deb: options.package, ..Default::default() })?;
+        build::build(&build::Options { release: options.release })?;
+    }
     let tally = suite(options)?;
     println!("\n{}", tally.summary());
     if tally.failed > 0 {
@@ -104,7 +98,7 @@ pub(crate) fn vm(options: &Options) -> Result<()> {
 }
 
 /// Runs the suite on every chosen kernel: all are run, whatever one of them does.
-pub(crate) fn suite(options: &Options) -> Result<Tally> {
+fn suite(options: &Options) -> Result<Tally> {
     let cache = cache()?;
     let versions: Vec<&str> = if options.kernel.is_empty() {
         kernel::MATRIX.iter().filter(|entry| options.all || entry.always).map(|entry| entry.version).collect()
@@ -138,7 +132,11 @@ fn one(cache: &Path, version: &str, options: &Options) -> Result<Tally> {
             ([], _) if kernel::MATRIX.iter().any(|entry| entry.version == version && !entry.always) => CORE.to_vec(),
             ([], _) => SUBJECTS.to_vec(),
         };
-        collect(&input, &subjects)?;
+        let built = match &options.built {
+            Some(list) => beside::read(list)?,
+            None => test_executables()?,
+        };
+        collect(&input, &subjects, &built)?;
     }
     say(&format!("booting Linux {}", kernel.release));
     let job = boot::Job {
@@ -173,10 +171,9 @@ fn one(cache: &Path, version: &str, options: &Options) -> Result<Tally> {
 }
 
 /// Puts what the guest runs into one directory: `writ`, the test binaries and their prober, and the script.
-fn collect(input: &Path, subjects: &[&str]) -> Result<()> {
+fn collect(input: &Path, subjects: &[&str], built: &[Executable]) -> Result<()> {
     remove(input)?;
     fs::create_dir_all(input).with_context(|| format!("cannot create `{}`", input.display()))?;
-    let built = test_executables()?;
     let mut script = String::from(
         "# What the whole-system tests need to know, then the tests. All are run, whatever one of them does.\n\
          export WRIT_BIN=$PWD/writ WRIT_PROBE=$PWD/writ-probe WRIT_TEST_CGROUP=root RUST_BACKTRACE=1\n\
@@ -189,7 +186,7 @@ fn collect(input: &Path, subjects: &[&str]) -> Result<()> {
         script.push_str("export CEDAR=$PWD/cedar\n");
     }
     let mut tests = 0;
-    for executable in &built {
+    for executable in built {
         stripped(&executable.path, &input.join(&executable.name))?;
         if executable.test {
             tests += 1;
@@ -238,6 +235,7 @@ fn cache() -> Result<PathBuf> {
 }
 
 /// An executable of the tests crate.
+#[derive(Serialize, Deserialize)]
 struct Executable {
     name: String,
     path: PathBuf,

@@ -7,6 +7,8 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
+use std::sync::mpsc::{Receiver, TryRecvError, sync_channel};
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -14,6 +16,8 @@ use sha2::{Digest, Sha256};
 
 /// Beyond this the state file is written anew.
 const MOST_BYTES: u64 = 4 << 20;
+/// A disk that takes longer than this has failed.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The journal of one state file.
 #[derive(Debug)]
@@ -24,12 +28,14 @@ pub(crate) struct Journal {
     file: Option<File>,
     bytes: u64,
     unsynced: bool,
+    /// What is on its way to the disk, on a thread of its own, and since when: nothing waits for it.
+    syncing: Option<(Receiver<io::Result<()>>, Instant)>,
 }
 
 impl Journal {
     /// A journal at this path that follows nothing yet: [`Journal::follow`] comes first.
     pub(crate) fn new(path: PathBuf) -> Self {
-        Self { path, follows: String::new(), file: None, bytes: 0, unsynced: false }
+        Self { path, follows: String::new(), file: None, bytes: 0, unsynced: false, syncing: None }
     }
 
     /// Starts anew after a state file was written. Nothing is touched before the first change: until then the old journal
@@ -39,6 +45,7 @@ impl Journal {
         self.file = None;
         self.bytes = 0;
         self.unsynced = false;
+        self.syncing = None;
     }
 
     /// Whether the state file should be written anew instead.
@@ -72,13 +79,31 @@ impl Journal {
         Ok(())
     }
 
-    /// Brings what was appended to the disk.
+    /// Begins to bring what was appended to the disk, and says what became of what was begun before.
     ///
     /// # Errors
-    /// The disk failed.
+    /// The disk failed, or has not answered for ten seconds; or no thread is free.
     pub(crate) fn sync(&mut self) -> io::Result<()> {
+        if let Some((outcome, since)) = &self.syncing {
+            match outcome.try_recv() {
+                Ok(outcome) => {
+                    self.syncing = None;
+                    outcome?;
+                }
+                Err(TryRecvError::Empty) if since.elapsed() < PATIENCE => return Ok(()),
+                Err(_) => {
+                    self.syncing = None;
+                    return Err(io::Error::new(io::ErrorKind::TimedOut, "the disk does not answer"));
+                }
+            }
+        }
         if let Some(file) = self.file.as_ref().filter(|_| self.unsynced) {
-            file.sync_data()?;
+            let file = file.try_clone()?;
+            let (told, outcome) = sync_channel(1);
+            std::thread::Builder::new()
+                .name("journal".into())
+                .spawn(move || drop(told.send(file.sync_data())))?;
+            self.syncing = Some((outcome, Instant::now()));
             self.unsynced = false;
         }
         Ok(())
@@ -120,6 +145,7 @@ mod tests {
         journal.append(&2).unwrap();
         assert_eq!(Journal::new(path.clone()).changes::<u8>(b"one").unwrap(), [1, 2]);
         assert_eq!(Journal::new(path.clone()).changes::<u8>(b"two").unwrap(), Vec::<u8>::new());
+        journal.sync().unwrap();
         let torn = std::fs::read(&path).unwrap();
         std::fs::write(&path, &torn[..torn.len() - 1]).unwrap();
         assert_eq!(Journal::new(path.clone()).changes::<u8>(b"one").unwrap(), [1]);

@@ -4,7 +4,9 @@
 //! Every connect goes to another of the permitted addresses, so that no lookup is warm. `writ-bench-connect [ROUNDS]`.
 //!
 //! The second table is one connect at a time under the policy of a thousand accounts: percentiles, each the median over the
-//! rounds with its confidence interval. The third adds a datagram, because nftables judges packets, not connects.
+//! rounds with its confidence interval. The third adds a datagram, because the others judge packets, not connects.
+
+mod peers;
 
 use std::fs;
 use std::io::{self, Write};
@@ -52,7 +54,7 @@ fn main() -> anyhow::Result<()> {
     distribution(rounds)
 }
 
-/// One connect at a time, and one with a datagram, beside what nftables does for it.
+/// One connect at a time, and one with a datagram, beside what others do for it.
 fn distribution(rounds: usize) -> anyhow::Result<()> {
     let host = Host::start(&Estate::FULL.config());
     let bare = Cgroup::create(&format!("writ-bench-bare-{}", std::process::id()));
@@ -64,12 +66,17 @@ fn distribution(rounds: usize) -> anyhow::Result<()> {
         ("writ, unmanaged", judged, other, ""),
         ("writ, managed", judged, managed, ""),
     ];
-    let nft = Command::new("nft").arg("--version").output().is_ok_and(|output| output.status.success());
-    if nft {
+    let systemd = peers::installed("systemctl", "--version").then(peers::Systemd::start).transpose()?;
+    let service = systemd.as_ref().map(peers::Systemd::service);
+    if let Some(service) = &service {
+        variants.push(("systemd, `IPAddressDeny` of 1,000 prefixes", service, other, ""));
+    }
+    if peers::installed("nft", "--version") {
         variants.push(("nftables, 1,000 `meta skuid` rules", bare.path(), other, "rules"));
         variants.push(("nftables, one set of 1,000 uids", bare.path(), other, "set"));
-    } else {
-        eprintln!("nft is not installed: nothing to compare with");
+    }
+    if peers::installed("opensnitchd", "-version") && peers::installed("iptables-legacy", "--version") {
+        variants.push(("OpenSnitch, 1,000 rules by user", bare.path(), other, "opensnitch"));
     }
     let mut samples: Vec<[Vec<f64>; 5]> = vec![Default::default(); variants.len()];
     for round in 0..=rounds {
@@ -171,8 +178,11 @@ fn single(cgroup: &Path, uid: u32, rules: &str) -> anyhow::Result<()> {
     nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET)?;
     let done = Command::new("ip").args(["link", "set", "lo", "up"]).status()?;
     ensure!(done.success(), "lo could not be brought up");
-    if !rules.is_empty() {
-        nftables(rules)?;
+    let directory = tempfile::tempdir()?;
+    match rules {
+        "" => {}
+        "opensnitch" => peers::opensnitch(directory.path())?,
+        rules => peers::nftables(rules)?,
     }
     // Somebody listens, so that a datagram leads to no error.
     let _listener = UdpSocket::bind("0.0.0.0:9")?;
@@ -205,22 +215,6 @@ fn single(cgroup: &Path, uid: u32, rules: &str) -> anyhow::Result<()> {
     let connect = [0.5, 0.99, 0.999].map(|share| percentile(&mut connects, share));
     let send = [0.5, 0.99].map(|share| percentile(&mut sends, share));
     println!("{} {} {} {} {}", connect[0], connect[1], connect[2], send[0], send[1]);
-    Ok(())
-}
-
-/// A thousand users judged on output in this network namespace: rule by rule, or by one set.
-fn nftables(rules: &str) -> anyhow::Result<()> {
-    let uids: Vec<String> = (1..=1_000).map(|index| (user::BENCH_UIDS + index).to_string()).collect();
-    let body = match rules {
-        "set" => format!("meta skuid {{ {} }} drop", uids.join(", ")),
-        _ => uids.iter().map(|uid| format!("meta skuid {uid} drop\n")).collect(),
-    };
-    let text = format!(
-        "table inet bench {{ chain out {{ type filter hook output priority 0; policy accept;\n{body}\n}}\n}}\n"
-    );
-    let mut nft = Command::new("nft").args(["-f", "-"]).stdin(std::process::Stdio::piped()).spawn()?;
-    nft.stdin.take().context("no input")?.write_all(text.as_bytes())?;
-    ensure!(nft.wait()?.success(), "nft refused the rules");
     Ok(())
 }
 
