@@ -308,7 +308,7 @@ impl Engine {
             destination: judged.destination.clone(),
             given_address: None,
             asked_by: actor.asked_by.clone(),
-            process: actor.process.as_deref().cloned(),
+            process: actor.process.as_deref().map(|process| process.described().clone()),
             policies: context.policies,
             policy_digest,
             stance_digest: stance_digest.unwrap_or_default(),

@@ -217,7 +217,7 @@ impl Engine {
             Some(groups.into_iter().filter_map(|gid| Some(Group::from_gid(gid).ok()??.name)).collect())
         };
         let groups = user.as_ref().and_then(of).unwrap_or_default();
-        let accounts = self.accounts_of(&[uid], 0);
+        let accounts = self.accounts_of(&[uid], None, &[]);
         let caller = Caller {
             uid,
             loginuid: None,

@@ -1,7 +1,8 @@
 //! What people, signals and time do to accounts: each operation changes the live state, then the kernel, then the log,
 //! and only then answers.
 
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
 
 use jiff::Timestamp;
 use writ_core::config::Config;
@@ -16,6 +17,7 @@ use super::Engine;
 use super::activate::ActivateError;
 use super::evidence::approver;
 use super::refresh::Why;
+use crate::process::describe;
 
 /// Who asks, as the core and as records know it.
 #[derive(Clone, Debug, Default)]
@@ -26,10 +28,30 @@ pub(crate) struct Actor {
     pub pid: Option<u32>,
     /// Its executable.
     pub executable: Option<String>,
-    /// Its process as records describe one.
-    pub process: Option<Arc<Process>>,
+    /// Its process.
+    pub process: Option<Arc<Asking>>,
     /// Which declared caller it is, if it is on another host.
     pub asked_by: Option<AskedBy>,
+}
+
+/// The process that asks, described as records describe one when a record asks for it: no signal's does.
+#[derive(Debug)]
+pub(crate) struct Asking {
+    pid: u32,
+    cgroups: PathBuf,
+    described: OnceLock<Process>,
+}
+
+impl Asking {
+    /// A process that is there; `cgroups` is where cgroup2 is mounted.
+    pub(crate) fn new(pid: u32, cgroups: &Path) -> Self {
+        Self { pid, cgroups: cgroups.to_owned(), described: OnceLock::new() }
+    }
+
+    /// The process, as it was when this was first asked.
+    pub(crate) fn described(&self) -> &Process {
+        self.described.get_or_init(|| describe(self.pid, &self.cgroups))
+    }
 }
 
 impl Actor {
@@ -121,6 +143,14 @@ impl Engine {
                 _ => Err(Refusal::Invalid(told)),
             };
         };
+        let why = Why {
+            cause: "signal".into(),
+            id: Some(signal.id.clone()),
+            reason: signal.evidence.clone(),
+            by: Some(actor.recorded()),
+        };
+        // The kernel first. Should the daemon die before the rest, nobody was told that the signal was taken.
+        let refreshed = self.refresh(&signal.account, &why);
         self.keep_signal(&received);
         let record = self.note(signal_record(&signal, SignalState::Received, Some(actor), None));
         for grant in &received.grants {
@@ -129,13 +159,6 @@ impl Engine {
         for escalation in &received.approvals {
             self.note_escalation(escalation, EscalationState::Expired, None);
         }
-        let why = Why {
-            cause: "signal".into(),
-            id: Some(signal.id.clone()),
-            reason: signal.evidence.clone(),
-            by: Some(actor.recorded()),
-        };
-        let refreshed = self.refresh(&signal.account, &why);
         // Whatever became of the stance: a session that began before the rotation is not to go on.
         self.end_earlier_sessions(&signal, &record);
         refreshed?;

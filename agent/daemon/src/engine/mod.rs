@@ -67,7 +67,7 @@ use crate::sink::Sinks;
 pub(crate) use changes::{Change, Page};
 pub(crate) use explain::Moment;
 pub(crate) use handle::{Handle, Stopped};
-pub(crate) use live::{Actor, Refusal};
+pub(crate) use live::{Actor, Asking, Refusal};
 pub(crate) use losses::Losses;
 pub(crate) use persist::Store;
 pub(crate) use question::{Answered, Asked, Party};

@@ -6,7 +6,8 @@ use std::fs;
 use writ_abi::View;
 use writ_core::table::Views;
 
-use super::table::{cgroup_of, executables_of_lineage};
+use super::lineage::lineage;
+use super::table::cgroup_of;
 use crate::kernel::user_namespace_owners;
 
 /// The processes that hold these sockets, by the sockets' inodes: each process once for each socket.
@@ -43,7 +44,8 @@ pub(crate) fn views(pid: u32) -> Views {
         }
     }
     uids.extend(user_namespace_owners(pid).into_iter().map(|uid| (uid, View::USER_NAMESPACE)));
-    let mut lineage = executables_of_lineage(pid).into_iter();
+    let lineage = lineage(pid);
+    let mut lineage = lineage.iter().filter_map(|process| process.executable);
     Views {
         uids,
         cgroups: cgroup_of(pid).map(|path| (path, View::CGROUP)).into_iter().collect(),

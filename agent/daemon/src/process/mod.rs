@@ -2,11 +2,13 @@
 
 mod fingerprint;
 mod holders;
+mod lineage;
 mod services;
 mod sighting;
 
 pub(crate) use fingerprint::{Baselines, Changed, Fingerprints};
 pub(crate) use holders::{holders, views};
+pub(crate) use lineage::{credentials, lineage};
 pub(crate) use services::{Owner, Service, services};
 pub(crate) use sighting::Sighting;
 mod peer;
@@ -14,4 +16,4 @@ mod table;
 
 pub(crate) use peer::describe;
 pub(crate) use table::ProcessTable;
-pub(crate) use table::{cgroup_of, executables_of_lineage, kernel_device, start_ticks_of, unit_of};
+pub(crate) use table::{cgroup_of, kernel_device, start_ticks_of, unit_of};

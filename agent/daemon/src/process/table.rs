@@ -7,14 +7,13 @@ use std::os::unix::fs::MetadataExt;
 use writ_abi::{DecisionEvent, PATH_LEN, ProcessEvent};
 use writ_core::record::Parent;
 
+use super::lineage::{Ancestor, stat};
 use crate::kernel::CgroupMount;
 
 /// How many executables and processes are remembered; the oldest go first.
 const MOST: usize = 16_384;
 /// `/proc` counts in hundredths of a second, the kernel in nanoseconds.
 const NANOSECONDS_PER_TICK: u64 = 10_000_000;
-/// How many ancestors are looked at for who a process descends from.
-const MOST_ANCESTORS: usize = 64;
 /// How many ancestors a record names.
 const PARENTS: usize = 4;
 
@@ -145,18 +144,11 @@ impl ProcessTable {
 
     /// Every uid but root's that a process or an ancestor of it has or, as far as was seen, was started with. Who descends
     /// from root says nothing by it: everybody does.
-    pub(crate) fn uids_of_lineage(&self, pid: u32) -> Vec<u32> {
+    pub(crate) fn uids_of(&self, lineage: &[Ancestor]) -> Vec<u32> {
         let mut found = Vec::new();
-        let mut pid = pid;
-        for _ in 0..MOST_ANCESTORS {
-            let Some(process) = i32::try_from(pid).ok().filter(|pid| *pid > 1) else { break };
-            let Ok(process) = procfs::process::Process::new(process) else { break };
-            let Ok(stat) = process.stat() else { break };
-            if let Ok(status) = process.status() {
-                found.extend([status.ruid, status.euid, status.suid]);
-            }
-            found.extend(self.started_as.entries.get(&(pid, stat.starttime)));
-            pid = stat.ppid.unsigned_abs();
+        for process in lineage.iter().take_while(|process| process.pid > 1) {
+            found.extend(process.uids.into_iter().flatten());
+            found.extend(self.started_as.entries.get(&(process.pid, process.started)));
         }
         found.retain(|uid| *uid != 0);
         found.sort_unstable();
@@ -225,24 +217,7 @@ fn start_ticks(pid: u32) -> Option<u64> {
 
 /// When a process started, in clock ticks since boot.
 pub(crate) fn start_ticks_of(pid: i32) -> Option<u64> {
-    procfs::process::Process::new(pid).ok()?.stat().ok().map(|stat| stat.starttime)
-}
-
-/// The executables of a process and its ancestors: device in the kernel's encoding, and inode.
-pub(crate) fn executables_of_lineage(pid: u32) -> Vec<(u32, u64)> {
-    let mut found = Vec::new();
-    let mut pid = pid;
-    for _ in 0..MOST_ANCESTORS {
-        if pid == 0 {
-            break;
-        }
-        if let Ok(file) = fs::metadata(format!("/proc/{pid}/exe")) {
-            found.push((kernel_device(file.dev()), file.ino()));
-        }
-        let parent = i32::try_from(pid).ok().and_then(|pid| procfs::process::Process::new(pid).ok()?.stat().ok());
-        pid = parent.map_or(0, |stat| stat.ppid.unsigned_abs());
-    }
-    found
+    stat(u32::try_from(pid).ok()?).map(|(_, started)| started)
 }
 
 /// The kernel's own encoding of a device number: `MKDEV` of include/linux/kdev_t.h.
@@ -269,8 +244,7 @@ pub(super) fn parents(first: u32) -> Vec<Parent> {
     while pid > 0 && found.len() < PARENTS {
         let executable = fs::read_link(format!("/proc/{pid}/exe")).ok().map(|path| path.to_string_lossy().into_owned());
         found.push(Parent { pid, executable });
-        let parent = i32::try_from(pid).ok().and_then(|pid| procfs::process::Process::new(pid).ok()?.stat().ok());
-        pid = parent.map_or(0, |stat| stat.ppid.unsigned_abs());
+        pid = stat(pid).map_or(0, |(parent, _)| parent);
     }
     found
 }

@@ -14,7 +14,7 @@ use writ_core::record::AskedBy;
 use writ_core::signal::Caller;
 use writ_core::table::{Identities, Subordinates};
 
-use crate::engine::{Actor, Engine};
+use crate::engine::{Actor, Asking, Engine};
 use crate::kernel::process_descriptor;
 use crate::process;
 
@@ -215,32 +215,29 @@ impl Local {
             .ok()
             .and_then(|text| text.trim().parse::<u32>().ok())
             .filter(|loginuid| *loginuid != u32::MAX);
-        let status =
-            procfs::process::Process::new(pid).and_then(|process| process.status()).map_err(|_| Unidentified)?;
-        let groups = status
-            .groups
-            .iter()
-            .copied()
-            .chain([status.egid, status.rgid])
-            .filter_map(|gid| Group::from_gid(Gid::from_raw(gid)).ok().flatten())
-            .map(|group| group.name)
-            .collect();
-        let uids = [Some(uid), loginuid, Some(status.ruid), Some(status.euid), Some(status.suid)];
-        let accounts = engine.accounts_of(&uids.into_iter().flatten().collect::<Vec<_>>(), pid.unsigned_abs());
-        let ancestors = engine.processes.uids_of_lineage(pid.unsigned_abs());
-        let mut origins = engine.accounts_of(&ancestors, 0);
+        let process = pid.unsigned_abs();
+        let credentials = process::credentials(process).ok_or(Unidentified)?;
+        let [real, effective, _] = credentials.gids;
+        let gids = credentials.groups.iter().copied().chain([effective, real]);
+        let groups = gids.filter_map(|gid| Group::from_gid(Gid::from_raw(gid)).ok().flatten()).map(|group| group.name);
+        let groups = groups.collect();
+        let uids: Vec<u32> = [uid].into_iter().chain(loginuid).chain(credentials.uids).collect();
+        let lineage = process::lineage(process);
+        let executables: Vec<(u32, u64)> = lineage.iter().filter_map(|process| process.executable).collect();
+        let accounts = engine.accounts_of(&uids, process::cgroup_of(process).as_deref(), &executables);
+        let mut origins = engine.accounts_of(&engine.processes.uids_of(&lineage), None, &[]);
         origins.retain(|origin| !accounts.contains(origin));
         let executable = fs::read_link(format!("/proc/{pid}/exe")).ok().map(|path| path.to_string_lossy().into_owned());
         let caller =
             Caller { uid, loginuid, name: user.map(|user| user.name), groups, accounts, origins, transmitter: false };
-        let process = Arc::new(process::describe(pid.unsigned_abs(), &engine.kernel.cgroup().root));
-        Ok(Actor { caller, pid: Some(pid.unsigned_abs()), executable, process: Some(process), asked_by: None })
+        let asking = Arc::new(Asking::new(process, &engine.kernel.cgroup().root));
+        Ok(Actor { caller, pid: Some(process), executable, process: Some(asking), asked_by: None })
     }
 }
 
 impl Engine {
-    /// The accounts that any of these uids, the process's cgroup or its executables (its ancestors' included) lead to.
-    pub(crate) fn accounts_of(&self, uids: &[u32], pid: u32) -> Vec<String> {
+    /// The accounts that any of these uids, a cgroup or executables (device and inode) lead to.
+    pub(crate) fn accounts_of(&self, uids: &[u32], cgroup: Option<&str>, executables: &[(u32, u64)]) -> Vec<String> {
         let Some(current) = self.current() else { return Vec::new() };
         let mut found: Vec<String> = Vec::new();
         let identities: &Identities = &current.identities;
@@ -248,8 +245,7 @@ impl Engine {
         let owners = uids.iter().map(|uid| Subordinates::owner_of(&identities.subordinates, *uid));
         let all = uids.iter().copied().chain(owners);
         let mut lists: Vec<u32> = all.filter_map(|uid| identities.users.get(&uid)).map(|(_, list)| *list).collect();
-        if let Some(cgroup) = process::cgroup_of(pid) {
-            let mut path = cgroup.as_str();
+        if let Some(mut path) = cgroup {
             loop {
                 lists.extend(identities.cgroups.get(path));
                 lists.extend(path.rsplit('/').next().and_then(|unit| identities.units.get(unit)));
@@ -259,9 +255,7 @@ impl Engine {
                 }
             }
         }
-        for (device, inode) in process::executables_of_lineage(pid) {
-            lists.extend(identities.executables.get(&(device, inode)).map(|(_, list)| *list));
-        }
+        lists.extend(executables.iter().filter_map(|file| identities.executables.get(file)).map(|(_, list)| *list));
         for list in lists {
             // Any account that a view could lead to counts: to approve, it is not enough to be only half the subject.
             for account in accounts_in(list, identities) {

@@ -1,0 +1,113 @@
+//! A process and those it descends from, read once for all who ask about them.
+//!
+//! Read here and not by `procfs`, which opens a directory for each process and takes every line of `status` apart: this is on
+//! the way from a signal to the kernel, once for each ancestor.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt as _;
+
+use super::table::kernel_device;
+
+/// How many ancestors are looked at.
+const MOST_ANCESTORS: usize = 64;
+
+/// One process of a lineage, as it is now.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Ancestor {
+    pub(crate) pid: u32,
+    /// In clock ticks since boot; 0 if it could not be read.
+    pub(crate) started: u64,
+    /// Real, effective and saved uid; `None` if they could not be read.
+    pub(crate) uids: Option<[u32; 3]>,
+    /// Device, as the kernel writes it, and inode of the executable; `None` of a kernel thread.
+    pub(crate) executable: Option<(u32, u64)>,
+}
+
+/// As whom a process runs.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Credentials {
+    /// Real, effective and saved uid.
+    pub(crate) uids: [u32; 3],
+    /// Real, effective and saved gid.
+    pub(crate) gids: [u32; 3],
+    /// Supplementary groups.
+    pub(crate) groups: Vec<u32>,
+}
+
+/// The process itself, then its ancestors, as far as they are there.
+pub(crate) fn lineage(pid: u32) -> Vec<Ancestor> {
+    let mut found = Vec::new();
+    let mut pid = pid;
+    while pid != 0 && found.len() < MOST_ANCESTORS {
+        let (parent, started) = stat(pid).unwrap_or_default();
+        let executable = fs::metadata(format!("/proc/{pid}/exe")).ok();
+        let executable = executable.map(|file| (kernel_device(file.dev()), file.ino()));
+        let uids = credentials(pid).map(|credentials| credentials.uids);
+        found.push(Ancestor { pid, started, uids, executable });
+        pid = parent;
+    }
+    found
+}
+
+/// As whom a process runs; `None` if it is gone.
+pub(crate) fn credentials(pid: u32) -> Option<Credentials> {
+    let text = fs::read(format!("/proc/{pid}/status")).ok()?;
+    credentials_in(&String::from_utf8_lossy(&text))
+}
+
+fn credentials_in(status: &str) -> Option<Credentials> {
+    let numbers = |name: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
+        Some(line.split_ascii_whitespace().map_while(|number| number.parse::<u32>().ok()))
+    };
+    let three = |name: &str| {
+        let mut numbers = numbers(name)?;
+        Some([numbers.next()?, numbers.next()?, numbers.next()?])
+    };
+    Some(Credentials { uids: three("Uid")?, gids: three("Gid")?, groups: numbers("Groups")?.collect() })
+}
+
+/// Parent and start, in clock ticks since boot.
+pub(super) fn stat(pid: u32) -> Option<(u32, u64)> {
+    stat_in(&String::from_utf8_lossy(&fs::read(format!("/proc/{pid}/stat")).ok()?))
+}
+
+/// proc_pid_stat(5): the name, in parentheses, may hold anything; parent is field 4, start field 22.
+fn stat_in(text: &str) -> Option<(u32, u64)> {
+    let (_, fields) = text.rsplit_once(") ")?;
+    let mut fields = fields.split_ascii_whitespace();
+    let parent = fields.nth(1)?.parse().ok()?;
+    Some((parent, fields.nth(17)?.parse().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_read_is_what_procfs_reads() {
+        let own = std::process::id();
+        let known = procfs::process::Process::myself().unwrap();
+        let (status, stat) = (known.status().unwrap(), known.stat().unwrap());
+        let read = credentials(own).unwrap();
+        assert_eq!(read.uids, [status.ruid, status.euid, status.suid]);
+        assert_eq!(read.gids, [status.rgid, status.egid, status.sgid]);
+        assert_eq!(read.groups, status.groups);
+        let lineage = lineage(own);
+        let (first, parent) = (lineage.first().unwrap(), lineage.get(1).unwrap());
+        assert_eq!((first.pid, first.started), (own, stat.starttime));
+        assert_eq!(first.uids, Some(read.uids));
+        assert!(first.executable.is_some());
+        assert_eq!(parent.pid, stat.ppid.unsigned_abs());
+        assert_eq!(lineage.last().unwrap().pid, 1, "init, or what is it here");
+    }
+
+    #[test]
+    fn a_name_is_no_part_of_what_follows_it() {
+        let line = "7 (a) b 9 (c)) S 4 7 7 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 5150 1 2";
+        assert_eq!(stat_in(line), Some((4, 5150)));
+        assert_eq!(stat_in("7 (a"), None);
+        assert_eq!(credentials_in("Name:\tUid: 0\nUid:\t1\t2\t3\t4\nGid:\t5\t6\t7\t8\nGroups:\t \n").unwrap().uids, [1, 2, 3]);
+        assert_eq!(credentials_in("Uid:\t1\n"), None);
+    }
+}
