@@ -44,7 +44,7 @@ impl Beside {
         let said = fs::read(&self.log).with_context(|| format!("cannot read `{}`", self.log.display()))?;
         let said = String::from_utf8_lossy(&said);
         println!("{said}");
-        let mut tally = said.lines().filter_map(Tally::of_summary).last().unwrap_or_default();
+        let mut tally = said.lines().rev().find_map(Tally::of_summary).unwrap_or_default();
         if (!status.success() && tally.failed == 0) || tally.passed == 0 {
             println!("    the machines ended with {status} and counted no failed test");
             tally += Tally::ONE_FAILURE;

@@ -302,9 +302,9 @@ impl LiveState {
             self.escalations.next_expiry(),
             self.break_glass.next_expiry(),
         ]
-            .into_iter()
-            .flatten()
-            .min()
+        .into_iter()
+        .flatten()
+        .min()
     }
 
     /// Moves every end by a step of the wall clock, so that lifetimes keep their length.

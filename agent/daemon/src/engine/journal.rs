@@ -100,9 +100,7 @@ impl Journal {
         if let Some(file) = self.file.as_ref().filter(|_| self.unsynced) {
             let file = file.try_clone()?;
             let (told, outcome) = sync_channel(1);
-            std::thread::Builder::new()
-                .name("journal".into())
-                .spawn(move || drop(told.send(file.sync_data())))?;
+            std::thread::Builder::new().name("journal".into()).spawn(move || drop(told.send(file.sync_data())))?;
             self.syncing = Some((outcome, Instant::now()));
             self.unsynced = false;
         }

@@ -59,8 +59,7 @@ fn program<'a, P>(programs: &'a mut Ebpf, name: &str) -> Result<P, OpenError>
 where
     P: TryFrom<&'a mut Program, Error = ProgramError>,
 {
-    let missing =
-        || OpenError::Load { what: "loading programs".into(), error: format!("no program `{name}`") };
+    let missing = || OpenError::Load { what: "loading programs".into(), error: format!("no program `{name}`") };
     programs.program_mut(name).ok_or_else(missing)?.try_into().map_err(failed(name))
 }
 
@@ -110,9 +109,8 @@ pub(super) fn attach(
     if path.exists() {
         return hand_over(&path, program.fd().map_err(failed(EGRESS))?, cgroup.id);
     }
-    let id = program
-        .attach(&directory, CgroupSkbAttachType::Egress, CgroupAttachMode::Single)
-        .map_err(failed(EGRESS))?;
+    let id =
+        program.attach(&directory, CgroupSkbAttachType::Egress, CgroupAttachMode::Single).map_err(failed(EGRESS))?;
     let link = program.take_link(id).map_err(failed(EGRESS))?;
     pin(of_descriptor(EGRESS, link)?, path, made)
 }

@@ -4,8 +4,8 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use aya::programs::{Lsm, Program, ProgramError};
 use aya::programs::links::FdLink;
+use aya::programs::{Lsm, Program, ProgramError};
 use aya::{Btf, Ebpf};
 use rayon::prelude::*;
 use writ_abi::{LSM_PULSE, LSM_PULSE_ERRNO};

@@ -107,7 +107,10 @@ mod tests {
         let line = "7 (a) b 9 (c)) S 4 7 7 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 5150 1 2";
         assert_eq!(stat_in(line), Some((4, 5150)));
         assert_eq!(stat_in("7 (a"), None);
-        assert_eq!(credentials_in("Name:\tUid: 0\nUid:\t1\t2\t3\t4\nGid:\t5\t6\t7\t8\nGroups:\t \n").unwrap().uids, [1, 2, 3]);
+        assert_eq!(
+            credentials_in("Name:\tUid: 0\nUid:\t1\t2\t3\t4\nGid:\t5\t6\t7\t8\nGroups:\t \n").unwrap().uids,
+            [1, 2, 3]
+        );
         assert_eq!(credentials_in("Uid:\t1\n"), None);
     }
 }

@@ -65,7 +65,8 @@ pub(crate) fn opensnitch(directory: &Path) -> anyhow::Result<()> {
     fs::create_dir(&rules)?;
     fs::create_dir(&programs)?;
     for uid in uids() {
-        let operator = json!({ "type": "simple", "operand": "user.id", "sensitive": false, "data": uid.to_string(), "list": [] });
+        let operator =
+            json!({ "type": "simple", "operand": "user.id", "sensitive": false, "data": uid.to_string(), "list": [] });
         let rule = json!({
             "created": "2026-01-01T00:00:00Z", "updated": "2026-01-01T00:00:00Z", "name": uid.to_string(), "enabled": true,
             "precedence": false, "action": "deny", "duration": "always", "operator": operator,
