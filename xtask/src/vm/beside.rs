@@ -29,7 +29,7 @@ impl Beside {
         let said = fs::File::create(&log).with_context(|| format!("cannot write `{}`", log.display()))?;
         let own = std::env::current_exe().context("cannot find this program")?;
         let mut suite = command("nice");
-        suite.args(["-n", "15"]).arg(own).args(["vm", "--built"]).arg(&list);
+        suite.args(["-n", "5"]).arg(own).args(["vm", "--built"]).arg(&list);
         let line = shown(&suite);
         println!("    $ {line} >{}", log.display());
         let errors = said.try_clone().context("cannot write the log twice")?;

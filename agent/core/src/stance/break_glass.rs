@@ -72,10 +72,11 @@ impl BreakGlassStore {
         now: Timestamp,
         config: &Config,
     ) -> Result<BreakGlass, BreakGlassRefusal> {
+        // First: who may not learns no account's name.
+        caller.may_approve(&config.agent.approvers, request.account.as_deref())?;
         if let Some(account) = request.account.as_ref().filter(|account| !config.accounts.contains_key(*account)) {
             return Err(BreakGlassRefusal::UnknownAccount(account.clone()));
         }
-        caller.may_approve(&config.agent.approvers, request.account.as_deref())?;
         if request.ttl.is_zero() || request.ttl > config.agent.grant_max_ttl {
             return Err(BreakGlassRefusal::Ttl(config.agent.grant_max_ttl));
         }

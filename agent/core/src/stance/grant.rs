@@ -166,10 +166,11 @@ impl GrantStore {
         now: Timestamp,
         config: &Config,
     ) -> Result<Grant, GrantRefusal> {
+        // First: who may not learns no account's name.
+        caller.may_approve(&config.agent.approvers, Some(&request.account))?;
         if !config.accounts.contains_key(&request.account) {
             return Err(GrantRefusal::UnknownAccount(request.account.clone()));
         }
-        caller.may_approve(&config.agent.approvers, Some(&request.account))?;
         if let GrantDestination::Named(name) = &request.destination
             && !config.destinations.contains_key(name)
         {

@@ -160,6 +160,8 @@ impl LiveState {
         now: Timestamp,
         config: &Config,
     ) -> Result<Grant, GrantRefusal> {
+        // First: who may not learns nothing of accounts.
+        caller.may_approve(&config.agent.approvers, Some(&request.account))?;
         if self.offboardings.get(&request.account).is_some() {
             return Err(GrantRefusal::Offboarded(request.account.clone()));
         }

@@ -58,10 +58,11 @@ impl OffboardingStore {
         now: Timestamp,
         config: &Config,
     ) -> Result<Offboarded, OffboardingRefusal> {
+        // First: who may not learns no account's name.
+        caller.may_approve(&config.agent.approvers, Some(account))?;
         if !config.accounts.contains_key(account) {
             return Err(OffboardingRefusal::UnknownAccount(account.to_owned()));
         }
-        caller.may_approve(&config.agent.approvers, Some(account))?;
         let reason = stated(reason).ok_or(OffboardingRefusal::NoReason)?;
         if self.accounts.contains_key(account) {
             return Err(OffboardingRefusal::Already(account.to_owned()));

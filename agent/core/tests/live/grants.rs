@@ -95,6 +95,12 @@ fn a_grant_is_made_only_by_someone_else_for_something_real_and_not_for_long() {
         ("the workload's root", ok(), root_of("billing"), Some(subject)),
         ("another workload's root", ok(), root_of("agent"), Some(stranger)),
         (
+            "anybody else, of an unknown account",
+            grant("nobody", "prod-db", HOUR),
+            user("eve", 1003),
+            Some(GrantRefusal::Approver(ApproverRefusal::NotAnApprover)),
+        ),
+        (
             "an unknown account",
             grant("nobody", "prod-db", HOUR),
             root(),

@@ -44,6 +44,7 @@ fn offboarding_ends_every_permission_until_a_reasoned_reinstatement_and_brings_n
     for (caller, account, reason, expected) in [
         (workload("billing"), "billing", "r", OffboardingRefusal::Approver(ApproverRefusal::Subject)),
         (user("ops", 1002), "billing", "r", OffboardingRefusal::Approver(ApproverRefusal::NotAnApprover)),
+        (user("ops", 1002), "nobody", "r", OffboardingRefusal::Approver(ApproverRefusal::NotAnApprover)),
         (root(), "nobody", "r", OffboardingRefusal::UnknownAccount("nobody".into())),
         (root(), "billing", "", OffboardingRefusal::NoReason),
     ] {
@@ -97,6 +98,7 @@ fn break_glass_ends_by_itself_and_reaches_whom_it_names() {
         (ask(Some("billing"), HOUR), workload("billing"), BreakGlassRefusal::Approver(ApproverRefusal::Subject)),
         (ask(None, HOUR), workload("billing"), BreakGlassRefusal::Approver(ApproverRefusal::Subject)),
         (ask(None, HOUR), user("ops", 1002), BreakGlassRefusal::Approver(ApproverRefusal::NotAnApprover)),
+        (ask(Some("nobody"), HOUR), user("ops", 1002), BreakGlassRefusal::Approver(ApproverRefusal::NotAnApprover)),
         (ask(Some("nobody"), HOUR), root(), BreakGlassRefusal::UnknownAccount("nobody".into())),
         (ask(None, Duration::ZERO), root(), BreakGlassRefusal::Ttl(8 * HOUR)),
         (ask(None, 9 * HOUR), root(), BreakGlassRefusal::Ttl(8 * HOUR)),

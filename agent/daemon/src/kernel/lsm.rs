@@ -68,12 +68,17 @@ fn attach_all(
         error: "the kernel's type information cannot be read".into(),
     })?;
     // All are loaded before the first is attached.
-    let ours = |(name, program)| Some((HOOKS.iter().find(|(known, _)| *known == name)?, program));
-    let each: Vec<(&(&str, &str), &mut Program)> = programs.programs_mut().filter_map(ours).collect();
-    each.into_par_iter().try_for_each(|((name, hook), program)| {
+    let ours = |(name, program)| Some((HOOKS.iter().position(|(known, _)| *known == name)?, program));
+    let mut each: Vec<(usize, &mut Program)> = programs.programs_mut().filter_map(ours).collect();
+    each.sort_unstable_by_key(|(place, _)| *place);
+    let load = |(place, program): (usize, &mut Program)| {
+        let (name, hook) = HOOKS.get(place).copied().unwrap_or_default();
         let program: &mut Lsm = program.try_into().map_err(|error: ProgramError| failed(name, &error))?;
         program.load(hook, types).map_err(|error| failed(name, &error))
-    })?;
+    };
+    // The first refusal in the order above, whichever came first: records and reports name it.
+    let loaded: Vec<Result<(), OpenError>> = each.into_par_iter().map(load).collect();
+    loaded.into_iter().collect::<Result<(), OpenError>>()?;
     for (name, _) in HOOKS {
         let program = program(programs, name)?;
         let id = program.attach().map_err(|error| failed(name, &error))?;
