@@ -193,7 +193,7 @@ impl Engine {
         Ok(signal)
     }
 
-    /// Keeps an accepted signal: in the journal, which outlives this process at once and a power cut within a second. One
+    /// Keeps an accepted signal: in the journal, which outlives this process at once and a power cut with the next fsync. One
     /// that ended grants or approvals for good has the whole state written.
     fn keep_signal(&mut self, received: &Received) {
         self.deadline = None;
