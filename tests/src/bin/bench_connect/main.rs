@@ -37,6 +37,11 @@ fn main() -> anyhow::Result<()> {
     {
         return single(Path::new(cgroup), uid.parse()?, rules);
     }
+    if let [mode, cgroup, uid, _] = arguments.as_slice()
+        && mode == "here"
+    {
+        return measure_here(Path::new(cgroup), uid.parse()?);
+    }
     let rounds: usize = arguments.first().map_or(Ok(11), |text| text.parse())?;
     println!("| CIDRs | bare | no-op | unmanaged | managed | unmanaged − no-op | managed − bare |");
     println!("|---|---|---|---|---|---|---|");
@@ -181,9 +186,22 @@ fn single(cgroup: &Path, uid: u32, rules: &str) -> anyhow::Result<()> {
     let directory = tempfile::tempdir()?;
     match rules {
         "" => {}
-        "opensnitch" => peers::opensnitch(directory.path())?,
+        "opensnitch" => {
+            // Who measures becomes a user that may not end it.
+            let _running = peers::opensnitch(directory.path())?;
+            let measured = Command::new(std::env::current_exe()?)
+                .args(["here", &cgroup.display().to_string(), &uid.to_string(), ""])
+                .status()?;
+            ensure!(measured.success(), "the worker failed");
+            return Ok(());
+        }
         rules => peers::nftables(rules)?,
     }
+    measure_here(cgroup, uid)
+}
+
+/// The same in the network namespace as it is.
+fn measure_here(cgroup: &Path, uid: u32) -> anyhow::Result<()> {
     // Somebody listens, so that a datagram leads to no error.
     let _listener = UdpSocket::bind("0.0.0.0:9")?;
     become_worker(cgroup, uid)?;

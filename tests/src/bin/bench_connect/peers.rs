@@ -59,8 +59,8 @@ impl Drop for Running {
 }
 
 /// OpenSnitch in this network namespace, with a rule for each of a thousand users, and without its window: what no rule
-/// names is let through, which is its default. It ends with this process, which will not be allowed to end it.
-pub(crate) fn opensnitch(directory: &Path) -> anyhow::Result<()> {
+/// names is let through, which is its default.
+pub(crate) fn opensnitch(directory: &Path) -> anyhow::Result<Running> {
     let (rules, programs) = (directory.join("rules"), directory.join("bin"));
     fs::create_dir(&rules)?;
     fs::create_dir(&programs)?;
@@ -79,22 +79,23 @@ pub(crate) fn opensnitch(directory: &Path) -> anyhow::Result<()> {
     }
     let path = std::env::var("PATH").unwrap_or_default();
     let said = fs::File::create(directory.join("said"))?;
-    Command::new("setpriv")
+    let daemon = Command::new("opensnitchd")
         .env("PATH", format!("{}:{path}", programs.display()))
-        .args(["--pdeathsig", "KILL", "opensnitchd", "-process-monitor-method", "proc", "-rules-path"])
+        .args(["-process-monitor-method", "proc", "-rules-path"])
         .arg(&rules)
         .arg("-ui-socket")
         .arg(format!("unix://{}", directory.join("nobody.sock").display()))
         .stdin(Stdio::null())
         .stdout(said.try_clone()?)
         .stderr(said)
-        .spawn()?;
+        .spawn()
+        .map(Running)?;
     let queues = || {
         let rules = Command::new("iptables-legacy").args(["-t", "mangle", "-S", "OUTPUT"]).output().ok()?;
         String::from_utf8_lossy(&rules.stdout).contains("NFQUEUE").then_some(())
     };
     wait::until("OpenSnitch asks for packets", queues);
-    Ok(())
+    Ok(daemon)
 }
 
 /// systemd as the first process of namespaces of its own, with one service that may not reach a thousand prefixes.
