@@ -73,8 +73,8 @@ pub(super) fn attach(
     cgroup: &CgroupMount,
     made: &mut Vec<PathBuf>,
 ) -> Result<(), OpenError> {
-    let directory = fs::File::open(&cgroup.attached)
-        .map_err(OpenError::io(format!("opening cgroup `{}`", cgroup.attached.display())))?;
+    let opening = OpenError::io(format!("opening cgroup `{}`", cgroup.attached.display()));
+    let place = Place { directory: fs::File::open(&cgroup.attached).map_err(opening)?, id: cgroup.id };
     // Tracepoints first: a cgroup or process must not be missed between classification and enforcement.
     for (name, tracepoint) in TRACEPOINTS {
         let program: &mut RawTracePoint = program(programs, name)?;
@@ -84,42 +84,52 @@ pub(super) fn attach(
     }
     for name in ADDRESS_HOOKS {
         let program: &mut CgroupSockAddr = program(programs, name)?;
-        let path = pins.links().join(name);
-        if path.exists() {
-            hand_over(&path, program.fd().map_err(failed(name))?, cgroup.id)?;
-        } else {
-            let id = program.attach(&directory, CgroupAttachMode::Single).map_err(failed(name))?;
-            let link = program.take_link(id).map_err(failed(name))?;
-            pin(of_descriptor(name, link)?, path, made)?;
-        }
+        place.take(name, pins, made, program, CgroupSockAddr::fd, |program, directory| {
+            program.attach(directory, CgroupAttachMode::Single).and_then(|id| program.take_link(id))
+        })?;
     }
     for name in SOCKET_HOOKS {
         let program: &mut CgroupSock = program(programs, name)?;
-        let path = pins.links().join(name);
-        if path.exists() {
-            hand_over(&path, program.fd().map_err(failed(name))?, cgroup.id)?;
-        } else {
-            let id = program.attach(&directory, CgroupAttachMode::Single).map_err(failed(name))?;
-            let link = program.take_link(id).map_err(failed(name))?;
-            pin(of_descriptor(name, link)?, path, made)?;
-        }
+        place.take(name, pins, made, program, CgroupSock::fd, |program, directory| {
+            program.attach(directory, CgroupAttachMode::Single).and_then(|id| program.take_link(id))
+        })?;
     }
     let program: &mut CgroupSkb = program(programs, EGRESS)?;
-    let path = pins.links().join(EGRESS);
-    if path.exists() {
-        return hand_over(&path, program.fd().map_err(failed(EGRESS))?, cgroup.id);
-    }
-    let id =
-        program.attach(&directory, CgroupSkbAttachType::Egress, CgroupAttachMode::Single).map_err(failed(EGRESS))?;
-    let link = program.take_link(id).map_err(failed(EGRESS))?;
-    pin(of_descriptor(EGRESS, link)?, path, made)
+    place.take(EGRESS, pins, made, program, CgroupSkb::fd, |program, directory| {
+        let id = program.attach(directory, CgroupSkbAttachType::Egress, CgroupAttachMode::Single)?;
+        program.take_link(id)
+    })
 }
 
-fn of_descriptor<L>(name: &str, link: L) -> Result<FdLink, OpenError>
-where
-    FdLink: TryFrom<L, Error: std::fmt::Display>,
-{
-    FdLink::try_from(link).map_err(|error| OpenError::Load { what: name.into(), error: error.to_string() })
+/// The cgroup that programs are attached to.
+struct Place {
+    directory: fs::File,
+    id: u64,
+}
+
+impl Place {
+    /// Has a program judge here: by the link that an earlier daemon pinned, or by a new one.
+    fn take<P, L>(
+        &self,
+        name: &str,
+        pins: &Pins,
+        made: &mut Vec<PathBuf>,
+        program: &mut P,
+        descriptor: impl FnOnce(&P) -> Result<&ProgramFd, ProgramError>,
+        attach: impl FnOnce(&mut P, &fs::File) -> Result<L, ProgramError>,
+    ) -> Result<(), OpenError>
+    where
+        FdLink: TryFrom<L, Error: std::fmt::Display>,
+    {
+        let path = pins.links().join(name);
+        if path.exists() {
+            return hand_over(&path, descriptor(program).map_err(failed(name))?, self.id);
+        }
+        let link = attach(program, &self.directory).map_err(failed(name))?;
+        let link =
+            FdLink::try_from(link).map_err(|error| OpenError::Load { what: name.into(), error: error.to_string() })?;
+        pin(link, path, made)
+    }
 }
 
 /// Gives a pinned cgroup link to a new program: no moment without either.
