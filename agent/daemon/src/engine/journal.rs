@@ -38,14 +38,20 @@ impl Journal {
         Self { path, follows: String::new(), file: None, bytes: 0, unsynced: false, syncing: None }
     }
 
-    /// Starts anew after a state file was written. Nothing is touched before the first change: until then the old journal
-    /// names another file.
+    /// Starts anew after a state file was written. The file is made now, because somebody waits for the first change; where
+    /// it cannot be, that change tries again, and until then the old journal names another state file.
     pub(crate) fn follow(&mut self, state: &[u8]) {
         self.follows = digest(state);
-        self.file = None;
         self.bytes = 0;
         self.unsynced = false;
         self.syncing = None;
+        self.file = self.begin().ok();
+    }
+
+    fn begin(&self) -> io::Result<File> {
+        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&self.path)?;
+        file.write_all(format!("{}\n", self.follows).as_bytes())?;
+        Ok(file)
     }
 
     /// Whether the state file should be written anew instead.
@@ -60,15 +66,11 @@ impl Journal {
     pub(crate) fn append(&mut self, change: &impl Serialize) -> io::Result<()> {
         let mut line = serde_json::to_vec(change)?;
         line.push(b'\n');
-        let file = match &mut self.file {
+        let file = match self.file.take() {
             Some(file) => file,
-            None => {
-                let mut file =
-                    OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&self.path)?;
-                file.write_all(format!("{}\n", self.follows).as_bytes())?;
-                self.file.insert(file)
-            }
+            None => self.begin()?,
         };
+        let file = self.file.insert(file);
         if let Err(error) = file.write_all(&line) {
             // Half a line would hide those after it.
             self.follows.clear();

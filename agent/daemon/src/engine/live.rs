@@ -143,15 +143,15 @@ impl Engine {
                 _ => Err(Refusal::Invalid(told)),
             };
         };
+        // Before the kernel: a daemon that dies in between has lost nothing, and drift that it saw itself nobody sends again.
+        self.keep_signal(&received);
         let why = Why {
             cause: "signal".into(),
             id: Some(signal.id.clone()),
             reason: signal.evidence.clone(),
             by: Some(actor.recorded()),
         };
-        // The kernel first. Should the daemon die before the rest, nobody was told that the signal was taken.
         let refreshed = self.refresh(&signal.account, &why);
-        self.keep_signal(&received);
         let record = self.note(signal_record(&signal, SignalState::Received, Some(actor), None));
         for grant in &received.grants {
             self.note(grant_record(grant, GrantState::Revoked, None));
