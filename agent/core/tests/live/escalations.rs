@@ -96,6 +96,12 @@ fn an_approval_does_not_outlive_the_policies_it_was_given_under() {
     assert_eq!(other.situation(at(2)).approvals.len(), 0);
     let under_other = Attempt { policy_digest: "sha256-other".into(), ..attempt() };
     let next = new(live.attempt(&under_other, at(3), &config));
+    assert_eq!(live.next_expiry(), Some(at(3)), "its end is due at once");
+    let ended = live.expire(at(3)).escalations;
+    assert_eq!(
+        ended.iter().map(|known| (&known.id, known.status)).collect::<Vec<_>>(),
+        [(&id, EscalationStatus::Expired)]
+    );
     let refused = live.approve(&next, HOUR, "ok", None, &root(), POLICY, at(4), &config);
     assert_eq!(refused, Err(AnswerRefusal::PolicyChanged(next)));
 }
