@@ -45,7 +45,7 @@ fn main() -> anyhow::Result<()> {
     let rounds: usize = arguments.first().map_or(Ok(11), |text| text.parse())?;
     println!("| CIDRs | bare | no-op | unmanaged | managed | unmanaged − no-op | managed − bare |");
     println!("|---|---|---|---|---|---|---|");
-    for addresses in [10, 1_000, 10_000] {
+    for addresses in [10, 1_000, 10_000, 50_000] {
         let [bare, noop, unmanaged, managed] = measure(rounds, addresses)?;
         println!(
             "| {addresses} | {bare:.0} ns | {noop:.0} ns (×{:.2}) | {unmanaged:.0} ns (×{:.2}) | {managed:.0} ns (×{:.2}) | {:+.0} ns | {:+.0} ns |",
