@@ -3,7 +3,7 @@
 use std::fs::{DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::LogError;
 
@@ -40,11 +40,16 @@ pub(super) fn replace(path: &Path, content: &[u8], sync: bool) -> Result<(), Log
     replace_with_mode(path, content, sync, FILE_MODE)
 }
 
-/// [`replace`] with a mode.
-pub(super) fn replace_with_mode(path: &Path, content: &[u8], sync: bool, mode: u32) -> Result<(), LogError> {
+/// The name of a file until its content is whole.
+pub(super) fn temporary_of(path: &Path) -> PathBuf {
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(".tmp");
-    let temporary = path.with_file_name(name);
+    path.with_file_name(name)
+}
+
+/// [`replace`] with a mode.
+pub(super) fn replace_with_mode(path: &Path, content: &[u8], sync: bool, mode: u32) -> Result<(), LogError> {
+    let temporary = temporary_of(path);
     let written = write_new(&temporary, content, sync, mode)
         .and_then(|()| std::fs::rename(&temporary, path))
         .map_err(LogError::io("write", path));

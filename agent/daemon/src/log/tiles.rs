@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use writ_core::log::{Edge, FullTile, Hash, TILE_WIDTH, TileKind, TilePath, decode_bundle, encode_entry};
 
-use super::file::{make_dir, read_if_there, remove, replace};
+use super::file::{make_dir, read_if_there, remove, replace, temporary_of};
 use super::signing::Tile;
 use super::{Layout, LogError};
 
@@ -187,26 +187,32 @@ pub(super) fn write_tile(path: &Path, content: &[u8]) -> Result<(), LogError> {
     replace(path, content, false)
 }
 
-/// Links the old partial bundle under its new name and appends what is new. `false`: it was not as it should be.
+/// Links the old partial bundle, appends what is new and gives it its new name then: under that name nobody finds fewer
+/// entries than it says. `false`: it was not as it should be.
 fn grow(old: &Path, new: &Path, bundle: &[u8], on_disk: usize) -> Result<bool, LogError> {
     let Some(added) = bundle.get(on_disk..) else { return Ok(false) };
     if old == new {
         return Ok(added.is_empty());
     }
+    let growing = temporary_of(new);
+    remove(&growing)?;
     remove(new)?;
     let grown = (|| {
-        std::fs::hard_link(old, new)?;
-        let mut file = OpenOptions::new().write(true).open(new)?;
+        std::fs::hard_link(old, &growing)?;
+        let mut file = OpenOptions::new().write(true).open(&growing)?;
         if file.metadata()?.len() != on_disk as u64 {
             return Ok(false);
         }
         file.seek(SeekFrom::Start(on_disk as u64))?;
-        match file.write_all(added) {
+        match file.write_all(added).and_then(|()| std::fs::rename(&growing, new)) {
             Ok(()) => Ok(true),
             // Both names share the content: give the old one back what it had.
             Err(error) => file.set_len(on_disk as u64).and(Err(error)),
         }
     })();
+    if !matches!(grown, Ok(true)) {
+        remove(&growing)?;
+    }
     grown.map_err(LogError::io("write", new))
 }
 
