@@ -63,7 +63,7 @@ pub(crate) fn package(options: &Options) -> Result<()> {
 }
 
 /// Packs what has been built. The .deb is the first of the files given back.
-pub(crate) fn pack(options: &Options) -> Result<Vec<PathBuf>> {
+fn pack(options: &Options) -> Result<Vec<PathBuf>> {
     let binary = workspace::writ(!options.debug);
     checks::c_library(&binary, options.debug)?;
     say("staging");
@@ -86,6 +86,11 @@ pub(crate) fn pack(options: &Options) -> Result<Vec<PathBuf>> {
     remove(&directory.join("first"))?;
     remove(&directory.join("second"))?;
     Ok(made)
+}
+
+/// The .deb of what has been built.
+pub(crate) fn deb(release: bool) -> Result<PathBuf> {
+    pack(&Options { debug: !release })?.into_iter().next().context("no .deb was made")
 }
 
 fn directory() -> PathBuf {

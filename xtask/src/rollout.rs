@@ -1,6 +1,7 @@
 //! `cargo xtask rollout`: the Ansible role against three hosts of its own, with their probers running.
 
 use std::fs;
+use std::path::Path;
 
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
@@ -26,7 +27,7 @@ pub(crate) fn rollout(options: &Options) -> Result<()> {
     setup::setup(&setup::Options { build: true, vm: true, deb: true, rollout: true, ..Default::default() })?;
     build::build(&build::Options { release: options.release })?;
     fleet()?;
-    let tally = claims(options)?;
+    let tally = claims(&package::deb(options.release)?)?;
     println!("\n{}", tally.summary());
     if tally.failed > 0 {
         bail!("a claim about the rollout failed");
@@ -49,12 +50,10 @@ pub(crate) fn fleet() -> Result<Tally> {
 }
 
 /// Three hosts are made, the role is run against them, and they are gone.
-pub(crate) fn claims(options: &Options) -> Result<Tally> {
+pub(crate) fn claims(deb: &Path) -> Result<Tally> {
     let work = workspace::target().join("rollout");
     vm::remove(&work)?;
     fs::create_dir_all(&work).with_context(|| format!("cannot create `{}`", work.display()))?;
-    let made = package::pack(&package::Options { debug: !options.release })?;
-    let deb = made.first().context("no .deb was made")?;
     let (script, stand_in, probe) = (work.join("rollout.sh"), work.join("systemctl"), work.join("writ-probe"));
     fs::write(&script, SCRIPT).context("cannot write the script")?;
     fs::write(&stand_in, STAND_IN).context("cannot write the stand-in for systemctl")?;

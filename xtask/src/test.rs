@@ -9,7 +9,7 @@ use clap::Args;
 use crate::build::{self, cargo_with_object};
 use crate::process::say;
 use crate::tally::{Tally, counted};
-use crate::{demo, lint, rollout, setup, vm, workspace};
+use crate::{demo, lint, package, rollout, setup, vm, workspace};
 
 /// What to leave out.
 #[derive(Args, Clone, Copy, Debug)]
@@ -30,18 +30,20 @@ pub(crate) fn test(options: &Options) -> Result<ExitCode> {
             build: true,
             test: true,
             vm: !options.no_vm,
+            deb: !options.no_vm,
             rollout: !options.no_vm,
             ..Default::default()
         })?;
         Ok(Tally::default())
     }) && report.step("build", || build::build(&build::Options::default()).map(|()| Tally::default()));
     if prepared {
-        let mut machines = None;
+        let (mut machines, mut packed) = (None, None);
         if options.no_vm {
-            println!("==> whole-system tests, in virtual machines: left out (--no-vm)");
+            println!("==> in virtual machines and on three hosts: left out (--no-vm)");
         } else {
-            report.step("virtual machines begin, beside what follows", || {
-                machines = Some(vm::Beside::begin()?);
+            report.step("package, and virtual machines beside what follows", || {
+                let deb = packed.insert(package::deb(false)?);
+                machines = Some(vm::Beside::begin(deb.clone())?);
                 Ok(Tally::default())
             });
         }
@@ -49,11 +51,12 @@ pub(crate) fn test(options: &Options) -> Result<ExitCode> {
         report.step("unit tests", unit);
         report.step("whole-system tests, on this kernel", whole_system);
         report.step("demo", || demo::demo(&demo::Options::default()).map(|()| Tally::ONE_SUCCESS));
-        if !options.no_vm {
+        if let Some(deb) = packed {
             report.step("what fleets are given", rollout::fleet);
+            report.step("rollout to three hosts", || rollout::claims(&deb));
         }
         if let Some(machines) = machines {
-            report.step("whole-system tests, in virtual machines", || machines.end());
+            report.step("whole-system tests and the package, in virtual machines", || machines.end());
         }
     }
     Ok(report.close())

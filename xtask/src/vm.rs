@@ -1,4 +1,5 @@
-//! `cargo xtask vm`: the whole-system suite in virtual machines, on each kernel of the matrix, with writ at the root cgroup.
+//! `cargo xtask vm`: the whole-system suite in virtual machines, on each kernel of the matrix, with writ at the root
+//! cgroup; and the package, on a host with systemd.
 
 mod beside;
 mod boot;
@@ -18,6 +19,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::build::{self, cargo_with_object};
+use crate::package;
 use crate::process::{command, read, run, say};
 use crate::setup;
 use crate::tally::Tally;
@@ -54,7 +56,7 @@ pub(crate) struct Options {
     /// Processors of a machine
     #[arg(long, default_value_t = 2)]
     cpus: u32,
-    /// Everything is built and set up; this file lists what is to run
+    /// Everything is built and set up; this file lists what is to run, and with the package if it names one
     #[arg(long, hide = true, value_name = "FILE", conflicts_with = "package")]
     built: Option<PathBuf>,
 }
@@ -83,13 +85,18 @@ const CORE: [&str; 4] = ["connect::", "families::", "forms::", "kernels::"];
 /// The subject of kernels that writ refuses to run on.
 const REFUSED: [&str; 1] = ["kernels::"];
 
-/// Runs the suite and fails if any test failed.
+/// Runs what was asked for and fails if any claim failed.
 pub(crate) fn vm(options: &Options) -> Result<()> {
-    if options.built.is_none() {
-        setup::setup(&setup::Options { build: true, vm: true, deb: options.package, ..Default::default() })?;
-        build::build(&build::Options { release: options.release })?;
-    }
-    let tally = suite(options)?;
+    let built = match &options.built {
+        Some(list) => beside::read(list)?,
+        None => {
+            setup::setup(&setup::Options { build: true, vm: true, deb: options.package, ..Default::default() })?;
+            build::build(&build::Options { release: options.release })?;
+            let package = if options.package { Some(package::deb(options.release)?) } else { None };
+            Built { executables: test_executables()?, package }
+        }
+    };
+    let tally = everything(options, &built)?;
     println!("\n{}", tally.summary());
     if tally.failed > 0 {
         bail!("a virtual machine's suite failed; its console and journal are below `target/vm/results/`");
@@ -97,8 +104,16 @@ pub(crate) fn vm(options: &Options) -> Result<()> {
     Ok(())
 }
 
-/// Runs the suite on every chosen kernel: all are run, whatever one of them does.
-fn suite(options: &Options) -> Result<Tally> {
+/// What a machine is booted for.
+enum Claims<'a> {
+    /// The whole-system tests of these subjects.
+    Subjects(Vec<&'a str>),
+    /// Those of the package: on a host with systemd, through a reboot.
+    Package { deb: &'a Path, thorough: bool },
+}
+
+/// Runs it on every chosen kernel: all are run, whatever one of them does.
+fn everything(options: &Options, built: &Built) -> Result<Tally> {
     let cache = cache()?;
     let versions: Vec<&str> = if options.kernel.is_empty() {
         kernel::MATRIX.iter().filter(|entry| options.all || entry.always).map(|entry| entry.version).collect()
@@ -107,36 +122,46 @@ fn suite(options: &Options) -> Result<Tally> {
     };
     let mut tally = Tally::default();
     for version in versions {
-        let on_this = one(&cache, version, options).unwrap_or_else(|error| {
-            println!("Linux {version}: {error:#}");
-            Tally::ONE_FAILURE
-        });
-        println!("    Linux {version}: {}", on_this.summary());
-        tally += on_this;
+        let subjects = Some(Claims::Subjects(subjects(options, version))).filter(|_| !options.package);
+        // All claims only by hand: what takes minutes on an emulated machine is for the native suite.
+        let thorough = options.package && !options.brief;
+        let package = built.package.as_deref().map(|deb| Claims::Package { deb, thorough });
+        for claims in subjects.into_iter().chain(package) {
+            let on_this = one(&cache, version, options, &claims, built).unwrap_or_else(|error| {
+                println!("Linux {version}: {error:#}");
+                Tally::ONE_FAILURE
+            });
+            let what = if matches!(claims, Claims::Package { .. }) { ", the package" } else { "" };
+            println!("    Linux {version}{what}: {}", on_this.summary());
+            tally += on_this;
+        }
     }
     Ok(tally)
 }
 
-fn one(cache: &Path, version: &str, options: &Options) -> Result<Tally> {
+/// Which subjects this kernel is asked for.
+fn subjects<'a>(options: &'a Options, version: &str) -> Vec<&'a str> {
+    if !options.filter.is_empty() {
+        return options.filter.iter().map(String::as_str).collect();
+    }
+    let always = kernel::MATRIX.iter().any(|entry| entry.version == version && entry.always);
+    match version {
+        "5.10" => REFUSED.to_vec(),
+        _ if always => SUBJECTS.to_vec(),
+        _ => CORE.to_vec(),
+    }
+}
+
+fn one(cache: &Path, version: &str, options: &Options, claims: &Claims<'_>, built: &Built) -> Result<Tally> {
     let kernel = kernel::fetch(cache, version)?;
     let image = root::image(cache, &kernel)?;
-    let suite = if options.package { "package-" } else { "" };
+    let of_package = matches!(claims, Claims::Package { .. });
+    let suite = if of_package { "package-" } else { "" };
     let results = cache.join("results").join(format!("{suite}{version}"));
     let input = cache.join(format!("input-{suite}{version}"));
-    if options.package {
-        install::collect(&input, options.release, !options.brief)?;
-    } else {
-        let subjects = match (options.filter.as_slice(), version) {
-            (filters @ [_, ..], _) => filters.iter().map(String::as_str).collect(),
-            ([], "5.10") => REFUSED.to_vec(),
-            ([], _) if kernel::MATRIX.iter().any(|entry| entry.version == version && !entry.always) => CORE.to_vec(),
-            ([], _) => SUBJECTS.to_vec(),
-        };
-        let built = match &options.built {
-            Some(list) => beside::read(list)?,
-            None => test_executables()?,
-        };
-        collect(&input, &subjects, &built)?;
+    match claims {
+        Claims::Subjects(subjects) => collect(&input, subjects, &built.executables)?,
+        Claims::Package { deb, thorough } => install::collect(&input, deb, &built.executables, *thorough)?,
     }
     say(&format!("booting Linux {}", kernel.release));
     let job = boot::Job {
@@ -147,8 +172,8 @@ fn one(cache: &Path, version: &str, options: &Options) -> Result<Tally> {
         timeout: Duration::from_secs(options.timeout),
         cpus: options.cpus,
         // One of the machines that get the package goes without: writ must work there, and say what is missing.
-        bpf_lsm: !options.package || version != kernel::WITHOUT_BPF_LSM,
-        reboots: options.package,
+        bpf_lsm: !of_package || version != kernel::WITHOUT_BPF_LSM,
+        reboots: of_package,
     };
     let outcome = match boot::boot(&job) {
         Err(error) if error.to_string().contains(STALE_BREAKPOINT) => {
@@ -218,7 +243,10 @@ fn stripped(from: &Path, to: &Path) -> Result<()> {
 
 /// Puts the prober somewhere.
 pub(crate) fn prober(to: &Path) -> Result<()> {
-    let executables = test_executables()?;
+    prober_of(&test_executables()?, to)
+}
+
+fn prober_of(executables: &[Executable], to: &Path) -> Result<()> {
     let probe = executables.iter().find(|executable| executable.name == "writ-probe");
     stripped(&probe.context("the tests crate built no prober")?.path, to)
 }
@@ -232,6 +260,14 @@ fn cache() -> Result<PathBuf> {
     let cache = workspace::target().join("vm");
     fs::create_dir_all(&cache).with_context(|| format!("cannot create `{}`", cache.display()))?;
     Ok(cache)
+}
+
+/// What the machines get, as it was built.
+#[derive(Serialize, Deserialize)]
+struct Built {
+    executables: Vec<Executable>,
+    /// The .deb, if its claims are to be tried.
+    package: Option<PathBuf>,
 }
 
 /// An executable of the tests crate.

@@ -7,7 +7,7 @@ use std::process::{Child, Stdio};
 
 use anyhow::{Context as _, Result};
 
-use super::Executable;
+use super::Built;
 use crate::process::{command, say, shown};
 use crate::tally::Tally;
 
@@ -18,14 +18,15 @@ pub(crate) struct Beside {
 }
 
 impl Beside {
-    /// Starts the suite, of what is built now: what is built later does not change it.
+    /// Starts the suite and then the package's claims, of what is built now: what is built later does not change it.
     ///
     /// It gives way to everything else (`nice`): what runs beside it on this kernel waits by the clock.
-    pub(crate) fn begin() -> Result<Self> {
+    pub(crate) fn begin(deb: PathBuf) -> Result<Self> {
         let cache = super::cache()?;
         let (list, log) = (cache.join("built.json"), cache.join("suite.log"));
-        let built = serde_json::to_vec(&super::test_executables()?).context("cannot list what was built")?;
-        fs::write(&list, built).with_context(|| format!("cannot write `{}`", list.display()))?;
+        let built = Built { executables: super::test_executables()?, package: Some(deb) };
+        let text = serde_json::to_vec(&built).context("cannot list what was built")?;
+        fs::write(&list, text).with_context(|| format!("cannot write `{}`", list.display()))?;
         let said = fs::File::create(&log).with_context(|| format!("cannot write `{}`", log.display()))?;
         let own = std::env::current_exe().context("cannot find this program")?;
         let mut suite = command("nice");
@@ -62,7 +63,7 @@ impl Drop for Beside {
 }
 
 /// What was built, as [`Beside::begin`] wrote it down.
-pub(super) fn read(list: &Path) -> Result<Vec<Executable>> {
+pub(super) fn read(list: &Path) -> Result<Built> {
     let text = fs::read(list).with_context(|| format!("cannot read `{}`", list.display()))?;
     serde_json::from_slice(&text).with_context(|| format!("`{}` is no list of what was built", list.display()))
 }
