@@ -12,13 +12,13 @@ use super::table::kernel_device;
 const MOST_ANCESTORS: usize = 64;
 
 /// One process of a lineage, as it is now.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Ancestor {
     pub(crate) pid: u32,
     /// In clock ticks since boot; 0 if it could not be read.
     pub(crate) started: u64,
-    /// Real, effective and saved uid; `None` if they could not be read.
-    pub(crate) uids: Option<[u32; 3]>,
+    /// `None` if they could not be read.
+    pub(crate) credentials: Option<Credentials>,
     /// Device, as the kernel writes it, and inode of the executable; `None` of a kernel thread.
     pub(crate) executable: Option<(u32, u64)>,
 }
@@ -42,15 +42,14 @@ pub(crate) fn lineage(pid: u32) -> Vec<Ancestor> {
         let (parent, started) = stat(pid).unwrap_or_default();
         let executable = fs::metadata(format!("/proc/{pid}/exe")).ok();
         let executable = executable.map(|file| (kernel_device(file.dev()), file.ino()));
-        let uids = credentials(pid).map(|credentials| credentials.uids);
-        found.push(Ancestor { pid, started, uids, executable });
+        found.push(Ancestor { pid, started, credentials: credentials(pid), executable });
         pid = parent;
     }
     found
 }
 
 /// As whom a process runs; `None` if it is gone.
-pub(crate) fn credentials(pid: u32) -> Option<Credentials> {
+fn credentials(pid: u32) -> Option<Credentials> {
     let text = fs::read(format!("/proc/{pid}/status")).ok()?;
     credentials_in(&String::from_utf8_lossy(&text))
 }
@@ -96,7 +95,7 @@ mod tests {
         let lineage = lineage(own);
         let (first, parent) = (lineage.first().unwrap(), lineage.get(1).unwrap());
         assert_eq!((first.pid, first.started), (own, stat.starttime));
-        assert_eq!(first.uids, Some(read.uids));
+        assert_eq!(first.credentials.as_ref(), Some(&read));
         assert!(first.executable.is_some());
         assert_eq!(parent.pid, stat.ppid.unsigned_abs());
         assert_eq!(lineage.last().unwrap().pid, 1, "init, or what is it here");

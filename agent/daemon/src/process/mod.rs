@@ -8,7 +8,7 @@ mod sighting;
 
 pub(crate) use fingerprint::{Baselines, Changed, Fingerprints};
 pub(crate) use holders::{holders, views};
-pub(crate) use lineage::{credentials, lineage};
+pub(crate) use lineage::{Ancestor, lineage};
 pub(crate) use services::{Owner, Service, services};
 pub(crate) use sighting::Sighting;
 mod peer;

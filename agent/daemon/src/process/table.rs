@@ -147,7 +147,7 @@ impl ProcessTable {
     pub(crate) fn uids_of(&self, lineage: &[Ancestor]) -> Vec<u32> {
         let mut found = Vec::new();
         for process in lineage.iter().take_while(|process| process.pid > 1) {
-            found.extend(process.uids.into_iter().flatten());
+            found.extend(process.credentials.iter().flat_map(|credentials| credentials.uids));
             found.extend(self.started_as.entries.get(&(process.pid, process.started)));
         }
         found.retain(|uid| *uid != 0);

@@ -1,21 +1,15 @@
 //! Who is on the other end of a connection, from the kernel and never from what it says.
 
-use std::collections::HashMap;
-use std::fs;
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, OwnedFd};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
 
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::unistd::{Gid, Group, Uid, User};
 use tokio::net::UnixStream;
 use writ_core::record::AskedBy;
 use writ_core::signal::Caller;
 use writ_core::table::{Identities, Subordinates};
 
+use super::sight::{Process, Sight, Sighting, Sightings};
 use crate::engine::{Actor, Asking, Engine};
-use crate::kernel::process_descriptor;
 use crate::process;
 
 /// The peer of one connection.
@@ -32,68 +26,19 @@ enum Kind {
 #[derive(Clone, Debug)]
 struct Local {
     uid: Option<u32>,
-    pid: Option<i32>,
-    /// Start of the process, in clock ticks: a pid that was reused has another.
-    started: Option<u64>,
+    /// `None`: it was gone already, or is none of this host's.
+    process: Option<Process>,
     /// What was seen of it last.
     seen: Arc<Sighting>,
 }
 
-/// What was seen of the processes that have connections open: those of one process share it.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Sightings(Arc<Mutex<HashMap<Process, Weak<Sighting>>>>);
-
-/// A process, and as whom it connected: uid, pid, start in clock ticks.
-type Process = (u32, i32, u64);
-
-/// One process: itself, as long as it lives, and what was seen of it last.
-#[derive(Debug, Default)]
-struct Sighting {
-    /// `None` where it could not be had: then its start is compared each time.
-    process: Option<OwnedFd>,
-    seen: Mutex<Option<Seen>>,
-}
-
-impl Sighting {
-    fn new((_, pid, started): Process) -> Self {
-        let process = process_descriptor(pid.unsigned_abs()).ok();
-        // What has the pid by now can be another one.
-        let process = process.filter(|_| process::start_ticks_of(pid) == Some(started));
-        Self { process, seen: Mutex::default() }
-    }
-
-    /// Whether the process has ended; `None`: it cannot be told by this.
-    fn has_ended(&self) -> Option<bool> {
-        let mut asked = [PollFd::new(self.process.as_ref()?.as_fd(), PollFlags::POLLIN)];
-        Some(poll(&mut asked, PollTimeout::ZERO).ok()? > 0)
-    }
-}
-
-impl Sightings {
-    /// What was seen of a process, for as long as one of its connections is open.
-    fn of(&self, process: Process) -> Arc<Sighting> {
-        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(sighting) = known.get(&process).and_then(Weak::upgrade) {
-            return sighting;
-        }
-        known.retain(|_, sighting| sighting.strong_count() > 0);
-        let sighting = Arc::new(Sighting::new(process));
-        known.insert(process, Arc::downgrade(&sighting));
-        sighting
-    }
-}
-
-/// What was seen of a process, and under which tables.
+/// The peer, with what the host says of it now: for the engine, which asks the host nothing more.
 #[derive(Clone, Debug)]
-struct Seen {
-    at: Instant,
-    generation: u64,
-    actor: Actor,
+pub(super) struct Looked {
+    peer: Peer,
+    /// `None` of a remote one, and of one that is gone.
+    sight: Option<Arc<Sight>>,
 }
-
-/// How long what was seen of a process is taken for what it is. It holds only while a connection is open that the process had
-/// before it could become anything else; whether the process is there is looked at every time.
-const LOOK: Duration = Duration::from_millis(100);
 
 /// A caller on another host.
 #[derive(Clone, Debug)]
@@ -139,7 +84,7 @@ impl Peer {
         let started = pid.and_then(process::start_ticks_of);
         let process = uid.zip(pid).zip(started).map(|((uid, pid), started)| (uid, pid, started));
         let seen = process.map(|process| sightings.of(process)).unwrap_or_default();
-        Self(Kind::Local(Local { uid, pid, started, seen }))
+        Self(Kind::Local(Local { uid, process, seen }))
     }
 
     /// A caller on another host.
@@ -156,7 +101,7 @@ impl Peer {
     }
 
     /// What can be said of a peer that is nobody here.
-    pub(super) fn unknown(&self) -> Actor {
+    fn unknown(&self) -> Actor {
         match &self.0 {
             Kind::Remote(remote) => Actor::remote(&remote.address.to_string()),
             // The uid is the kernel's word, whatever became of the process.
@@ -174,65 +119,61 @@ impl Peer {
         }
     }
 
-    /// Whether the peer was looked at before.
+    /// Asks the host who the peer is, unless that was done a moment ago.
+    pub(super) async fn look(&self) -> Looked {
+        let sight = match &self.0 {
+            Kind::Local(Local { process: Some(process), seen, .. }) => seen.look(*process).await,
+            Kind::Local(_) | Kind::Remote(_) => None,
+        };
+        Looked { peer: self.clone(), sight }
+    }
+}
+
+impl Looked {
+    /// Whether the peer was an actor before.
     pub(super) fn is_known(&self) -> bool {
-        match &self.0 {
-            Kind::Local(local) => local.seen.seen.lock().unwrap_or_else(PoisonError::into_inner).is_some(),
+        match &self.peer.0 {
+            Kind::Local(local) => local.seen.is_known(),
             Kind::Remote(_) => true,
         }
     }
 
     /// What is known of the peer now. `engine` knows which accounts its views lead to.
     pub(super) fn actor(&self, engine: &Engine) -> Result<Actor, Unidentified> {
-        match &self.0 {
-            Kind::Local(local) => local.actor(engine),
+        match &self.peer.0 {
+            Kind::Local(local) => local.actor(self.sight.as_ref().ok_or(Unidentified)?, engine),
             Kind::Remote(remote) => remote.actor(engine),
         }
+    }
+
+    /// The same, or what can be said of a peer that is nobody here.
+    pub(super) fn anybody(&self, engine: &Engine) -> Actor {
+        self.actor(engine).unwrap_or_else(|_| self.peer.unknown())
     }
 }
 
 impl Local {
-    /// What the host knows of the peer now. `engine` knows which accounts its views lead to.
-    fn actor(&self, engine: &Engine) -> Result<Actor, Unidentified> {
-        let (Some(uid), Some(pid)) = (self.uid, self.pid) else { return Err(Unidentified) };
-        let ended = || process::start_ticks_of(pid) != self.started;
-        if self.started.is_none() || self.seen.has_ended().unwrap_or_else(ended) {
+    fn actor(&self, sight: &Arc<Sight>, engine: &Engine) -> Result<Actor, Unidentified> {
+        let (uid, pid, started) = self.process.ok_or(Unidentified)?;
+        let ended = || process::start_ticks_of(pid) != Some(started);
+        if self.seen.has_ended().unwrap_or_else(ended) {
             return Err(Unidentified);
         }
         let generation = engine.current().map_or(0, |current| current.generation.active);
-        let mut seen = self.seen.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(seen) = seen.as_ref().filter(|seen| seen.generation == generation && seen.at.elapsed() < LOOK) {
-            return Ok(seen.actor.clone());
-        }
-        let actor = self.look(engine, uid, pid)?;
-        *seen = Some(Seen { at: Instant::now(), generation, actor: actor.clone() });
-        Ok(actor)
+        Ok(self.seen.actor(sight, generation, || actor(uid, pid.unsigned_abs(), sight, engine)))
     }
+}
 
-    fn look(&self, engine: &Engine, uid: u32, pid: i32) -> Result<Actor, Unidentified> {
-        let user = User::from_uid(Uid::from_raw(uid)).ok().flatten();
-        let loginuid = fs::read_to_string(format!("/proc/{pid}/loginuid"))
-            .ok()
-            .and_then(|text| text.trim().parse::<u32>().ok())
-            .filter(|loginuid| *loginuid != u32::MAX);
-        let process = pid.unsigned_abs();
-        let credentials = process::credentials(process).ok_or(Unidentified)?;
-        let [real, effective, _] = credentials.gids;
-        let gids = credentials.groups.iter().copied().chain([effective, real]);
-        let groups = gids.filter_map(|gid| Group::from_gid(Gid::from_raw(gid)).ok().flatten()).map(|group| group.name);
-        let groups = groups.collect();
-        let uids: Vec<u32> = [uid].into_iter().chain(loginuid).chain(credentials.uids).collect();
-        let lineage = process::lineage(process);
-        let executables: Vec<(u32, u64)> = lineage.iter().filter_map(|process| process.executable).collect();
-        let accounts = engine.accounts_of(&uids, process::cgroup_of(process).as_deref(), &executables);
-        let mut origins = engine.accounts_of(&engine.processes.uids_of(&lineage), None, &[]);
-        origins.retain(|origin| !accounts.contains(origin));
-        let executable = fs::read_link(format!("/proc/{pid}/exe")).ok().map(|path| path.to_string_lossy().into_owned());
-        let caller =
-            Caller { uid, loginuid, name: user.map(|user| user.name), groups, accounts, origins, transmitter: false };
-        let asking = Arc::new(Asking::new(process, &engine.kernel.cgroup().root));
-        Ok(Actor { caller, pid: Some(process), executable, process: Some(asking), asked_by: None })
-    }
+/// A process as the accounts that its views lead to.
+fn actor(uid: u32, pid: u32, sight: &Sight, engine: &Engine) -> Actor {
+    let executables: Vec<(u32, u64)> = sight.lineage.iter().filter_map(|process| process.executable).collect();
+    let accounts = engine.accounts_of(&sight.uids, sight.cgroup.as_deref(), &executables);
+    let mut origins = engine.accounts_of(&engine.processes.uids_of(&sight.lineage), None, &[]);
+    origins.retain(|origin| !accounts.contains(origin));
+    let (name, groups, loginuid) = (sight.user.clone(), sight.groups.clone(), sight.loginuid);
+    let caller = Caller { uid, loginuid, name, groups, accounts, origins, transmitter: false };
+    let asking = Arc::new(Asking::new(pid, &engine.kernel.cgroup().root));
+    Actor { caller, pid: Some(pid), executable: sight.executable.clone(), process: Some(asking), asked_by: None }
 }
 
 impl Engine {

@@ -46,9 +46,9 @@ impl<S: Sync> FromRequestParts<S> for Wanted {
 
 /// What the peer may see of what followed. Whether it may see an account's changes is whether it may ask about it.
 async fn page(engine: &Handle, peer: &Peer, since: Option<u64>, account: Option<String>) -> Result<Page, Fault> {
-    let peer = peer.clone();
+    let caller = peer.look().await;
     let look = move |engine: &mut Engine| {
-        let actor = peer.actor(engine).map_err(|error| Fault::unidentified(&error))?;
+        let actor = caller.actor(engine).map_err(|error| Fault::unidentified(&error))?;
         let current = engine.current().ok_or(crate::engine::Refusal::NotReady)?;
         let operator = actor.caller.is_operator(&current.config.agent.operators);
         let visible = |change: &Change| match &change.account {

@@ -14,6 +14,7 @@ mod metrics;
 mod openapi;
 mod routes;
 mod segment;
+mod sight;
 mod socket;
 mod ssf;
 mod tls;

@@ -117,13 +117,14 @@ async fn ask<R: Send + 'static>(
     peer: Peer,
     question: impl FnOnce(&mut Engine, &Actor) -> Result<R, Fault> + Send + 'static,
 ) -> Result<R, Fault> {
+    let caller = peer.look().await;
     engine
         .ask(move |engine| {
-            if !peer.is_known() {
+            if !caller.is_known() {
                 // How the caller and its ancestors were started may still be in the ring.
                 engine.pump();
             }
-            match peer.actor(engine) {
+            match caller.actor(engine) {
                 Ok(actor) => question(engine, &actor),
                 Err(error) => Err(Fault::unidentified(&error)),
             }

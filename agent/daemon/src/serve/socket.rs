@@ -10,12 +10,13 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use super::caller::{Peer, Sightings};
+use super::caller::Peer;
 use super::connection;
 use super::held::Held;
 use super::https::HttpsServer;
 use super::limit::{Limits, turn_away};
 use super::routes;
+use super::sight::Sightings;
 use super::ssf::Receiver;
 use crate::engine::Handle;
 

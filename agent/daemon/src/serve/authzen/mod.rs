@@ -138,9 +138,9 @@ fn broken(status: StatusCode, what: &str) -> Value {
 
 /// Asks once.
 async fn ask(engine: &Handle, peer: &Peer, asked: Asked) -> Result<Answered, Trouble> {
-    let peer = peer.clone();
+    let caller = peer.look().await;
     let answered = engine.ask_recorded(move |engine| {
-        let actor = peer.actor(engine).map_err(|error| Trouble(StatusCode::UNAUTHORIZED, error.to_string()))?;
+        let actor = caller.actor(engine).map_err(|error| Trouble(StatusCode::UNAUTHORIZED, error.to_string()))?;
         engine.decide(&asked, &actor).map_err(|refusal| match refusal {
             Refusal::NotPermitted(what) => Trouble(StatusCode::FORBIDDEN, what),
             other => Trouble(StatusCode::SERVICE_UNAVAILABLE, other.to_string()),

@@ -19,7 +19,7 @@ use writ_core::config::Transmitter;
 use writ_core::signal::{Caller, Incoming, Signal};
 
 use self::token::{Event, Refused, refused};
-use super::caller::Peer;
+use super::caller::{Looked, Peer};
 use crate::engine::{Actor, Engine, Handle};
 
 const VERIFICATION: &str = "https://schemas.openid.net/secevent/ssf/event-type/verification";
@@ -51,13 +51,14 @@ pub(super) async fn events(
 ) -> Response {
     let outcome = match accept(&engine, &receiver, &headers, &body).await {
         Ok((issuer, transmitter, event)) => {
-            let taken = engine.ask(move |engine| take(engine, &peer, &issuer, &transmitter, &event)).await;
+            let caller = peer.look().await;
+            let taken = engine.ask(move |engine| take(engine, &caller, &issuer, &transmitter, &event)).await;
             taken.map_err(|_| None)
         }
         Err(Some(refusal)) => {
-            let noted = refusal.clone();
+            let (noted, caller) = (refusal.clone(), peer.look().await);
             let note = move |engine: &mut Engine| {
-                let actor = peer.actor(engine).unwrap_or_else(|_| peer.unknown());
+                let actor = caller.anybody(engine);
                 let why = format!("{}: {}", noted.err, noted.description);
                 engine.note_refused("security event", &actor, None, &why);
             };
@@ -127,8 +128,8 @@ async fn accept(
 
 /// Makes the event a signal. What is well said but means nothing here is accepted, and recorded as not taken: RFC 8935's
 /// errors are for tokens that are wrong.
-fn take(engine: &mut Engine, peer: &Peer, issuer: &str, transmitter: &Transmitter, event: &Event) {
-    let delivered = peer.actor(engine).unwrap_or_else(|_| peer.unknown());
+fn take(engine: &mut Engine, caller: &Looked, issuer: &str, transmitter: &Transmitter, event: &Event) {
+    let delivered = caller.anybody(engine);
     let actor = Actor { caller: Caller::transmitter(issuer), ..delivered };
     if event.kind == VERIFICATION {
         verified(engine, transmitter, event, &actor);
