@@ -12,7 +12,7 @@ mod worker;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -93,6 +93,26 @@ struct Running {
     /// The size of the log up to which it still sends.
     stop: Sender<u64>,
     ended: Receiver<()>,
+    over: Arc<AtomicBool>,
+}
+
+/// A worker that did not end in time.
+struct Ending {
+    name: String,
+    kind: SinkKind,
+    over: Arc<AtomicBool>,
+}
+
+impl Ending {
+    /// Whether a sink of this name and kind must wait for it: two that write the same would send twice.
+    fn hinders(&self, name: &str, kind: &SinkKind) -> bool {
+        let same_place = match (&self.kind, kind) {
+            (SinkKind::OcsfFile { path: one, .. }, SinkKind::OcsfFile { path: other, .. }) => one == other,
+            (SinkKind::Journald { socket: one }, SinkKind::Journald { socket: other }) => one == other,
+            _ => false,
+        };
+        same_place || self.name == name
+    }
 }
 
 /// The sinks that run.
@@ -102,6 +122,7 @@ pub(crate) struct Sinks {
     identity: String,
     positions: PathBuf,
     running: BTreeMap<String, Running>,
+    ending: Vec<Ending>,
 }
 
 impl Sinks {
@@ -110,7 +131,13 @@ impl Sinks {
     pub(crate) fn new(log: &Path, state: &Path, identity: &str, size: u64) -> Self {
         let positions = state.join("sinks");
         position::rewind_all(&positions, identity, size);
-        Self { log: log.to_owned(), identity: identity.to_owned(), positions, running: BTreeMap::new() }
+        Self {
+            log: log.to_owned(),
+            identity: identity.to_owned(),
+            positions,
+            running: BTreeMap::new(),
+            ending: Vec::new(),
+        }
     }
 
     /// Makes the running sinks those of the configuration; one that did not change goes on undisturbed.
@@ -124,9 +151,10 @@ impl Sinks {
         for name in gone {
             if let Some(running) = self.running.remove(&name) {
                 // At once: what is in the log is sent when there is such a sink again.
-                running.end(0, Instant::now() + DRAINING, &name);
+                self.ending.extend(running.end(0, Instant::now() + DRAINING, &name));
             }
         }
+        self.ending.retain(|ending| !ending.over.load(Ordering::Acquire));
         for (name, settings) in wanted {
             if self.running.contains_key(name) {
                 continue;
@@ -150,12 +178,17 @@ impl Sinks {
         };
         let position = PositionFile::new(&self.positions, name, &self.identity);
         let worker = Worker::new(name, &self.log, &settings.types, target, position, Arc::clone(&progress), stopping);
+        let over = Arc::new(AtomicBool::new(false));
+        let earlier = self.ending.iter().filter(|ending| ending.hinders(name, &settings.kind));
+        let earlier: Vec<Arc<AtomicBool>> = earlier.map(|ending| Arc::clone(&ending.over)).collect();
+        let ended_too = Arc::clone(&over);
         std::thread::Builder::new().name(format!("sink {name}")).spawn(move || {
-            worker.run();
+            worker.run(&earlier);
+            ended_too.store(true, Ordering::Release);
             // Whoever waits for it may have given up.
             let _ = ends.send(());
         })?;
-        Ok(Running { settings: settings.clone(), progress, stop, ended })
+        Ok(Running { settings: settings.clone(), progress, stop, ended, over })
     }
 
     /// Lets every sink send what the log has, for a little while, and ends them.
@@ -187,13 +220,15 @@ impl Sinks {
 }
 
 impl Running {
-    /// Ends the worker once the log up to `size` is sent, or when it is time.
-    fn end(self, size: u64, until: Instant, name: &str) {
+    /// Ends the worker once the log up to `size` is sent, or when it is time: then it is given back.
+    fn end(self, size: u64, until: Instant, name: &str) -> Option<Ending> {
         let _ = self.stop.send(size);
         let left = until.saturating_duration_since(Instant::now());
         if self.ended.recv_timeout(left).is_err() {
             let next = self.progress.next.load(Ordering::Acquire);
             tracing::warn!(sink = name, next, "the sink did not take all records in time; it goes on from there");
+            return Some(Ending { name: name.to_owned(), kind: self.settings.kind, over: self.over });
         }
+        None
     }
 }

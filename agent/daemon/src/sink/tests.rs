@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use serde_json::Value;
@@ -12,7 +14,7 @@ use writ_core::config::{Sink, SinkKind};
 use writ_core::record::{Body, Process};
 
 use super::journald::entry;
-use super::{SinkState, Sinks};
+use super::{Ending, SinkState, Sinks};
 use crate::log::LogWriter;
 use crate::log::tests::Log;
 use crate::log::verify::tests::{record, records};
@@ -323,4 +325,30 @@ fn a_journal_that_comes_late_gets_every_record_once_across_restarts() {
     }
     sinks.finish(70);
     assert_eq!(found, (0..70).collect::<Vec<u64>>());
+}
+
+#[test]
+fn a_sink_waits_for_an_earlier_one_that_hangs_in_the_same_file() {
+    let bench = Bench::file(1 << 30, 1);
+    let (mut writer, _) = bench.log.open();
+    writer.append(&records(0..10)).unwrap();
+    let mut sinks = bench.start(&writer);
+    caught_up(&sinks, 10);
+    sinks.apply(&BTreeMap::new());
+    assert!(sinks.states().is_empty() && sinks.ending.is_empty(), "it ended when it was told to");
+    writer.append(&records(10..20)).unwrap();
+    // One that was told to, and is stuck in a write: a disk that hangs cannot be had here.
+    let over = Arc::new(AtomicBool::new(false));
+    let kind = bench.wanted["out"].kind.clone();
+    sinks.ending.push(Ending { name: "before it was renamed".to_owned(), kind, over: Arc::clone(&over) });
+
+    sinks.apply(&bench.wanted);
+
+    let waits = |sinks: &Sinks| state(sinks).error.is_some_and(|why| why.contains("has not let go yet"));
+    until("it says what it waits for", || waits(&sinks));
+    assert_eq!(state(&sinks).next, 10);
+    over.store(true, Ordering::Release);
+    caught_up(&sinks, 20);
+    sinks.finish(20);
+    assert_eq!(bench.sequences(0), expected(0..20));
 }

@@ -1,7 +1,7 @@
 //! The thread of one sink: reads the log, sends, remembers how far it came, and tries again what failed.
 
 use std::path::Path;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
@@ -67,8 +67,16 @@ impl Worker {
         worker
     }
 
-    /// Sends until it is told to stop.
-    pub(super) fn run(mut self) {
+    /// Sends until it is told to stop: not before those have ended that were told to stop and could not, because whatever they
+    /// write to hung.
+    pub(super) fn run(mut self, earlier: &[Arc<AtomicBool>]) {
+        while earlier.iter().any(|over| !over.load(Ordering::Acquire)) {
+            self.says(Some("what was sent to before has not let go yet".to_owned()));
+            match self.stop.recv_timeout(LOOK) {
+                Err(RecvTimeoutError::Timeout) => {}
+                Ok(_) | Err(RecvTimeoutError::Disconnected) => return,
+            }
+        }
         let mut follow: Option<Follow> = None;
         let mut pause = PAUSES.0;
         loop {
@@ -93,6 +101,7 @@ impl Worker {
                 }
             };
             match self.stop.recv_timeout(wait) {
+                Ok(until) if self.next() >= until => break,
                 Ok(until) => self.until = Some(until),
                 Err(RecvTimeoutError::Timeout) => {}
                 // Nobody is left who could say so.
