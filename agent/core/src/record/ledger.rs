@@ -63,7 +63,8 @@ impl Ledger {
     /// Takes a loss from the log: what settling made of it then.
     pub fn written_off(&mut self, loss: WrittenOff) {
         self.cpus.entry(loss.cpu).or_default().settle(loss.cpu, loss.to);
-        self.lost += loss.count;
+        // From a file: whatever it says.
+        self.lost = self.lost.saturating_add(loss.count);
     }
 
     /// The highest number of each CPU that is accounted for.

@@ -354,13 +354,15 @@ fn key_source(agent: &Agent, store: &Store) -> KeySource {
 /// An id for a host without a machine id: made once, kept in the state directory.
 fn fallback_id(store: &Store) -> String {
     let path = store.key().with_file_name("host-id");
-    if let Ok(id) = fs::read_to_string(&path) {
-        return id.trim().to_owned();
+    // One that a crash left unwritten is none.
+    if let Some(id) = fs::read_to_string(&path).ok().map(|id| id.trim().to_owned()).filter(|id| id.len() == 32) {
+        return id;
     }
     let mut bytes = [0u8; 16];
     let _ = getrandom::fill(&mut bytes);
     let id = bytes.iter().fold(String::new(), |id, byte| format!("{id}{byte:02x}"));
-    let _ = fs::write(&path, &id);
+    let made = path.with_extension("tmp");
+    let _ = fs::write(&made, &id).and_then(|()| fs::rename(&made, &path));
     id
 }
 

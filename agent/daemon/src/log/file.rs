@@ -62,7 +62,12 @@ pub(super) fn replace_with_mode(path: &Path, content: &[u8], sync: bool, mode: u
 }
 
 fn write_new(path: &Path, content: &[u8], sync: bool, mode: u32) -> io::Result<()> {
-    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(path)?;
+    // What a crash left under this name may share its content with something that counts.
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(path)?;
     file.set_permissions(Permissions::from_mode(mode))?;
     file.write_all(content)?;
     if sync { file.sync_all() } else { Ok(()) }

@@ -105,7 +105,11 @@ impl Follow {
         let segments = self.layout.segments()?;
         let place = segments.partition_point(|(first, _)| *first <= self.index).saturating_sub(1);
         let Some((first, path)) = segments.get(place) else { return Ok(false) };
-        let mut lines = SegmentLines::open(path)?;
+        let mut lines = match SegmentLines::open(path) {
+            // Pruned since it was listed: there is another first one.
+            Err(_) if !path.exists() => return self.open_segment(),
+            opened => opened?,
+        };
         let data = path.metadata().map_err(LogError::io("look at", path))?;
         let mut index = *first;
         while index < self.index {

@@ -126,7 +126,7 @@ impl Sequences {
         if in_tail {
             numbers.tail = Some(numbers.tail.map_or(from, |lowest| lowest.min(from)));
         }
-        let mut known = 0;
+        let mut known = 0u64;
         let (mut start, mut end) = (from, to);
         // Every range that touches the new one becomes part of it.
         while let Some((low, high)) = numbers.ranges.range(..=end.saturating_add(1)).next_back().map(|(l, h)| (*l, *h))
@@ -134,8 +134,8 @@ impl Sequences {
             if high.saturating_add(1) < start {
                 break;
             }
-            let overlap = (high.min(to) + 1).saturating_sub(low.max(from));
-            known += overlap;
+            let overlap = high.min(to).checked_sub(low.max(from)).map_or(0, |more| more.saturating_add(1));
+            known = overlap.saturating_add(known);
             numbers.ranges.remove(&low);
             (start, end) = (start.min(low), end.max(high));
         }
