@@ -3,7 +3,8 @@
 use std::path::Path;
 
 use anyhow::Context as _;
-use jiff::{Timestamp, ZonedDateTime};
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
 use writ_core::record::{Head, Time, time_of_id};
 
 use super::lookup::Lookup;
@@ -51,7 +52,8 @@ pub(super) fn since(text: &str) -> anyhow::Result<String> {
                 "`{text}` is neither a time (`2026-01-31T08:00:00Z`, `2026-01-31`) nor a duration (`15m`, `7d`)"
             ))
         })?;
-        let then = ZonedDateTime::now().checked_sub(span.abs());
+        // A day is 24 hours, whatever clocks were put forward or back meanwhile.
+        let then = Timestamp::now().to_zoned_datetime(TimeZone::UTC).checked_sub(span.abs());
         then.map_err(|_| output::usage(format!("`{text}` is longer ago than dates go back: no record is that old")))?
             .timestamp()
     };

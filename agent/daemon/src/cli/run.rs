@@ -157,10 +157,19 @@ async fn watchdog(handle: Handle) {
     }
 }
 
+/// How many seconds lie between two self-tests; 0: there are none but those that somebody asks for. For tests, which count
+/// attempts: it is not named in the unit, and a daemon that it weakens says so.
+const SELF_TEST_EVERY: &str = "WRIT_SELF_TEST_EVERY";
+
 /// Tries what must be refused, again and again: a hook that is attached and never fires looks like one that works.
 async fn test_each_minute(handle: Handle) {
-    const EVERY: Duration = Duration::from_secs(60);
-    let mut tick = tokio::time::interval_at(tokio::time::Instant::now() + EVERY, EVERY);
+    let asked = std::env::var(SELF_TEST_EVERY).ok().and_then(|seconds| seconds.parse().ok());
+    let every = Duration::from_secs(asked.unwrap_or(60));
+    if every.is_zero() {
+        tracing::warn!("{SELF_TEST_EVERY} is 0: that the hooks fire is not tested by itself");
+        return;
+    }
+    let mut tick = tokio::time::interval_at(tokio::time::Instant::now() + every, every);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         tick.tick().await;

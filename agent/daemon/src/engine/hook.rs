@@ -21,6 +21,8 @@ use writ_core::stance::{Escalation, Target};
 
 /// How long one run may take.
 const LONGEST: Duration = Duration::from_secs(10);
+/// How long one that failed is listened to after its end.
+const FAREWELL: Duration = Duration::from_secs(2);
 /// How many run at once.
 const AT_ONCE: usize = 4;
 /// How many wait; beyond it an escalation is on record, listed, and told to nobody.
@@ -245,24 +247,45 @@ fn once(job: &Job, longest: Duration) -> Result<(), String> {
         let _ = killpg(Pid::from_raw(group), Signal::SIGKILL);
     }
     let _ = child.wait();
-    outcome.map_err(|why| match said.recv_timeout(Duration::from_millis(200)) {
-        Ok(said) if !said.is_empty() => format!("{why}: {said}"),
+    outcome.map_err(|why| match said.so_far() {
+        said if !said.is_empty() => format!("{why}: {said}"),
         _ => why,
     })
 }
 
+/// What a process printed on standard error.
+struct Said {
+    text: Arc<Mutex<Vec<u8>>>,
+    /// Nothing more comes.
+    over: Receiver<()>,
+}
+
+impl Said {
+    /// All of it, or what came until patience ended: what it started may hold its end open.
+    fn so_far(&self) -> String {
+        let _ = self.over.recv_timeout(FAREWELL);
+        let text = self.text.lock().unwrap_or_else(PoisonError::into_inner);
+        String::from_utf8_lossy(&text).trim().to_owned()
+    }
+}
+
 /// The beginning of what a process prints on standard error; the rest is read and thrown away.
-fn listen(child: &mut Child) -> Receiver<String> {
-    let (sender, said) = sync_channel(1);
+fn listen(child: &mut Child) -> Said {
+    let text = Arc::new(Mutex::new(Vec::new()));
+    let (sender, over) = sync_channel(1);
     if let Some(mut output) = child.stderr.take() {
+        let text = Arc::clone(&text);
         thread::spawn(move || {
-            let mut kept = Vec::new();
-            let _ = output.by_ref().take(KEPT as u64).read_to_end(&mut kept);
-            let _ = sender.send(String::from_utf8_lossy(&kept).trim().to_owned());
-            let _ = std::io::copy(&mut output, &mut std::io::sink());
+            let mut buffer = [0; KEPT];
+            while let Ok(length @ 1..) = output.read(&mut buffer) {
+                let mut text = text.lock().unwrap_or_else(PoisonError::into_inner);
+                let room = KEPT.saturating_sub(text.len());
+                text.extend(buffer.iter().take(length.min(room)));
+            }
+            let _ = sender.send(());
         });
     }
-    said
+    Said { text, over }
 }
 
 #[cfg(test)]
@@ -291,7 +314,7 @@ mod tests {
     fn who_was_not_told_is_counted_by_account_and_shown_while_another_is_told() {
         let mut hook = Hook::default();
         let run = |hook: &mut Hook, account: &str| {
-            hook.run(account, &job("read line; sleep 0.2").command, &serde_json::json!({}));
+            hook.run(account, &job("read line; sleep 1").command, &serde_json::json!({}));
         };
         (0..30).for_each(|_| run(&mut hook, "flooding"));
         run(&mut hook, "another");

@@ -282,7 +282,14 @@ mod tests {
         let text = path.display().to_string();
         let (mut resolution, mut difference) = (Resolution::default(), Difference::default());
         fs::copy("/bin/sleep", &path).unwrap();
-        let mut child = std::process::Command::new(&path).arg("600").spawn().unwrap();
+        let mut sleep = std::process::Command::new(&path);
+        let mut child = loop {
+            match sleep.arg("600").spawn() {
+                // Somebody else's child has the descriptor that it was written by, until that child's own exec.
+                Err(error) if error.raw_os_error() == Some(libc::ETXTBSY) => std::thread::yield_now(),
+                spawned => break spawned.unwrap(),
+            }
+        };
         resolution.executable(&text, &mut difference);
         let first = *resolution.executables.get(&text).unwrap();
         fs::copy("/bin/sleep", directory.path().join("new")).unwrap();

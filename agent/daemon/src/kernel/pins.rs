@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io;
+use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 
 use aya::maps::{MapInfo, MapType};
@@ -12,6 +13,7 @@ use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 use writ_abi::ABI_VERSION;
 
 use super::btf::BtfError;
+use super::syscall;
 
 /// Why the kernel side could not be opened. Enforcement that is already pinned stays in force.
 #[derive(Debug, thiserror::Error)]
@@ -260,7 +262,8 @@ fn make(directory: &Path) -> Result<(), OpenError> {
 }
 
 /// Removes everything pinned below `root`, links first, so that no program runs on half its maps. Returns how many pins
-/// were removed; 0 means nothing was in force.
+/// were removed; 0 means nothing was in force. Nothing that a cgroup hook sees is judged when this returns; the kernel takes
+/// the second line's programs away a moment later.
 ///
 /// # Errors
 /// The first pin that could not be removed.
@@ -273,6 +276,10 @@ pub(crate) fn uninstall(root: &Path) -> io::Result<usize> {
     for entry in versions.flatten() {
         // Whatever else is there is somebody else's.
         if entry.file_name().to_str().is_some_and(|name| version_of(name).is_some()) {
+            for pin in fs::read_dir(entry.path().join("links")).into_iter().flatten().flatten() {
+                // Another kind of link, or an older kernel: gone with its pin.
+                let _ = syscall::open_pin(&pin.path()).and_then(|link| syscall::detach_link(link.as_fd()));
+            }
             removed += remove_version(&entry.path())?;
         }
     }

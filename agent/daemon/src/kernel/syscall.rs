@@ -139,6 +139,17 @@ pub(super) fn link_detached(link: BorrowedFd<'_>) -> io::Result<bool> {
     Ok(kind as u32 == BPF_LINK_TYPE_CGROUP && cgroup == 0)
 }
 
+/// Takes a cgroup link's program off its hook at once, whoever has the link (`BPF_LINK_DETACH`, Linux 5.9): without this it
+/// stays until the kernel comes to take the last pin's link apart.
+///
+/// # Errors
+/// The kernel's errno: EOPNOTSUPP for other links.
+pub(super) fn detach_link(link: BorrowedFd<'_>) -> io::Result<()> {
+    const BPF_LINK_DETACH: i64 = 34;
+    let fd = u64::from(link.as_raw_fd().cast_unsigned());
+    bpf(BPF_LINK_DETACH, &Attribute { words: [fd, 0, 0, 0, 0, 0, 0, 0] }, 4).map(drop)
+}
+
 /// Whether a link is still attached: a cgroup link to this cgroup, another anywhere (only cgroup links can be detached).
 ///
 /// # Errors

@@ -5,12 +5,17 @@ use std::fs::{self, File, Metadata};
 use std::os::unix::fs::MetadataExt as _;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
+use std::time::Duration;
 
+use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 /// The largest file that is read.
 const LARGEST: u64 = 512 << 20;
+/// So much later a change has another time, for certain: until Linux 6.13 files' times are those of the last timer tick, a
+/// hundredth of a second at most (include/linux/jiffies.h).
+const GRAIN: Duration = Duration::from_millis(20);
 /// How many files are told apart.
 const MOST: usize = 4_096;
 
@@ -34,6 +39,15 @@ impl Stamp {
             changed: (found.ctime(), found.ctime_nsec()),
             of_root: found.uid() == 0 && found.mode() & 0o022 == 0,
         }
+    }
+
+    /// How long until another change cannot have this time any more.
+    fn settles_in(&self) -> Duration {
+        let (seconds, nanoseconds) = self.changed;
+        let changed = SignedDuration::new(seconds, i32::try_from(nanoseconds).unwrap_or(0));
+        let age = Timestamp::now().as_duration().saturating_sub(changed);
+        // One from the future, by a clock that was set since: it need not be waited for.
+        if age.is_negative() { Duration::ZERO } else { GRAIN.saturating_sub(age.unsigned_abs()) }
     }
 }
 
@@ -132,6 +146,7 @@ impl Fingerprints {
         self.known.entry(path.to_owned()).or_insert(Known { stamp, digest: None, reading: true }).reading = true;
         let sender = self.sender.clone();
         let spawned = thread::Builder::new().name("fingerprint".into()).spawn(move || {
+            thread::sleep(reading.stamp.settles_in());
             let digest = digest(&reading.path, &reading.stamp);
             let _ = sender.send(Reading { digest, ..reading });
         });

@@ -14,10 +14,10 @@ use crate::engine::Handle;
 /// How often it is looked whether one is due.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// What was asked and not yet answered, by issuer.
+/// What was asked, by issuer: the last question, and the one before it, whose answer may still be on its way.
 #[derive(Clone, Debug, Default)]
 pub(in crate::serve) struct Asked {
-    states: Arc<Mutex<HashMap<String, String>>>,
+    states: Arc<Mutex<HashMap<String, [Option<String>; 2]>>>,
 }
 
 impl Asked {
@@ -26,8 +26,8 @@ impl Asked {
         let mut states = self.states.lock().unwrap_or_else(PoisonError::into_inner);
         match state {
             None => true,
-            // The last is kept until the next is asked: it may be delivered again.
-            Some(state) => states.entry(issuer.to_owned()).or_default() == state,
+            // They are kept until others are asked: an answer may be delivered again.
+            Some(state) => states.entry(issuer.to_owned()).or_default().iter().flatten().any(|asked| asked == state),
         }
     }
 
@@ -36,7 +36,10 @@ impl Asked {
         // Without randomness a state can be guessed, and still only by who can sign.
         let _ = getrandom::fill(&mut bytes);
         let state: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-        self.states.lock().unwrap_or_else(PoisonError::into_inner).insert(issuer.to_owned(), state.clone());
+        let mut states = self.states.lock().unwrap_or_else(PoisonError::into_inner);
+        let [last, _] = states.entry(issuer.to_owned()).or_default();
+        let before = last.replace(state.clone());
+        states.insert(issuer.to_owned(), [Some(state.clone()), before]);
         state
     }
 }
