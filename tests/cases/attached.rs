@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::net::SocketAddr;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
 use writ_tests::{Config, Host, KeepingPeer, TcpPeer, UdpPeer, wait};
@@ -95,4 +95,20 @@ fn pins_that_were_taken_away_whole_are_not_called_enforcement() {
     let reload = host.writ_output(&["reload"]);
     assert_eq!(reload.status.code(), Some(1), "{reload:?}");
     assert!(String::from_utf8_lossy(&reload.stderr).contains("programs are not attached"), "{reload:?}");
+}
+
+#[test]
+fn a_daemon_tests_by_itself_that_its_hooks_fire() {
+    let host = Host::prepare(&Config::new());
+    let mut daemon = host.writ(&["run"]).env("WRIT_SELF_TEST_EVERY", "1").stderr(Stdio::null()).spawn().unwrap();
+    let records = wait::within(wait::PATIENCE, || {
+        let begun = host.log_directory().join("records").is_dir();
+        let tested = if begun { host.records_of("lifecycle") } else { Vec::new() };
+        let tested: Vec<_> = tested.into_iter().filter(|record| record.text("/event") == "self-test").collect();
+        (tested.len() > 1).then_some(tested)
+    });
+    // Ended first: a claim that fails leaves nothing running.
+    daemon.kill().and_then(|()| daemon.wait()).unwrap();
+    let records = records.expect("it is tested again and again");
+    assert!(records.iter().all(|record| record.0["passed"] == json!(true)), "{records:?}");
 }

@@ -167,6 +167,10 @@ fn ids(policies: &Value) -> BTreeSet<&str> {
 
 /// What is wrong with the kernel's answer, if anything is.
 fn disagreement(record: &Record, refused: bool, simulated: &Value) -> Option<String> {
+    // At the turn of an hour that a policy names: the fallback is in force until the engine has written the next stance.
+    if record.text("/reason_code") == "stance-expired" && refused {
+        return None;
+    }
     let enforced = record.text("/type") == "decision";
     let verdict = simulated.pointer("/verdict").and_then(Value::as_str).unwrap_or_default();
     let found = [

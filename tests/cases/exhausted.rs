@@ -74,6 +74,8 @@ fn a_lineage_that_finds_no_room_is_refused_and_nobody_else() {
 
     let mut before = Shell::start(&host, &agent);
     assert!(before.told(&probe).contains("EACCES"), "while there is room its child is the account's");
+    // That child has ended, and left its place: it is taken with all others.
+    assert_eq!(before.told("echo done").trim(), "done");
     let full = lineage.fill(no_processes(), 0);
     assert!(full > 60_000, "{full}");
 

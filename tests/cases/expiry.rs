@@ -19,7 +19,7 @@ fn ahead(seconds: u64) -> (String, SystemTime) {
 fn access_ends_at_its_time_with_the_daemon_dead() {
     let peer = UdpPeer::new();
     // Long enough for an emulated machine to start the daemon and make its first attempt.
-    let (text, end) = ahead(if std::env::var_os("WRIT_TEST_CGROUP").is_some() { 40 } else { 12 });
+    let (text, end) = ahead(if std::env::var_os("WRIT_TEST_CGROUP").is_some() { 40 } else { 20 });
     let policy = format!(
         "@id(\"for-now\") @owner(\"o\") @reason(\"r\")\npermit (principal, action == Action::\"connect\", resource in \
          Destination::\"open\")\nwhen {{ context.now < datetime(\"{text}\") }};\n"

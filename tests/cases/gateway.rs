@@ -24,7 +24,7 @@ impl Gateway {
         let mut command = Command::new("/usr/bin/python3");
         command.arg(ADAPTER).arg(&socket).env("WRIT_SOCKET", host.socket()).stdin(Stdio::null()).stderr(Stdio::null());
         let child = command.spawn().expect("cannot run the adapter");
-        wait::until("the adapter listens", || socket.exists().then_some(()));
+        wait::until("the adapter listens", || std::os::unix::net::UnixStream::connect(&socket).ok());
         Self { directory, child }
     }
 
@@ -68,7 +68,7 @@ fn access_lasts_while_signals_are_fresh() {
     let gateway = Gateway::start(&host);
     assert_eq!(gateway.check(config::ACCOUNT, "GET", "/reports"), "403");
 
-    let signal = json!({ "account": config::ACCOUNT, "kind": "edr.heartbeat", "ttl": "3s" }).to_string();
+    let signal = json!({ "account": config::ACCOUNT, "kind": "edr.heartbeat", "ttl": "10s" }).to_string();
     let mut command = Command::new("curl");
     command.args(["--silent", "--fail", "--data", &signal, "--unix-socket"]).arg(host.socket());
     let sent = command.arg("http://writ/v1/signals").output().expect("curl is installed");

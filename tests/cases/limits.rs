@@ -9,7 +9,7 @@ use writ_tests::{Config, Host, TcpPeer, wait};
 /// Opens connections as the account under test until as many as asked for were tried, says how many were kept open, and
 /// keeps them until its input ends.
 const IDLE: &str = "
-import resource, select, socket, sys
+import resource, select, socket, sys, time
 soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
 resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 kept = []
@@ -30,13 +30,12 @@ poll = select.poll()
 open_still = {peer.fileno() for peer in kept}
 for peer in kept:
     poll.register(peer, select.POLLIN | select.POLLHUP)
-# The daemon closes what it does not keep as fast as it comes to it; two quiet seconds mean that it has.
-while found := poll.poll(2000):
-    for number, event in found:
+# The daemon closes what it does not keep as fast as it comes to it.
+until = time.monotonic() + 60
+while len(open_still) > 32 and time.monotonic() < until:
+    for number, event in poll.poll(1000):
         poll.unregister(number)
         open_still.discard(number)
-    if len(open_still) <= 32:
-        break
 print(len(open_still), flush=True)
 sys.stdin.read()
 ";

@@ -103,7 +103,7 @@ fn what_a_signal_closed_opens_by_itself_when_it_ends() {
         .file("signals.d/edr.toml", MALWARE);
     let host = Host::start(&config);
 
-    done(&host, &["signal", "send", "--account", config::ACCOUNT, "--kind", "edr.malware", "--ttl", "2s"]);
+    done(&host, &["signal", "send", "--account", config::ACCOUNT, "--kind", "edr.malware", "--ttl", "6s"]);
     host.attempt("tcp", &[peer.address]).assert_failed("EACCES");
     succeeds_soon(&host, &peer);
 
@@ -189,9 +189,10 @@ fn another_executable_ends_the_grant_for_good() {
 
 #[test]
 fn a_closed_window_blocks_an_agent_and_time_moves_it() {
-    // The window ends within the test; policies know minutes and instants.
+    // Policies know minutes and instants; this one ends within the test, and begins when the daemon runs.
     let peer = TcpPeer::new();
-    let until = jiff::Timestamp::now() + jiff::SignedDuration::from_secs(6);
+    let host = Host::start(&Config::new());
+    let until = jiff::Timestamp::now() + jiff::SignedDuration::from_secs(10);
     let window = format!(
         "@id(\"window\")\n@owner(\"dba\")\n@reason(\"maintenance ends\")\npermit (principal, action == \
          Action::\"connect\", resource in Destination::\"db\") when {{ context.now < \
@@ -209,8 +210,8 @@ fn a_closed_window_blocks_an_agent_and_time_moves_it() {
         .destination("db", peer.address)
         .file("policies.d/window.cedar", &window)
         .file("policies.d/opens.cedar", &opens);
-    let host = Host::start(&config);
-
+    host.configure(&config);
+    assert!(host.writ_output(&["reload"]).status.success());
     host.attempt("tcp", &[peer.address]).assert_succeeded();
     fails_soon(&host, &peer);
     succeeds_soon(&host, &peer);

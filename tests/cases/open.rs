@@ -150,7 +150,7 @@ fn what_policy_refuses_is_cut_at_the_start_where_that_is_configured() {
 fn without_a_daemon_the_end_of_a_grant_stops_the_packets_of_what_was_open_before() {
     let peer = UdpPeer::new();
     let mut host = Host::start(&Config::new().destination("logs", peer.address));
-    post(&host, "/v1/grants", json!({ "account": "tested", "to": "logs", "ttl": "8s", "reason": "a moment" }));
+    post(&host, "/v1/grants", json!({ "account": "tested", "to": "logs", "ttl": "20s", "reason": "a moment" }));
     host.stop_daemon();
     // Nothing judges: this connection is on no list.
     assert!(host.writ_output(&["uninstall"]).status.success());

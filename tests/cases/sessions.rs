@@ -202,7 +202,7 @@ fn without_a_daemon_the_end_of_a_grant_stops_the_packets_of_its_sessions() {
     let (stream, datagram) = (KeepingPeer::new(), UdpPeer::new());
     let mut host = Host::start(&Config::new().destination("db", stream.address).destination("logs", datagram.address));
     for to in ["db", "logs"] {
-        post(&host, "/v1/grants", json!({ "account": "tested", "to": to, "ttl": "5s", "reason": "a minute" }));
+        post(&host, "/v1/grants", json!({ "account": "tested", "to": to, "ttl": "12s", "reason": "a minute" }));
     }
     let mut tcp = host.hold(1, "tcp", stream.address);
     let mut udp = host.hold(1, "udp-connect", datagram.address);

@@ -27,7 +27,7 @@ const REFUSED: Option<i32> = Some(7);
 #[test]
 fn situation_1_an_agent_reaches_the_database_in_its_window_and_never_an_unusual_address() {
     let (usual, unusual) = (TcpPeer::new(), TcpPeer::new());
-    let until = jiff::Timestamp::now() + jiff::SignedDuration::from_secs(15);
+    let until = jiff::Timestamp::now() + jiff::SignedDuration::from_secs(25);
     let until = until.strftime("%Y-%m-%dT%H:%M:%SZ");
     let (file, window) = permit("window", "db", &format!("context.now < datetime(\"{until}\")"));
     let (other, known) = permit("known-only", "elsewhere", "!context.new_destination");
@@ -100,7 +100,7 @@ fn situation_4_a_session_lives_only_while_its_signals_are_fresh() {
     let mut config = Config::new()
         .destination("gateway", peer.address)
         .permit("to-gateway", "gateway")
-        .file("signals.d/edr.toml", "[signal.\"edr.heartbeat\"]\nttl = \"4s\"\nfreshness = true\n");
+        .file("signals.d/edr.toml", "[signal.\"edr.heartbeat\"]\nttl = \"10s\"\nfreshness = true\n");
     config.account = "requires-fresh = [\"edr.heartbeat\"]".into();
     let host = Host::start(&config);
     host.attempt("tcp", &[peer.address]).assert_failed("EACCES");

@@ -77,7 +77,8 @@ const SUBJECTS: [&str; 9] = [
 /// How a kernel dies whose emulator runs an instruction that was replaced meanwhile: each attachment of a BPF LSM program puts a
 /// breakpoint over the hook's first bytes for a moment (`text_poke_bp` in arch/x86/kernel/alternative.c), and QEMU without
 /// KVM can still have it translated when it is gone. Processors do not.
-const STALE_BREAKPOINT: &str = "Oops: int3";
+/// Linux 6.10 and later put `Oops: ` before it.
+const STALE_BREAKPOINT: &str = "int3: 0000 [#";
 /// The subject that changes the whole machine: left out everywhere else.
 const OF_THE_MACHINE: &str = "clock::";
 /// The subjects of kernels that only `--all` asks for.

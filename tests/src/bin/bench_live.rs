@@ -154,12 +154,18 @@ fn refusals(host: &Host, rounds: usize) -> anyhow::Result<()> {
     idle(host)?;
     let mut api = host.api();
     let mut watcher = Watcher::start(host)?;
-    let (mut refused, mut answered) = (Vec::new(), Vec::new());
+    let (mut floor, mut refused, mut answered) = (Vec::new(), Vec::new(), Vec::new());
     let started = Instant::now();
     for _ in 0..rounds {
         if started.elapsed() > MOST {
             break;
         }
+        // As long after the last question as the signal, and to the engine and back like it: what else it takes is writ's.
+        let began = now();
+        let (status, answer) = api.get("/.well-known/authzen-configuration");
+        floor.push(now() - began);
+        ensure!(status == 200, "metadata: {status} {answer}");
+        std::thread::sleep(Duration::from_millis(30));
         let began = now();
         let id = signal(&mut api, ACCOUNT, "bench.malware")?;
         answered.push(now() - began);
@@ -168,6 +174,7 @@ fn refusals(host: &Host, rounds: usize) -> anyhow::Result<()> {
         watcher.until("allowed")?;
         std::thread::sleep(Duration::from_millis(30));
     }
+    row("a question that asks and changes nothing → answered (the floor of the next)", floor);
     row("signal whose row is prepared → next connect refused", refused);
     row("the same → answered, after the grace period and its record", answered);
     Ok(())

@@ -19,8 +19,16 @@ const OUTPUT_BYTES: u64 = 256 << 20;
 const FIRST_WORD: Duration = Duration::from_secs(90);
 const VERDICT: &str = "writ-vm: verdict ";
 /// What a kernel says when its other words cannot be trusted any more.
-const TROUBLE: &[&str] =
-    &["Kernel panic", "BUG:", "Oops:", "general protection fault", "KASAN:", "UBSAN:", "WARNING: CPU"];
+const TROUBLE: &[&str] = &[
+    super::STALE_BREAKPOINT,
+    "Kernel panic",
+    "BUG:",
+    "Oops:",
+    "general protection fault",
+    "KASAN:",
+    "UBSAN:",
+    "WARNING: CPU",
+];
 const KERNEL_ARGUMENTS: &str = "root=/dev/nvme0n1 rootfstype=ext4 rootwait rw console=ttyS0 panic=-1 quiet \
      systemd.show_status=false lsm=lockdown,yama,integrity,apparmor";
 
