@@ -100,6 +100,8 @@ fn an_approved_question_is_permitted_and_only_that_one() {
     // What permitted it is in the record by value, and the approval ends by itself.
     let permitted = host.judgements().into_iter().rfind(|record| record.text("/verdict") == "allow").expect("recorded");
     assert_eq!(permitted.text("/request/context/approvals/0"), "a-person-first");
+    // The last was the user's.
+    assert_eq!((permitted.text("/grant/id"), permitted.text("/grant/reason")), (user.as_str(), "seen"));
     wait::until("the approval is over", || (ask(&host, &issue("prod-key"))["decision"] == false).then_some(()));
     let states = || -> Vec<String> {
         let records = host.records_of("escalation");

@@ -17,6 +17,7 @@ mod broker;
 mod clock;
 mod command_line;
 mod connect;
+mod contract;
 mod coverage;
 mod crash;
 mod differential;

@@ -129,9 +129,9 @@ pub(crate) struct SimulateBody {
     /// The moment instead of now.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub at: Option<jiff::Timestamp>,
-    /// Whether the destination is new to the account.
-    #[serde(default)]
-    pub new_destination: bool,
+    /// Whether the destination is new to the account, instead of what its baseline says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub new_destination: Option<bool>,
 }
 
 /// What a simulation says.

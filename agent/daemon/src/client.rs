@@ -57,7 +57,7 @@ impl ClientError {
         match self {
             Self::Unreachable { .. } | Self::Silent { .. } => 69,
             Self::Refused { status: 403, .. } => 77,
-            Self::Refused { status: 503, .. } => 69,
+            Self::Refused { status: 429 | 503, .. } => 69,
             Self::Refused { status: 400, .. } => 64,
             Self::Refused { status: 404 | 422, .. } => 1,
             Self::Refused { .. } | Self::Garbled(_) => 70,

@@ -12,8 +12,9 @@ use super::value::{path, person, size};
 use crate::signal::RiskRule;
 
 /// The keys of `writ.toml`.
-pub(super) const AGENT_KEYS: [&str; 16] = [
+pub(super) const AGENT_KEYS: [&str; 17] = [
     "mode",
+    "label",
     "approvers",
     "operators",
     "escalation-ttl",
@@ -47,6 +48,9 @@ pub(super) const MODES: [(&str, Mode); 2] = [("enforce", Mode::Enforce), ("obser
 /// How `risk` is written.
 const RISKS: [(&str, RiskRule); 2] = [("max", RiskRule::Maximum), ("sum", RiskRule::CappedSum)];
 
+/// The longest `label`, in bytes.
+const LONGEST_LABEL: usize = 128;
+
 /// The smallest ring: a burst of some two hundred decisions.
 const MIN_RING: u64 = 64 << 10;
 
@@ -66,6 +70,7 @@ impl Default for Agent {
     fn default() -> Self {
         Self {
             mode: Mode::Enforce,
+            label: None,
             approvers: vec!["root".to_owned()],
             operators: vec!["root".to_owned()],
             escalation_ttl: Duration::from_secs(3_600),
@@ -121,6 +126,7 @@ pub(super) fn read_agent(mut section: Section<'_, '_>, facts: &HostFacts) -> Age
     let default = Agent::default();
     Agent {
         mode: section.choice("mode", &MODES).unwrap_or(default.mode),
+        label: section.parsed("label", label),
         approvers: people(&mut section, "approvers").unwrap_or(default.approvers),
         operators: people(&mut section, "operators").unwrap_or(default.operators),
         escalation_ttl: section.duration("escalation-ttl").unwrap_or(default.escalation_ttl),
@@ -158,6 +164,14 @@ fn read_command(section: &mut Section<'_, '_>) -> Vec<String> {
 /// A list of users and groups.
 pub(super) fn people(section: &mut Section<'_, '_>, key: &str) -> Option<Vec<String>> {
     Some(section.list(key, person)?.into_iter().map(|(person, _)| person).collect())
+}
+
+fn label(text: &str) -> Result<String, Fault> {
+    if text.is_empty() || text.len() > LONGEST_LABEL || text.chars().any(char::is_control) {
+        return Err(Fault::new("bad-label", "it is no line of 1 to 128 bytes".to_owned())
+            .help("write what tells this configuration from others, e.g. \"2026-11-26 payments\""));
+    }
+    Ok(text.to_owned())
 }
 
 fn time_zone(name: &str, facts: &HostFacts) -> Result<String, Fault> {

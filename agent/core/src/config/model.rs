@@ -52,6 +52,8 @@ pub enum Mode {
 pub struct Agent {
     /// The mode of accounts that set none.
     pub mode: Mode,
+    /// What `status` shows this configuration as.
+    pub label: Option<String>,
     /// Who may approve, grant, offboard: user names, or `%group`.
     pub approvers: Vec<String>,
     /// Who may send signals and reload: user names, or `%group`.

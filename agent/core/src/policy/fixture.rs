@@ -59,6 +59,7 @@ pub(crate) fn config(accounts: Vec<Account>, policies: &str) -> Config {
     Config {
         agent: Agent {
             mode: Mode::Enforce,
+            label: None,
             approvers: vec!["root".into()],
             operators: Vec::new(),
             escalation_ttl: Duration::from_secs(3600),

@@ -80,14 +80,14 @@ pub struct Decision {
     pub effective_mode: EffectiveMode,
     /// `connect`, `open-socket`, or an action of the decision point.
     pub action: String,
-    /// Where the attempt was going; absent where the action has no destination (`open-socket`).
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    /// Where the attempt was going; null where the action has no destination (`open-socket`).
+    #[serde(default)]
     pub destination: Option<Destination>,
     /// The address as the caller gave it, where another one was judged (IPv4-mapped, NAT64, unspecified).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub given_address: Option<String>,
-    /// The process that made the attempt; absent for questions from other hosts.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    /// The process that made the attempt; null for questions from other hosts.
+    #[serde(default)]
     pub process: Option<Process>,
     /// Who asked, for questions from other hosts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -107,8 +107,8 @@ pub struct Decision {
     pub grant: Option<GrantRef>,
     /// The Cedar request.
     pub request: Request,
-    /// Where in the kernel it was decided; absent for questions to the decision endpoint.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    /// Where in the kernel it was decided; null for questions to the decision endpoint.
+    #[serde(default)]
     pub kernel: Option<Kernel>,
     /// Why (see [`super::REASON_CODES`]).
     pub reason_code: String,

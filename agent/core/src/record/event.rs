@@ -174,24 +174,5 @@ fn comm_text(comm: &[u8]) -> String {
 
 /// The name of an errno that writ can return; `E` and the number for any other.
 pub fn errno_name(errno: u16) -> String {
-    let name = match errno {
-        1 => "EPERM",
-        2 => "ENOENT",
-        11 => "EAGAIN",
-        13 => "EACCES",
-        22 => "EINVAL",
-        93 => "EPROTONOSUPPORT",
-        97 => "EAFNOSUPPORT",
-        99 => "EADDRNOTAVAIL",
-        100 => "ENETDOWN",
-        101 => "ENETUNREACH",
-        103 => "ECONNABORTED",
-        104 => "ECONNRESET",
-        110 => "ETIMEDOUT",
-        111 => "ECONNREFUSED",
-        112 => "EHOSTDOWN",
-        113 => "EHOSTUNREACH",
-        other => return format!("E{other}"),
-    };
-    name.to_owned()
+    crate::config::errno_name(errno).map_or_else(|| format!("E{errno}"), str::to_owned)
 }

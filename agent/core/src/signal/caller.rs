@@ -145,13 +145,31 @@ impl Source {
     }
 }
 
+/// A login uid as records write it. Earlier versions kept none where there was none.
+mod attributed {
+    use serde::{Deserialize as _, Deserializer, Serialize as _, Serializer};
+
+    use crate::record::LoginUid;
+
+    pub(super) fn serialize<S: Serializer>(loginuid: &Option<u32>, serializer: S) -> Result<S::Ok, S::Error> {
+        loginuid.map_or(LoginUid::Unattributed, LoginUid::Uid).serialize(serializer)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u32>, D::Error> {
+        Ok(match Option::<LoginUid>::deserialize(deserializer)? {
+            Some(LoginUid::Uid(uid)) => Some(uid),
+            Some(LoginUid::Unattributed) | None => None,
+        })
+    }
+}
+
 /// Who approved, granted, offboarded or broke glass.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Approver {
     /// Effective uid.
     pub uid: u32,
-    /// Login uid; without one, records show the approval as unattributed.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    /// Login uid; without one the approval is `"unattributed"`.
+    #[serde(default, with = "attributed")]
     pub loginuid: Option<u32>,
     /// User name.
     #[serde(default, skip_serializing_if = "Option::is_none")]

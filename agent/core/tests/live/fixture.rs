@@ -68,6 +68,7 @@ pub(crate) fn config() -> Config {
     Config {
         agent: Agent {
             mode: Mode::Enforce,
+            label: None,
             approvers: vec!["root".into(), "%security".into()],
             operators: vec!["ops".into()],
             escalation_ttl: HOUR,

@@ -1,5 +1,6 @@
 //! `writ check`: everything that is wrong with a configuration, at once, without privileges.
 
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -26,20 +27,24 @@ pub(super) fn run(config_dir: &Path, args: &Args) -> anyhow::Result<ExitCode> {
     let mut findings: Vec<Diagnostic> = loaded.diagnostics.clone();
     findings.extend(loaded.config.iter().flat_map(|config| Bundle::compile(config).1));
     let refused = findings.iter().filter(|finding| finding.severity == Severity::Error).count();
+    let (mut out, mut printed) = (std::io::stdout().lock(), Ok(()));
     if args.json {
-        println!("{}", render::to_json(&findings));
+        printed = writeln!(out, "{}", render::to_json(&findings));
     } else {
         eprint!("{}", render::render(&findings, &loaded.sources, output::colours()));
         let warnings = findings.len() - refused;
         match (refused, &loaded.config) {
-            (0, Some(config)) => println!(
-                "ok: {} service accounts, {} destinations, {} policy files, {warnings} warnings",
-                config.accounts.len(),
-                config.destinations.len(),
-                config.policies.len()
-            ),
+            (0, Some(config)) => {
+                printed = writeln!(
+                    out,
+                    "ok: {} service accounts, {} destinations, {} policy files, {warnings} warnings",
+                    config.accounts.len(),
+                    config.destinations.len(),
+                    config.policies.len()
+                );
+            }
             _ => eprintln!("refused: {refused} errors, {warnings} warnings"),
         }
     }
-    Ok(if refused == 0 && loaded.config.is_some() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    output::found(refused == 0 && loaded.config.is_some(), printed.map_err(anyhow::Error::from))
 }

@@ -98,6 +98,10 @@ pub(super) fn run(config_dir: &Path, args: &Args) -> anyhow::Result<ExitCode> {
             findings.extend(of_daemon(&status));
             findings.extend(of_surroundings(&status.surroundings));
         }
+        // It runs, and is not for everybody to ask.
+        Err(error) if matches!(error.downcast_ref(), Some(ClientError::Refused { status: 403, .. })) => {
+            return Err(error);
+        }
         Err(error) => {
             if let Some(vantage) = vantage(config_dir, &agent) {
                 findings.extend(of_surroundings(&vantage.look()));

@@ -3,6 +3,7 @@
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use writ_core::log::{Checkpoint, ProofError, TileNodes, TilePath, TlogProof, inclusion_proof};
@@ -10,6 +11,11 @@ use writ_core::log::{Checkpoint, ProofError, TileNodes, TilePath, TlogProof, inc
 use super::find::by_id;
 use super::output;
 use crate::log::{Layout, own_key, tile_hashes};
+
+/// How long a record is waited for to be signed: the daemon signs every second.
+const SIGNED_WITHIN: Duration = Duration::from_millis(2_500);
+/// How often it is looked whether it is.
+const LOOK: Duration = Duration::from_millis(50);
 
 /// Options of `prove`.
 #[derive(clap::Args, Clone, Debug)]
@@ -35,10 +41,17 @@ pub(super) fn proof_of(id: &str, log: &Path) -> anyhow::Result<TlogProof> {
     // The daemon signs every second; a proof needs one checkpoint that covers the record, and the tiles it was made of,
     // which may be replaced between the two reads.
     let mut failure = None;
-    for _attempt in 0..5 {
+    let patience = Instant::now() + SIGNED_WITHIN;
+    let mut attempts = 0;
+    while attempts < 5 {
         let note = std::fs::read_to_string(layout.checkpoint())
             .with_context(|| format!("cannot read {}", layout.checkpoint().display()))?;
         let checkpoint = Checkpoint::open(&note, &key)?;
+        if found.index >= checkpoint.size && Instant::now() < patience {
+            std::thread::sleep(LOOK);
+            continue;
+        }
+        attempts += 1;
         if found.index >= checkpoint.size {
             let (index, size) = (found.index, checkpoint.size);
             return Err(output::not_found(format!(

@@ -35,9 +35,9 @@ pub(super) struct Args {
     /// The executable, by path
     #[arg(long)]
     executable: Option<String>,
-    /// As if the destination were new to the account
-    #[arg(long)]
-    new_destination: bool,
+    /// As if the destination were new to the account, or (=false) not; by itself, what its baseline says
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    new_destination: Option<bool>,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -102,7 +102,9 @@ fn alone(config_dir: &Path, asked: &SimulateBody) -> anyhow::Result<Simulated> {
     };
     let mut state = AccountState::quiet(asked.at.unwrap_or_else(Timestamp::now));
     state.risk = asked.risk.unwrap_or(0);
-    simulate(&config, &bundle, asked, &state).map_err(|refusal| output::refused(refusal.to_string()))
+    // Nobody has seen it go anywhere: everything is new, unless that is being learnt.
+    let new = || config.accounts.get(&asked.account).is_none_or(|account| account.learning.is_none());
+    simulate(&config, &bundle, asked, &state, new).map_err(|refusal| output::refused(refusal.to_string()))
 }
 
 fn show(asked: &SimulateBody, simulated: &Simulated) {

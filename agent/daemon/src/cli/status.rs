@@ -92,7 +92,9 @@ fn show(status: &Status) {
         let programs = detached.programs.join(" ");
         println!("{} {programs} {}: {state}", output::painted("detached: ", AnsiColor::Red), output::ago(detached.at));
     }
+    println!("bundle    {}", status.bundle.as_deref().unwrap_or("unknown"));
     println!("policies  {}", status.policy_digest);
+    println!("sessions  {}", status.sessions);
     println!("cgroup    {}{}", status.cgroup, if status.partial { "  (part of the host)" } else { "" });
     println!("coverage  {}", status.coverage.join(" "));
     let records = status.records;

@@ -13,7 +13,7 @@ use writ_core::stance::{Escalation, EscalationStatus, Situation, Target};
 
 use super::clock::Clocks;
 use super::escalate::connect_target;
-use super::evidence::describe;
+use super::evidence::{approval, describe};
 use super::explain::Moment;
 use super::question::{Answered, Asked, quoted};
 use super::{Actor, Engine, Refusal};
@@ -267,7 +267,7 @@ impl Engine {
     }
 
     /// Whether the account has not been there: as the kernel remembers it, and never while its baseline is learnt.
-    fn is_new(&self, account: &str, ip: std::net::IpAddr, now: Timestamp) -> bool {
+    pub(super) fn is_new(&self, account: &str, ip: std::net::IpAddr, now: Timestamp) -> bool {
         let Some(current) = self.current() else { return true };
         let learning = current.config.accounts.get(account).and_then(|account| account.learning);
         let since = self.numbers.known_since.get(account).copied().unwrap_or(now);
@@ -289,6 +289,16 @@ impl Engine {
         let mut context = Context { account: account.clone(), policies: refer(determining), ..Context::default() };
         if let (Some(moment), Some(situation)) = (&judged.moment, &judged.situation) {
             describe(&mut context, moment, situation, clocks.wall);
+        }
+        if evaluation.verdict == Verdict::Allow && context.grant.is_none() {
+            let target = match &judged.attempt {
+                Some(attempt @ Attempt::Connect { executable, .. }) => connect_target(attempt, executable.as_deref()),
+                _ => Some(action_target(&judged.request)),
+            };
+            context.grant = target.and_then(|target| {
+                let approved = self.live.escalations().approved(&account, &target, self.base.digest(), clocks.wall);
+                approval(approved, &target, clocks.wall)
+            });
         }
         let stance_digest = current.and_then(|current| {
             let index = current.generation.account(&account)?;

@@ -4,13 +4,13 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use writ_abi::{DecisionEvent, Family, Hook, Protocol, Reason};
+use writ_abi::{DecisionEvent, Family, Hook, Protocol, Reason, Verdict};
 use writ_core::policy::Attempt;
 use writ_core::record::{
     Body, Context, Decision, GrantRef, IdSource, Lifecycle, LoginUid, PolicyRef, Record, Request, SignalRef, Time,
     alike, record_id,
 };
-use writ_core::stance::Situation;
+use writ_core::stance::{Escalation, Situation, Target};
 
 use super::Engine;
 use super::clock::Clocks;
@@ -145,6 +145,13 @@ impl Engine {
         }
         if let (Some(moment), Some(situation)) = (&moment, &situation) {
             describe(&mut context, moment, situation, at);
+            if event.verdict == Verdict::Allow as u8
+                && context.grant.is_none()
+                && let Attempt::Connect { executable, .. } = &attempt
+                && let Some(target) = connect_target(&attempt, executable.as_deref())
+            {
+                context.grant = approval(moment.approved.iter(), &target, at);
+            }
         }
         Explained { attempt, context }
     }
@@ -311,6 +318,22 @@ pub(super) fn describe(context: &mut Context, moment: &Moment, situation: &Situa
             reason: grant.reason.clone(),
             expires: Time(grant.expires),
         });
+}
+
+/// The approval that let an attempt through, by value, as the grant that it is: `None` if there was none for this.
+pub(super) fn approval<'a>(
+    approved: impl Iterator<Item = &'a Escalation>,
+    target: &Target,
+    at: Timestamp,
+) -> Option<GrantRef> {
+    let approved = approved.into_iter().find(|approved| approved.target == *target && at < approved.expires)?;
+    let answer = approved.answer.as_ref()?;
+    Some(GrantRef {
+        id: approved.id.clone(),
+        approver: approver(&answer.approver),
+        reason: answer.reason.clone(),
+        expires: Time(approved.expires),
+    })
 }
 
 /// An approver as records name one.

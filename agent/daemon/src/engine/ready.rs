@@ -213,6 +213,7 @@ pub(crate) fn open(config_dir: &Path) -> Result<OpenedEngine, StartError> {
         unsettled: super::together::Unsettled::default(),
         store,
     };
+    engine.denials.recall(Path::new(&agent.paths.log), first_own);
     // The journal begins anew: what it said is in the state now.
     engine.save_live();
     if !recovery.is_clean() {

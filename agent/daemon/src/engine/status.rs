@@ -229,7 +229,7 @@ impl Engine {
             not_enforced,
             policy_digest: current.policy_digest.clone(),
             configuration_digest: self.base_digest.clone(),
-            bundle: None,
+            bundle: Some(current.config.agent.label.clone().unwrap_or_else(|| short(&self.base_digest).to_owned())),
             generation: Active(current.generation.active).generation(),
             degraded: self
                 .degraded
@@ -335,4 +335,9 @@ fn unmatched(missing: &Unresolved, account: &str) -> Option<String> {
         Unresolved::Executable { account: of, path } if of == account => Some(format!("executable {path}")),
         _ => None,
     }
+}
+
+/// The beginning of a digest: enough to tell configurations apart.
+fn short(digest: &str) -> &str {
+    digest.get(.."sha256-".len() + 12).unwrap_or(digest)
 }

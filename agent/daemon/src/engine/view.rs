@@ -67,7 +67,8 @@ impl Engine {
         if let Some(risk) = asked.risk {
             state.risk = risk;
         }
-        let mut simulated = simulate(&current.config, &current.bundle, asked, &state)?;
+        let new = || self.is_new(&asked.account, current.bundle.canonical(asked.address), at);
+        let mut simulated = simulate(&current.config, &current.bundle, asked, &state, new)?;
         simulated.live = true;
         if situation.offboarded {
             simulated.verdict = "deny".into();
@@ -82,7 +83,7 @@ impl Engine {
     }
 }
 
-/// What a connect would meet in a state.
+/// What a connect would meet in a state. `new`: whether the account has not been there, where the question does not say.
 ///
 /// # Errors
 /// There is no such account, or the protocol is not known.
@@ -91,6 +92,7 @@ pub(crate) fn simulate(
     bundle: &Bundle,
     asked: &SimulateBody,
     state: &AccountState,
+    new: impl FnOnce() -> bool,
 ) -> Result<Simulated, Refusal> {
     let account = config
         .accounts
@@ -104,7 +106,7 @@ pub(crate) fn simulate(
         ip: asked.address,
         port: asked.port,
         protocol,
-        new_destination: asked.new_destination,
+        new_destination: asked.new_destination.unwrap_or_else(new),
         executable: asked.executable.clone(),
     };
     let Evaluation { verdict, would, reason, policies, errors, .. } = bundle.evaluate(&asked.account, state, &attempt);

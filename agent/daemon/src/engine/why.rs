@@ -1,6 +1,7 @@
 //! What an account was refused lately, for the account itself: it learns why and what to do, and nothing of others.
 
 use std::collections::{HashMap, VecDeque};
+use std::path::Path;
 
 use jiff::Timestamp;
 use writ_core::record::{Body, Decision, Record, Verdict};
@@ -8,9 +9,12 @@ use writ_core::stance::{EscalationStatus, Target};
 
 use super::{Actor, Engine, Refusal};
 use crate::api::{Denial, OpenEscalation, WhyAccount, WhyAnswer};
+use crate::log::Follow;
 
 /// How many different refusals are kept for one account.
 const KEPT: usize = 16;
+/// How many lines of the log are looked through at a start.
+const RECALLED: u64 = 2_000;
 
 /// One refusal, and whose it was.
 #[derive(Clone, Debug)]
@@ -36,6 +40,23 @@ impl Denials {
         }
         let Some(process) = &judged.process else { return };
         self.keep_judged((&record.id, record.time.0), judged, Some(process.uid), process.executable.clone());
+    }
+
+    /// Takes up what the end of a log says was refused, at a start: who was refused is told why, whoever told the kernel so.
+    pub(super) fn recall(&mut self, log: &Path, size: u64) {
+        let mut follow = Follow::from_index(log, size.saturating_sub(RECALLED));
+        // What cannot be read is missing in the answers, and nowhere else.
+        while let Ok(Some((_, line))) = follow.next_line() {
+            let Ok(record) = Record::from_line(&line) else { continue };
+            let Body::Decision(judged) = &record.body else { continue };
+            let path = judged.process.as_ref().and_then(|process| process.executable.clone());
+            match judged.identified_by.as_slice() {
+                [by] if by == "caller" || by == "subject" => {
+                    self.keep_answer(&record.id, record.time.0, judged, by == "caller", path);
+                }
+                _ => self.keep(&record),
+            }
+        }
     }
 
     /// Keeps a refused question of the decision point. `itself`: the account asked, and not somebody about it.

@@ -15,6 +15,7 @@ fn refused(text: &str, expected: &[&str]) {
 fn no_file_at_all_means_the_documented_defaults() {
     let expected = Agent {
         mode: Mode::Enforce,
+        label: None,
         approvers: vec!["root".into()],
         operators: vec!["root".into()],
         escalation_ttl: Duration::from_secs(3_600),
@@ -60,6 +61,7 @@ fn every_setting_is_read() {
         on-escalation = ["/usr/bin/page", "team"]
         risk = "sum"
         time-zone = "Europe/Berlin"
+        label = "2026-11-26 payments"
         nat64 = ["64:ff9b::/96"]
         [paths]
         state = "/s"
@@ -82,6 +84,7 @@ fn every_setting_is_read() {
     "#;
     let expected = Agent {
         mode: Mode::Observe,
+        label: Some("2026-11-26 payments".into()),
         approvers: vec!["root".into(), "%security".into()],
         operators: vec![],
         escalation_ttl: Duration::from_secs(1_800),
@@ -130,7 +133,7 @@ fn an_unknown_key_is_refused_at_the_key() {
     refused(
         "colour = 1\n",
         &[
-            "1:1: error[unknown-key]: unknown key `colour` in `writ.toml`; one of: `mode`, `approvers`, `operators`, `escalation-ttl`, `grant-max-ttl`, `on-escalation`, `risk`, `time-zone`, `nat64`, `paths`, `kernel`, `log`, `sessions`, `sink`, `ssf`, `https`",
+            "1:1: error[unknown-key]: unknown key `colour` in `writ.toml`; one of: `mode`, `label`, `approvers`, `operators`, `escalation-ttl`, `grant-max-ttl`, `on-escalation`, `risk`, `time-zone`, `nat64`, `paths`, `kernel`, `log`, `sessions`, `sink`, `ssf`, `https`",
         ],
     );
 }
@@ -231,6 +234,18 @@ fn a_socket_path_fits_its_address() {
     assert_eq!(config(&[("writ.toml", &format!("paths.socket = \"{longest}\""))]).agent.paths.socket, longest);
     let parsed = parse(&files(&[("writ.toml", &format!("paths.socket = \"{longest}s\""))]), &host());
     assert!(parsed.diagnostics[0].message.contains("has 108 bytes"), "{parsed:?}");
+}
+
+#[test]
+fn a_label_is_one_line() {
+    let error = |text: &str, at: &str| {
+        let said = "error[bad-label]: `label`: it is no line of 1 to 128 bytes; write what tells this configuration from others, \
+                    e.g. \"2026-11-26 payments\"";
+        refused(text, &[&format!("{at}: {said}")]);
+    };
+    error("label = \"\"\n", "1:9");
+    error("label = \"a\\nb\"\n", "1:9");
+    error(&format!("label = \"{}\"\n", "x".repeat(129)), "1:9");
 }
 
 #[test]

@@ -80,6 +80,7 @@ fn the_sample_configuration_is_exactly_this_model() {
     let config = config(&FILES);
     let agent = Agent {
         mode: Mode::Enforce,
+        label: None,
         approvers: vec!["root".into(), "%security".into()],
         operators: vec!["root".into()],
         escalation_ttl: Duration::from_secs(3_600),

@@ -50,7 +50,7 @@ fn columns_count_characters_and_lines_may_end_in_crlf() {
         &[("writ.toml", "mode = \"enforce\"\r\napprovers = [\"jörg\", \"a b\"]\r\nx = 1")],
         &[
             "writ.toml:2:22: error[bad-person]: `approvers`: `a b` is neither a user nor a `%group`; write a user name, or a group name with `%` in front",
-            "writ.toml:3:1: error[unknown-key]: unknown key `x` in `writ.toml`; one of: `mode`, `approvers`, `operators`, `escalation-ttl`, `grant-max-ttl`, `on-escalation`, `risk`, `time-zone`, `nat64`, `paths`, `kernel`, `log`, `sessions`, `sink`, `ssf`, `https`",
+            "writ.toml:3:1: error[unknown-key]: unknown key `x` in `writ.toml`; one of: `mode`, `label`, `approvers`, `operators`, `escalation-ttl`, `grant-max-ttl`, `on-escalation`, `risk`, `time-zone`, `nat64`, `paths`, `kernel`, `log`, `sessions`, `sink`, `ssf`, `https`",
         ],
     );
 }

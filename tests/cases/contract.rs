@@ -1,0 +1,118 @@
+//! What the contract says in a word and nobody else claims: prompt proofs, labels, simulations from live state, exit codes.
+
+use std::process::Command;
+
+use serde_json::{Value, json};
+use writ_tests::{Config, Host, UdpPeer, config, user, wait};
+
+#[test]
+fn a_record_that_was_written_a_moment_ago_is_proved() {
+    let peer = UdpPeer::new();
+    let host = Host::start(&Config::new().destination("open", peer.address).permit("to-open", "open"));
+    for _ in 0..3 {
+        let before = host.judgements().len();
+        host.attempt("udp-judge", &[peer.address]).assert_succeeded();
+        let record = wait::until("it is on record", || host.judgements().into_iter().nth(before));
+        let proved = host.writ_output(&["prove", record.text("/id")]);
+        assert!(proved.status.success(), "{proved:?}");
+        let proof = host.directory().join("proof");
+        std::fs::write(&proof, &proved.stdout).unwrap();
+        let verified = host.writ_output(&["verify", "--proof", &proof.display().to_string()]);
+        assert!(verified.status.success(), "{verified:?}");
+    }
+}
+
+#[test]
+fn a_simulation_knows_where_the_account_has_been() {
+    let (peer, other) = (UdpPeer::new(), "127.0.0.77:9");
+    let unusual = "@id(\"unusual\") @owner(\"o\") @reason(\"nowhere new at risk\")\nforbid (principal, action == \
+                   Action::\"connect\", resource) when { context.new_destination && context.risk >= 50 };\n";
+    let config = Config::new().destination("open", peer.address).permit("to-open", "open");
+    let host = Host::start(&config.file("policies.d/unusual.cedar", unusual));
+    let at_risk = |to: &str, more: &[&str]| {
+        let mut arguments =
+            vec!["simulate", "--account", config::ACCOUNT, "--to", to, "--protocol", "udp", "--risk", "60"];
+        arguments.extend(more);
+        host.writ_output(&arguments).status.code()
+    };
+    let to = peer.address.to_string();
+    assert_eq!(at_risk(&to, &[]), Some(2), "it has been nowhere");
+    assert_eq!(at_risk(&to, &["--new-destination=false"]), Some(0));
+    host.attempt("udp-judge", &[peer.address]).assert_succeeded();
+    assert_eq!(at_risk(&to, &[]), Some(0), "it has been there");
+    assert_eq!(at_risk(&to, &["--new-destination"]), Some(2));
+    assert_eq!(at_risk(other, &[]), Some(2));
+}
+
+#[test]
+fn a_configuration_is_called_by_its_label_or_by_its_digest() {
+    let mut config = Config::new();
+    let host = Host::start(&config);
+    let (bundle, digest) = (host.status()["bundle"].clone(), host.status()["configuration_digest"].clone());
+    let (bundle, digest) = (bundle.as_str().expect("a string"), digest.as_str().expect("a string"));
+    assert!(bundle.len() >= 16 && digest.starts_with(bundle), "{bundle} {digest}");
+    config.agent = "label = \"2026-11-26 payments\"\n".to_owned();
+    host.configure(&config);
+    assert!(host.writ_output(&["reload"]).status.success());
+    assert_eq!(host.status()["bundle"], json!("2026-11-26 payments"));
+}
+
+#[test]
+fn who_was_refused_is_told_why_by_the_daemon_after_the_one_that_was_running_too() {
+    let elsewhere = UdpPeer::new();
+    let mut host = Host::start(&Config::new());
+    host.attempt("udp-judge", &[elsewhere.address]).assert_failed("EACCES");
+    host.settled();
+    host.kill_daemon();
+    host.run_daemon();
+    let told = host.writ_as(host.service_user(), &["why", "--json"]);
+    assert!(told.status.success(), "{told:?}");
+    let told: Value = serde_json::from_slice(&told.stdout).expect("it is JSON");
+    let to = told.pointer("/accounts/0/denials/0/to").and_then(Value::as_str);
+    assert_eq!(to, Some(format!("{}/udp", elsewhere.address).as_str()), "{told}");
+}
+
+#[test]
+fn a_doctor_is_for_who_may_ask_and_a_reader_that_goes_away_is_no_defect() {
+    let host = Host::start(&Config::new());
+    let asked = host.writ_as(&user::ensure(user::STRANGER), &["doctor"]);
+    assert_eq!(asked.status.code(), Some(77), "{asked:?}");
+    for arguments in ["check --json", "check", "tail", "account list"] {
+        let script = format!("trap '' PIPE; \"$0\" --config-dir \"$1\" {arguments} | true; exit ${{PIPESTATUS[0]}}");
+        let program = host.writ(&[]).get_program().to_owned();
+        let mut command = Command::new("bash");
+        let output = command.args(["-c", &script]).arg(program).arg(host.config_directory()).output().unwrap();
+        assert_eq!(output.status.code(), Some(0), "{arguments}: {output:?}");
+    }
+}
+
+#[test]
+fn what_an_approval_let_through_has_it_as_its_grant() {
+    let peer = UdpPeer::new();
+    let ask = "@id(\"ask\") @owner(\"dba\") @reason(\"a person decides\") @decision(\"escalate\")\nforbid (principal, action == \
+               Action::\"connect\", resource in Destination::\"db\");\n";
+    let config = Config::new().destination("db", peer.address).permit("to-db", "db").file("policies.d/ask.cedar", ask);
+    let host = Host::start(&config);
+    host.attempt("udp-judge", &[peer.address]).assert_failed("EACCES");
+    let escalation = wait::until("it is escalated", || {
+        let open = host.writ_json(&["escalation", "list", "--json"]);
+        open.pointer("/0/id").and_then(Value::as_str).map(str::to_owned)
+    });
+    host.writ_json(&["escalation", "approve", &escalation, "--ttl", "5m", "--reason", "release 8", "--json"]);
+    host.attempt("udp-judge", &[peer.address]).assert_succeeded();
+    host.settled();
+    let judgements = host.judgements();
+    let grants: Vec<&str> = judgements.iter().map(|record| record.text("/grant/id")).collect();
+    assert_eq!(grants, ["", escalation.as_str()], "{judgements:#?}");
+    let allowed = judgements.last().expect("it was let through");
+    assert_eq!(allowed.text("/grant/reason"), "release 8");
+    // Who approved is named alike wherever it is said, and nobody who logged in is a word of its own.
+    let own = std::fs::read_to_string("/proc/self/loginuid").unwrap();
+    let own = match own.trim().parse::<u32>() {
+        Ok(u32::MAX) | Err(_) => json!("unattributed"),
+        Ok(uid) => json!(uid),
+    };
+    assert_eq!(allowed.0.pointer("/grant/approver/loginuid"), Some(&own));
+    let listed = host.writ_json(&["grant", "list", "--json"]);
+    assert_eq!(listed.pointer("/0/approver/loginuid"), Some(&own), "{listed}");
+}
