@@ -116,3 +116,35 @@ fn what_an_approval_let_through_has_it_as_its_grant() {
     let listed = host.writ_json(&["grant", "list", "--json"]);
     assert_eq!(listed.pointer("/0/approver/loginuid"), Some(&own), "{listed}");
 }
+
+#[test]
+fn a_grant_for_what_is_declared_no_more_keeps_no_daemon_from_starting() {
+    let peer = UdpPeer::new();
+    let mut host = Host::start(&Config::new().destination("db", peer.address));
+    host.writ_json(&[
+        "grant",
+        "create",
+        "--account",
+        config::ACCOUNT,
+        "--to",
+        "db",
+        "--ttl",
+        "1h",
+        "--reason",
+        "a look",
+        "--json",
+    ]);
+    host.attempt("udp-judge", &[peer.address]).assert_succeeded();
+    // As after a reboot: the pins are gone, and the destination was taken out meanwhile.
+    host.kill_daemon();
+    assert!(host.writ_output(&["uninstall"]).status.success());
+    std::fs::remove_file(host.config_directory().join("destinations.d/db.toml")).unwrap();
+
+    host.run_daemon();
+
+    host.attempt("udp-judge", &[peer.address]).assert_failed("EACCES");
+    assert_eq!(host.status()["degraded"], json!(["grants-left-out"]));
+    let id = host.writ_json(&["grant", "list", "--json"])[0]["id"].as_str().expect("it is listed").to_owned();
+    host.writ_json(&["grant", "revoke", &id, "--reason", "of no use", "--json"]);
+    assert!(host.writ_output(&["reload"]).status.success());
+}

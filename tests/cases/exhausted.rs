@@ -234,3 +234,22 @@ fn cgroups_made_without_number_hide_no_unit() {
     assert!(!host.status()["degraded"].to_string().contains("cgroup-lost"), "{}", host.status());
     host.settled();
 }
+
+#[test]
+fn a_process_that_was_there_before_leads_whatever_it_starts_to_its_account() {
+    let peer = UdpPeer::new();
+    let mut host = Host::prepare(&Config::new());
+    let agent = host.directory().join("agent");
+    fs::copy("/bin/sh", &agent).unwrap();
+    let mut shell = Shell::start(&host, &agent);
+    assert_eq!(shell.told("echo here").trim(), "here");
+    host.configure(&Config::new().file(
+        "service-accounts.d/agent.toml",
+        &account("agent", &format!("{{ executable = \"{}\" }}", agent.display())),
+    ));
+    host.run_daemon();
+    let probe = format!("{} udp-judge {}", host.probe().display(), peer.address);
+    assert!(shell.told(&probe).contains("EACCES"), "its child runs another program");
+    assert!(shell.told(&format!("((({probe}); true); true)")).contains("EACCES"));
+    host.expect_judgements(&[format!("deny udp {} EACCES", peer.address), format!("deny udp {} EACCES", peer.address)]);
+}

@@ -44,6 +44,7 @@ mod limits;
 mod live;
 mod loss;
 mod model;
+mod moved;
 mod neighbours;
 mod open;
 mod opened;

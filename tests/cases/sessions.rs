@@ -249,3 +249,33 @@ fn sessions_outlive_the_daemon_and_are_listed_with_the_decision_that_let_them_th
     drop(held);
     assert_eq!(host.request("GET", "/v1/sessions", Value::Null).body, json!([]));
 }
+
+#[test]
+fn a_session_stays_its_executables_whatever_number_that_has_later() {
+    let peer = KeepingPeer::new();
+    let own = |paths: &[&str]| {
+        let listed: Vec<String> = paths.iter().map(|path| format!("context.executable == \"{path}\"")).collect();
+        format!(
+            "@id(\"own\") @owner(\"o\") @reason(\"r\")\npermit (principal, action == Action::\"connect\", resource in \
+             Destination::\"db\") when {{ {} }};\n",
+            listed.join(" || ")
+        )
+    };
+    let config = Config::new().destination("db", peer.address);
+    let mut host = Host::prepare(&config);
+    let probe = host.probe().display().to_string();
+    host.configure(&config.file("policies.d/own.cedar", &own(&[&probe])));
+    host.run_daemon();
+    let mut held = host.hold(1, "tcp", peer.address);
+    assert_eq!(held.send(), all_sent(1));
+    // Before it in the order of names, and so numbered before it: another that is permitted as well, then only that.
+    let config = Config::new().destination("db", peer.address);
+    host.configure(&config.file("policies.d/own.cedar", &own(&["/bin/before", &probe])));
+    assert!(host.writ_output(&["reload"]).status.success());
+    assert_eq!(held.send(), all_sent(1), "it is what it was");
+    assert!(host.records_of("cut").is_empty());
+    let config = Config::new().destination("db", peer.address);
+    host.configure(&config.file("policies.d/own.cedar", &own(&["/bin/before"])));
+    assert!(host.writ_output(&["reload"]).status.success());
+    assert_eq!(held.send(), all_failed("ECONNABORTED", 1));
+}

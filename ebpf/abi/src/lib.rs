@@ -35,7 +35,7 @@ pub use range::{FAN_V4, FAN_V6, LINK_CLASS, NodeV4, NodeV6, RANGE_DEPTH, class_v
 pub use session::{
     ROOM_NONE, ROOM_OWN, ROOM_SHARED, SESSION_ACCOUNTS, SESSION_FOUND, SESSION_FOUND_CPU, SESSION_JUDGED,
     SESSION_NOBODY, SESSION_STOPPED, SESSION_TOLERATED, SESSIONS, SESSIONS_SHARED, Session, ends_by_time, holds, seal,
-    session_share,
+    seal_mixed, session_share,
 };
 pub use stance::{AccountFlags, Active, NEVER, STANCE_WORDS, Slot, Stance, StanceRow, StanceWord};
 pub use verdict::{Cell, PROTOCOLS, Protocol, Reason, Verdict};
@@ -45,4 +45,4 @@ pub use verdict::{Cell, PROTOCOLS, Protocol, Reason, Verdict};
 /// Raise it whenever a type, constant or meaning here changes in a way an older program would misread; `tests/layout.rs`
 /// pins the bytes, so that a change cannot go unnoticed. An agent that finds a newer number in the pins leaves
 /// enforcement as it is and refuses to start.
-pub const ABI_VERSION: u32 = 4;
+pub const ABI_VERSION: u32 = 5;

@@ -23,6 +23,8 @@ pub struct Session {
     pub cookie: u64,
     /// Cookie of its network namespace.
     pub netns: u64,
+    /// Inode of the executable that connected; 0: it was not asked for. Not its class: a later generation has others.
+    pub executable_inode: u64,
     /// The destination that was judged.
     pub address: Address,
     /// Epochs of the accounts when it was last judged.
@@ -31,8 +33,8 @@ pub struct Session {
     pub accounts: [u16; SESSION_ACCOUNTS],
     /// Generation of the decision.
     pub generation: u32,
-    /// Class of the executable that connected.
-    pub executable: u32,
+    /// Device of the executable that connected, as the kernel writes it.
+    pub executable_device: u32,
     /// CPU of the decision.
     pub cpu: u32,
     /// The process that connected.
@@ -47,8 +49,9 @@ pub struct Session {
     pub state: u8,
     /// Where it is counted while its socket is open (`ROOM_…`).
     pub room: u8,
-    /// Keeps the size a multiple of eight without hidden bytes.
-    pub reserved: u8,
+    /// 1 if its socket was let through to somewhere else before: whether it went there is asked of it with each packet. A
+    /// connect that was let through can still fail, and leave a datagram socket where it was.
+    pub moved: u8,
 }
 
 /// How many sessions the list has room for.
@@ -87,11 +90,18 @@ const MILLISECOND: u64 = 1_000_000;
 /// at once in different epochs must not leave the deadline of the one with the epoch of the other.
 #[inline(always)]
 pub const fn seal(until: u64, epochs: &[u32; SESSION_ACCOUNTS]) -> u64 {
+    let [a, b, c, d] = *epochs;
+    seal_mixed(until, a ^ b ^ c ^ d)
+}
+
+/// The same of epochs that were put together already, by exclusive or.
+#[inline(always)]
+pub const fn seal_mixed(until: u64, epochs: u32) -> u64 {
     // Rounded down: near the deadline every packet is judged, none is let through late.
     let most = u64::MAX >> EPOCH_BITS;
     let milliseconds = until / MILLISECOND;
     let milliseconds = if milliseconds > most { most } else { milliseconds };
-    milliseconds << EPOCH_BITS | mixed(epochs)
+    milliseconds << EPOCH_BITS | (epochs & ((1 << EPOCH_BITS) - 1)) as u64
 }
 
 #[inline(always)]

@@ -136,6 +136,9 @@ fn fork(parent: u64, child: u64) -> Option<()> {
         if is_lost(parent) {
             lose(child);
         }
+        if LINEAGE.get_ptr(child).is_some() {
+            let _ = LINEAGE.remove(child); // Of another, whose end was not seen.
+        }
         return None;
     };
     let origin = *origin;

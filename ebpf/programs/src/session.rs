@@ -7,7 +7,7 @@ use core::ffi::c_void;
 
 use aya_ebpf::{
     EbpfContext,
-    bindings::{BPF_SK_STORAGE_GET_F_CREATE, bpf_sock_addr},
+    bindings::{BPF_SK_STORAGE_GET_F_CREATE, bpf_sock, bpf_sock_addr},
     helpers::generated::{
         bpf_get_current_pid_tgid, bpf_get_smp_processor_id, bpf_get_socket_cookie, bpf_sk_storage_get,
     },
@@ -15,16 +15,16 @@ use aya_ebpf::{
     programs::{SkBuffContext, SockContext},
 };
 use writ_abi::{
-    AccountFlags, Active, Address, BUDGETS, Budget, Counter, ROOM_NONE, ROOM_OWN, ROOM_SHARED, Reason,
+    AccountFlags, Active, Address, BUDGETS, Budget, Counter, Hook, Protocol, ROOM_NONE, ROOM_OWN, ROOM_SHARED, Reason,
     SESSION_ACCOUNTS, SESSION_FOUND, SESSION_JUDGED, SESSION_TOLERATED, SESSIONS_SHARED, Session, Tables, Verdict,
-    ends_by_time, holds, seal,
+    ends_by_time, holds, seal, seal_mixed,
 };
 
 use crate::{
     connect::{self, PASS, REFUSE},
     emit::{self, Outcome, Seen, count},
     identity::{Caller, NOBODY},
-    map::{COUNTS, FOUND, SESSIONS, SESSIONS_SHARE, SESSIONS_USED, TRACKED},
+    map::{COUNTS, EXECUTABLES, ExecutableKey, FOUND, SESSIONS, SESSIONS_SHARE, SESSIONS_USED, TRACKED},
     tables::{KernelTables, NO_CLASS},
 };
 
@@ -74,6 +74,11 @@ pub(crate) fn track(active: u64, caller: &Caller, seen: &Seen, outcome: &mut Out
     // Several accounts: their epochs are learnt with the first packet, which is judged again.
     let epochs = if second == NOBODY { [epoch, 0, 0, 0] } else { [0; SESSION_ACCOUNTS] };
     let until = if second == NOBODY { outcome.decision.until } else { 0 };
+    // SAFETY: the pointer is what the storage lookup returned.
+    let moved = unsafe {
+        let elsewhere = (*session).address != seen.address || (*session).port != seen.port;
+        seen.protocol == Protocol::Udp as u8 && ((*session).moved != 0 || (*session).opened != 0 && elsewhere)
+    };
     // SAFETY: the pointer is what the storage lookup returned; the helpers have no preconditions.
     unsafe {
         (*session).held = 0;
@@ -86,7 +91,8 @@ pub(crate) fn track(active: u64, caller: &Caller, seen: &Seen, outcome: &mut Out
         (*session).epochs = epochs;
         (*session).accounts = caller.accounts;
         (*session).generation = Active(active).generation();
-        (*session).executable = seen.executable;
+        (*session).executable_inode = caller.executable.inode;
+        (*session).executable_device = caller.executable.device;
         (*session).cpu = bpf_get_smp_processor_id();
         (*session).pid = (bpf_get_current_pid_tgid() >> 32) as u32;
         (*session).port = seen.port;
@@ -94,7 +100,7 @@ pub(crate) fn track(active: u64, caller: &Caller, seen: &Seen, outcome: &mut Out
         (*session).protocol = seen.protocol;
         (*session).state = SESSION_JUDGED;
         (*session).room = room;
-        (*session).reserved = 0;
+        (*session).moved = u8::from(moved);
         (*session).held = if until == 0 { 0 } else { seal(until, &epochs) };
         if SESSIONS.insert((*session).cookie, &*session, 0).is_err() {
             // The daemon could not find it to cut it.
@@ -208,6 +214,12 @@ pub(crate) fn egress(context: SkBuffContext) -> i32 {
         return REFUSE;
     }
     let Some(tables) = KernelTables::current() else { return PASS };
+    // SAFETY: the pointers are what the storage lookup returned, and the socket of the packet.
+    unsafe {
+        if (*session).moved != 0 {
+            follow(session, socket);
+        }
+    }
     // SAFETY: the pointer is what the storage lookup returned; `held` is stored whole.
     let (sealed, accounts, epochs) =
         unsafe { (core::ptr::read_volatile(&raw const (*session).held), (*session).accounts, (*session).epochs) };
@@ -228,6 +240,42 @@ pub(crate) fn egress(context: SkBuffContext) -> i32 {
     }
     count(Counter::EgressStopped);
     REFUSE
+}
+
+/// Has a session be of what its socket is connected to, if that is not what was let through last.
+///
+/// # Safety
+/// `session` is a whole value, `socket` the socket of a packet.
+#[inline(always)]
+unsafe fn follow(session: *mut Session, socket: *mut bpf_sock) {
+    const AF_INET: u32 = 2;
+    // SAFETY: the caller's promise; each member is read by itself, as the kernel wants it.
+    let (given, port) = unsafe {
+        let given = if (*socket).family == AF_INET {
+            Address::from_v4((*socket).dst_ip4.to_ne_bytes())
+        } else {
+            let [a, b, c, d] = [
+                core::ptr::read_volatile(&raw const (*socket).dst_ip6[0]),
+                core::ptr::read_volatile(&raw const (*socket).dst_ip6[1]),
+                core::ptr::read_volatile(&raw const (*socket).dst_ip6[2]),
+                core::ptr::read_volatile(&raw const (*socket).dst_ip6[3]),
+            ];
+            Address::from_words([u64::from(a) | u64::from(b) << 32, u64::from(c) | u64::from(d) << 32])
+        };
+        (given, u16::from_be((*socket).dst_port))
+    };
+    if port == 0 {
+        return; // Connected to nothing.
+    }
+    let address = Seen::addressed(Hook::Connect4, given, port, [0, 0, 17]).address;
+    // SAFETY: the caller's promise.
+    unsafe {
+        if (*session).address != address || (*session).port != port {
+            core::ptr::write_volatile(&raw mut (*session).held, 0);
+            (*session).address = address;
+            (*session).port = port;
+        }
+    }
 }
 
 #[inline(always)]
@@ -252,7 +300,7 @@ pub(crate) extern "C" fn judge_session(active: u64, session: *mut Session, now: 
     let seen = Seen {
         given: Address::NONE,
         address: session.address,
-        executable: session.executable,
+        executable: executable_class(tables.side(), session.executable_inode, session.executable_device),
         class: tables.class_of(&session.address),
         port: session.port,
         socket_family: 0,
@@ -263,9 +311,18 @@ pub(crate) extern "C" fn judge_session(active: u64, session: *mut Session, now: 
         family: 0,
         open_socket: 0,
     };
-    let mut outcome =
-        Outcome { decision: connect::nobody(), at: now, account: NOBODY, views: 0, errno: 0, cookies: [0; 2] };
+    let mut outcome = Outcome {
+        decision: connect::nobody(),
+        at: now,
+        account: NOBODY,
+        views: 0,
+        errno: 0,
+        strict: 0,
+        cookies: [0; 2],
+    };
     let mut until = writ_abi::NEVER;
+    // Not read back from the session, where another packet may have written others: a judgement is of one set of epochs.
+    let mut epochs = 0;
     let mut place = 0;
     while place < SESSION_ACCOUNTS {
         let account = session.accounts[place];
@@ -296,16 +353,30 @@ pub(crate) extern "C" fn judge_session(active: u64, session: *mut Session, now: 
             None => 0,
         };
         session.epochs[place] = epoch;
+        epochs ^= epoch;
         let holds = if declared { outcome.decision.until } else { writ_abi::NEVER };
         if holds < until {
             until = holds;
         }
         place += 1;
     }
-    let epochs = session.epochs;
     // SAFETY: a whole, aligned word of the session.
-    unsafe { core::ptr::write_volatile(&raw mut session.held, if until == 0 { 0 } else { seal(until, &epochs) }) };
+    unsafe { core::ptr::write_volatile(&raw mut session.held, if until == 0 { 0 } else { seal_mixed(until, epochs) }) };
     0
+}
+
+/// The class of an executable in a generation; 0, which is any other's, if it has none.
+#[inline(always)]
+fn executable_class(side: u32, inode: u64, device: u32) -> u32 {
+    if inode == 0 {
+        return 0;
+    }
+    let Some(executables) = EXECUTABLES.get(side) else { return 0 };
+    // SAFETY: entries of a generation's map are never removed while it is in force.
+    match unsafe { executables.get(ExecutableKey { inode, device, reserved: 0 }) } {
+        Some(entry) => (*entry >> 32) as u32,
+        None => 0,
+    }
 }
 
 /// Whether an IPv4 packet has options.

@@ -28,6 +28,8 @@ pub(super) fn run(config_dir: &Path, _: &Args) -> anyhow::Result<ExitCode> {
         eprintln!("error: `writ run` needs root, or CAP_BPF, CAP_NET_ADMIN, CAP_PERFMON and CAP_SYS_ADMIN");
         return Ok(ExitCode::from(NOT_PERMITTED));
     }
+    // Before anything is opened: maps, the log, and every connection that may be admitted.
+    serve::make_room();
     let OpenedEngine { engine, findings, sources } = match engine::open(config_dir) {
         Ok(opened) => opened,
         Err(StartError::Refused(findings, sources)) => {

@@ -1,6 +1,5 @@
 //! `writ status`: what is in force, for people and for fleet tools.
 
-use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -12,6 +11,7 @@ use writ_core::printable::printable;
 use super::output;
 use crate::client::ClientError;
 use crate::engine::Status;
+use crate::process::file_at;
 
 /// What `status` takes.
 #[derive(Debug, clap::Args)]
@@ -58,9 +58,9 @@ pub(super) fn run(config_dir: &Path, args: &Args) -> anyhow::Result<ExitCode> {
 /// Whether a daemon holds the log though nobody listens yet: it is on its way. The lock is only looked at: who took it, even
 /// for a moment, could keep the daemon from starting.
 pub(super) fn log_is_written(log: &Path) -> bool {
-    let Ok(file) = std::fs::metadata(log.join("lock")) else { return false };
-    let device = (libc::major(file.dev()), libc::minor(file.dev()));
-    let held = |lock: &procfs::Lock| lock.inode == file.ino() && (lock.devmaj, lock.devmin) == device;
+    let Some((device, inode)) = file_at(log.join("lock")) else { return false };
+    let device = (device >> 20, device & 0xf_ffff);
+    let held = |lock: &procfs::Lock| lock.inode == inode && (lock.devmaj, lock.devmin) == device;
     procfs::locks().is_ok_and(|locks| locks.iter().any(held))
 }
 

@@ -9,7 +9,7 @@ use writ_core::config::{Config, SourceFile};
 use writ_core::diagnostic::{Diagnostic, Severity};
 use writ_core::policy::Bundle;
 use writ_core::stance::expiry_steps;
-use writ_core::table::{Outlook, build};
+use writ_core::table::{Identities, Outlook, build};
 
 use super::clock::Clocks;
 use super::evidence::EPOCHS_KEPT;
@@ -17,6 +17,7 @@ use super::explain::{Legend, Moment, Names};
 use super::persist::Numbers;
 use super::{Current, Engine, GENERATIONS_KEPT};
 use crate::kernel::{InstallError, give_back_memory};
+use crate::process::origins;
 
 /// How many expiries a stance looks ahead; beyond it the fallback denies.
 const LOOKAHEAD: usize = 64;
@@ -42,6 +43,11 @@ pub(crate) enum ActivateError {
     #[error(transparent)]
     Install(#[from] InstallError),
 }
+
+/// How often processes are looked through for descendants at most.
+const MOST_LOOKS: usize = 8;
+/// Grants that name what is declared no more permit nothing.
+const GRANTS_LEFT_OUT: &str = "grants-left-out";
 
 impl Engine {
     /// Puts a configuration in force, with the grants that are live.
@@ -95,7 +101,7 @@ impl Engine {
     /// # Errors
     /// Nothing changed.
     pub(crate) fn reapply(&mut self) -> Result<(), ActivateError> {
-        if self.resolves_as_before() { Ok(()) } else { self.supersede() }
+        if self.resolves_as_before() && !self.spoiled { Ok(()) } else { self.supersede() }
     }
 
     /// Builds and installs the next generation for the configuration in force: where what is in force cannot be added to.
@@ -120,7 +126,23 @@ impl Engine {
         self.put_in_force(config, base, warnings, &now)
     }
 
+    /// Puts a policy set in force; if that cannot be, what names on this host lead to is looked up anew by the next.
     fn put_in_force(
+        &mut self,
+        config: Arc<Config>,
+        base: Arc<Bundle>,
+        warnings: Vec<Diagnostic>,
+        now: &Clocks,
+    ) -> Result<(), ActivateError> {
+        let resolution = self.resolution.clone();
+        let outcome = self.install(config, base, warnings, now);
+        if outcome.is_err() {
+            self.resolution = resolution;
+        }
+        outcome
+    }
+
+    fn install(
         &mut self,
         config: Arc<Config>,
         base: Arc<Bundle>,
@@ -131,9 +153,23 @@ impl Engine {
         let configured_digest = self.archive_manifest(&parts)?;
         let mut bundle = Arc::clone(&base);
         let mut granted = BTreeMap::new();
+        let mut left_out = false;
         for name in self.accounts_with_grants(now.wall).into_iter().filter(|name| config.accounts.contains_key(name)) {
-            bundle =
-                Arc::new(bundle.granting(&name, &self.grants_of(&name, now.wall)).map_err(ActivateError::Refused)?);
+            bundle = match bundle.granting(&name, &self.grants_of(&name, now.wall)) {
+                Ok(with) => Arc::new(with),
+                // A grant that names what is declared no more must not keep a daemon from starting: it permits nothing.
+                Err(findings) if self.current.is_none() => {
+                    let why = findings.iter().map(|finding| finding.message.as_str()).collect::<Vec<_>>().join("; ");
+                    tracing::error!(
+                        account = name,
+                        why,
+                        "GRANTS ARE LEFT OUT: revoke them, or declare again what they name"
+                    );
+                    left_out = true;
+                    continue;
+                }
+                Err(findings) => return Err(ActivateError::Refused(findings)),
+            };
             granted.insert(name.clone(), self.archive_granted(&parts, &bundle, &name)?);
         }
         let previous = self.numbers.accounts.clone();
@@ -163,9 +199,13 @@ impl Engine {
         }
         let boot_id = self.host.boot_id.clone();
         let numbers = Numbers { boot_id, accounts: generation.accounts.clone(), epochs, known_since };
-        self.store
-            .save_numbers(&numbers)
-            .map_err(|error| InstallError { table: "accounts.json", error: error.to_string() })?;
+        if let Err(error) = self.store.save_numbers(&numbers) {
+            // Where no number is given out that was not before, a restart loses nothing: epochs are in the kernel too.
+            if numbers.accounts != previous {
+                return Err(InstallError { table: "accounts.json", error: error.to_string() }.into());
+            }
+            tracing::error!(%error, "account numbers could not be kept; they are as they were");
+        }
         let legend = Legend::of(&generation, &configured_digest);
         self.remember(Names::new(Arc::clone(&bundle), legend));
         let policy_digest = self.archive_all(&parts, &bundle)?;
@@ -181,12 +221,15 @@ impl Engine {
         }
         self.save_explained();
         self.kernel.install(&generation, &identities)?;
+        self.spoiled = false;
+        self.seed_lineage(&identities);
         self.epochs.extend(numbers.epochs.clone());
         self.numbers = numbers;
         self.base = base;
         self.base_digest.clone_from(&configured_digest);
         self.base_parts = Some(parts);
         self.deadline = None;
+        self.degraded_by(GRANTS_LEFT_OUT, left_out);
         self.neighbours.all(&config, &generation);
         self.superseded = self.current.take().map(|current| current.generation);
         self.current = Some(Current {
@@ -203,6 +246,30 @@ impl Engine {
             since: now.wall,
         });
         Ok(())
+    }
+
+    /// Tells the kernel who descends from an executable that accounts are matched by: those started before it knew to look.
+    fn seed_lineage(&mut self, identities: &Identities) {
+        let leads = |file| identities.executables.get(&file).is_some_and(|(_, list)| *list != 0);
+        if !identities.executables.values().any(|(_, list)| *list != 0) {
+            return;
+        }
+        // Until a look finds nothing new: a process that its parent made after it was listed, and before it was known, is
+        // found by the next one.
+        for _ in 0..MOST_LOOKS {
+            let mut new = 0;
+            for (pid, file) in origins(leads) {
+                match self.kernel.note_origin(pid, file) {
+                    Ok(added) => new += u32::from(added),
+                    Err(error) => {
+                        tracing::error!(pid, %error, "whom a process descends from could not be told to the kernel");
+                    }
+                }
+            }
+            if new == 0 {
+                return;
+            }
+        }
     }
 
     /// Keeps what holds for an account in an epoch, and forgets what no event can mean any more.

@@ -1,7 +1,5 @@
 //! One account's stance added to the generation in force: its grants put beside its policies, classes that grow, one slot.
 
-use std::fs;
-use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -16,11 +14,17 @@ use super::explain::Moment;
 use super::persist::Step;
 use super::refresh::Changed;
 use crate::kernel::InstallError;
-use crate::process::kernel_device;
+use crate::process::file_at;
 
 impl Engine {
     /// Appends the changed accounts' stances to the generation in force; false if that needs a new one.
-    pub(super) fn append(&mut self, changed: &mut [Changed], clocks: &Clocks) -> Result<bool, ActivateError> {
+    /// `applied` counts those that are in the kernel.
+    pub(super) fn append(
+        &mut self,
+        changed: &mut [Changed],
+        clocks: &Clocks,
+        applied: &mut usize,
+    ) -> Result<bool, ActivateError> {
         for change in changed {
             let Some(current) = &self.current else { return Ok(false) };
             let (name, index) = (change.name.clone(), change.index);
@@ -50,6 +54,7 @@ impl Engine {
             if !self.make_room(&name, &wanted) || !self.put_stance(&name, index, &mut change.after, &wanted, clocks)? {
                 return Ok(false);
             }
+            *applied += 1;
         }
         Ok(true)
     }
@@ -107,11 +112,10 @@ impl Engine {
         }
         let mut executables = Vec::new();
         for (path, class) in &growth.executables {
-            let Ok(found) = fs::metadata(path) else {
+            let Some(file) = file_at(path) else {
                 current.unresolved.push(Unresolved::ExecutableClass { path: path.clone() });
                 continue;
             };
-            let file = (kernel_device(found.dev()), found.ino());
             self.resolution.found(path, file);
             if let Some((other, _)) = current.identities.executables.get(&file) {
                 let first = current.generation.executables.iter().find(|(_, class)| *class == other);
@@ -189,15 +193,25 @@ impl Engine {
         self.keep_step(&step);
         let wanted = if offboarded { flags | AccountFlags::OFFBOARDED } else { flags & !AccountFlags::OFFBOARDED };
         // Flags before the slot: what the egress program judges again because of the slot must see them.
-        if wanted != flags {
-            self.kernel.set_flags(u32::from(index), AccountFlags(wanted))?;
+        let told = self.tell(index, (flags, wanted), slot);
+        if told.is_err() {
+            // It does not hold: whoever compares with it next would find nothing to do.
+            self.moments.remove(&(index, slot.epoch()));
+        }
+        told
+    }
+
+    fn tell(&mut self, index: u16, (was, flags): (u64, u64), slot: Slot) -> Result<(), InstallError> {
+        if flags != was {
+            self.kernel.set_flags(u32::from(index), AccountFlags(flags))?;
+            let current = self.current.as_mut();
+            if let Some(entry) = current.and_then(|current| current.generation.flags.get_mut(usize::from(index))) {
+                *entry = flags;
+            }
         }
         self.kernel.set_slot(u32::from(index), slot)?;
         if let Some(current) = &mut self.current {
             current.generation.set_slot(u32::from(index), slot);
-            if let Some(entry) = current.generation.flags.get_mut(usize::from(index)) {
-                *entry = wanted;
-            }
         }
         Ok(())
     }

@@ -63,6 +63,10 @@ impl Engine {
         let id = self.note_lifecycle(record);
         self.detachment =
             Some(Detachment { at: now, since: self.attached_at, programs: detached, failed, times: times + 1 });
+        // Cgroups that were made meanwhile are in no table, nor is who descends from whom.
+        if let Err(error) = self.regenerate() {
+            tracing::error!(%error, "what came meanwhile could not be looked at; the next generation does");
+        }
         // What was connected meanwhile was judged by nobody.
         self.take_up_open_connections(&id);
         self.flush();

@@ -15,7 +15,7 @@ use writ_core::signal::{Caller, Incoming};
 use writ_core::table::Views;
 
 use super::{Actor, Engine};
-use crate::process::{Baselines, Changed, Fingerprints, Sighting, kernel_device};
+use crate::process::{Baselines, Changed, Fingerprints, Sighting, file_at};
 
 /// A built-in kind and the risk it has where it is not declared; declaring it in `signals.d` sets risk, time to live, flag.
 type Kind = (&'static str, u8);
@@ -219,7 +219,7 @@ impl Engine {
         let approved = is_listed(listed, sighting.path, file, sighting.event.pid);
         let found = [
             sighting.deleted().map(|evidence| (DELETED, evidence)),
-            sighting.shell_of_a_service().filter(|_| !approved).map(|evidence| (SHELL, evidence)),
+            (!approved).then(|| sighting.shell_of_a_service()).flatten().map(|evidence| (SHELL, evidence)),
             sighting.login().map(|evidence| (LOGIN, evidence)),
         ];
         for (kind, evidence) in found.into_iter().flatten() {
@@ -267,9 +267,9 @@ impl Engine {
 fn is_listed(listed: &[String], path: &str, file: (u32, u64), pid: u32) -> bool {
     let mut by_path = None;
     listed.iter().any(|known| {
-        let found = fs::metadata(known);
-        found.as_ref().is_ok_and(|found| (kernel_device(found.dev()), found.ino()) == file)
-            || known == path && (found.is_err() || *by_path.get_or_insert_with(|| in_our_user_namespace(pid)))
+        let found = file_at(known);
+        found == Some(file)
+            || known == path && (found.is_none() || *by_path.get_or_insert_with(|| in_our_user_namespace(pid)))
     })
 }
 

@@ -206,11 +206,12 @@ impl Engine {
             sequence: number,
             cookie: found.socket.cookie,
             netns: found.netns,
+            executable_inode: found.executable.unwrap_or_default().1,
             address: found.address,
             epochs: [0; SESSION_ACCOUNTS],
             accounts: found.accounts,
             generation: self.current().map_or(0, |current| Active(current.generation.active).generation()),
-            executable: found.class,
+            executable_device: found.executable.unwrap_or_default().0,
             cpu: SESSION_FOUND_CPU,
             pid: found.holder.unwrap_or(0),
             port: found.socket.remote.port(),
@@ -218,7 +219,7 @@ impl Engine {
             protocol: found.socket.protocol as u8,
             state,
             room: ROOM_NONE,
-            reserved: 0,
+            moved: 0,
         };
         let listed = self.kernel.list_found_session(&session);
         if let Err(error) = &listed {

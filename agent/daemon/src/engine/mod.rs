@@ -209,6 +209,10 @@ pub(crate) struct Engine {
     pub(crate) self_test: Option<selftest::Outcome>,
     /// Why the live state could not be kept the last time, if it could not.
     unkept: Option<String>,
+    /// Accounts whose stance in the kernel is not the one that holds.
+    unapplied: BTreeSet<String>,
+    /// Whether what is known of the generation in force is not what the kernel has of it.
+    spoiled: bool,
     pub(crate) ending: Option<Ended>,
 }
 

@@ -134,6 +134,13 @@ pub(crate) fn open(config_dir: &Path) -> Result<OpenedEngine, StartError> {
         // Nothing in the kernel knows the old numbers.
         numbers = Numbers { boot_id: boot_id.clone(), known_since: numbers.known_since, ..Numbers::default() };
     }
+    if adopted {
+        // What was written last may not be what is in force: an epoch is never given twice. Where there are no slots, nothing is.
+        for (name, slot) in numbers.accounts.iter().zip(kernel.slots().unwrap_or_default()) {
+            let known = numbers.epochs.entry(name.clone()).or_default();
+            *known = slot.epoch().max(*known);
+        }
+    }
     let kept = store.load_position().filter(|kept| kept.boot_id == boot_id && kept.lines <= log.size());
     let (unknown, kept) = (kept.is_none(), kept.unwrap_or_default());
     let mut losses = kept.losses;
@@ -204,6 +211,8 @@ pub(crate) fn open(config_dir: &Path) -> Result<OpenedEngine, StartError> {
         detachment: None,
         self_test: None,
         unkept: None,
+        unapplied: BTreeSet::new(),
+        spoiled: false,
         ending: None,
         live_journal,
         live_unsaved: false,

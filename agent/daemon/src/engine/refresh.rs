@@ -44,6 +44,8 @@ impl Current {
     }
 }
 
+/// The kernel could not be told what some account may do now: it is tried again every second.
+const UNAPPLIED: &str = "stance-unapplied";
 /// The live state could not be written: a restart would forget its last changes.
 const UNKEPT: &str = "state-unkept";
 
@@ -114,6 +116,32 @@ impl Engine {
     /// # Errors
     /// The kernel could not be told; its fallbacks still end what time ends.
     pub(crate) fn refresh_each(&mut self, accounts: BTreeMap<String, Why>) -> Result<(), ActivateError> {
+        let names: Vec<String> = accounts.keys().cloned().collect();
+        let applied = self.apply(accounts);
+        for name in names {
+            if applied.is_ok() {
+                self.unapplied.remove(&name)
+            } else {
+                self.unapplied.insert(name)
+            };
+        }
+        self.degraded_by(UNAPPLIED, !self.unapplied.is_empty());
+        applied
+    }
+
+    /// Tries again what the kernel could not be told.
+    pub(super) fn apply_again(&mut self) {
+        if self.unapplied.is_empty() {
+            return;
+        }
+        let why = Why { cause: "retry".to_owned(), ..Why::default() };
+        let again = self.unapplied.iter().map(|name| (name.clone(), why.clone())).collect();
+        if let Err(error) = self.refresh_each(again) {
+            tracing::error!(%error, "the kernel still could not be told what changed; it is tried again");
+        }
+    }
+
+    fn apply(&mut self, accounts: BTreeMap<String, Why>) -> Result<(), ActivateError> {
         if accounts.keys().any(|account| self.unsettled.concerns(account)) {
             self.record_changes();
         }
@@ -142,8 +170,18 @@ impl Engine {
         if changed.is_empty() {
             return Ok(());
         }
-        if !self.append(&mut changed, &clocks)? {
-            self.supersede()?;
+        let mut applied = 0;
+        let appended = if self.spoiled { Ok(false) } else { self.append(&mut changed, &clocks, &mut applied) };
+        // What was begun and not finished is in what is known of the generation in force: only another one is sound.
+        self.spoiled |= !matches!(appended, Ok(true));
+        let done = match appended {
+            Ok(true) => Ok(()),
+            Ok(false) => self.supersede(),
+            Err(error) => Err(error),
+        };
+        if done.is_err() {
+            // What the kernel was told before that is recorded, and ends sessions, all the same.
+            changed.truncate(applied);
         }
         self.compare(&mut changed);
         if let Some(current) = &self.current {
@@ -151,8 +189,10 @@ impl Engine {
                 self.neighbours.of(&change.name, &current.config);
             }
         }
-        self.unsettled.take_up(changed, began);
-        Ok(())
+        if !changed.is_empty() {
+            self.unsettled.take_up(changed, began);
+        }
+        done
     }
 
     /// Whether a change takes something away: what was tolerated so far ends then. Where that cannot be told (a boundary of
@@ -299,8 +339,8 @@ impl Engine {
             return known;
         }
         let ends = self.epochs.iter().filter_map(|(name, epoch)| {
-            let index = self.current.as_ref()?.indices.get(name)?;
-            self.moments.get(&(*index, *epoch))?.until
+            let current = self.current.as_ref().filter(|current| current.config.accounts.contains_key(name))?;
+            self.moments.get(&(*current.indices.get(name)?, *epoch))?.until
         });
         let next = ends.chain(self.live.next_expiry()).min();
         self.deadline = Some(next);
@@ -316,7 +356,9 @@ impl Engine {
         let ended = self.live.expire(now);
         let mut affected: BTreeMap<String, Why> = BTreeMap::new();
         for (name, epoch) in &self.epochs {
-            let index = self.current.as_ref().and_then(|current| current.indices.get(name));
+            // Of an account that is declared no more nothing is to be brought up to date.
+            let current = self.current.as_ref().filter(|current| current.config.accounts.contains_key(name));
+            let index = current.and_then(|current| current.indices.get(name));
             let moment = index.and_then(|index| self.moments.get(&(*index, *epoch)));
             if moment.is_some_and(|moment| moment.until.is_some_and(|until| until <= now)) {
                 affected.insert(name.clone(), Why::time());

@@ -6,7 +6,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -19,7 +18,7 @@ use writ_core::table::{Generation, Identities, Subordinates, Unresolved};
 
 use super::Engine;
 use crate::configuration::{SUBUID, is_script};
-use crate::process::kernel_device;
+use crate::process::file_at;
 
 /// How often names without a user are asked for again, and processes that run a replaced executable looked for.
 const AGAIN: Duration = Duration::from_secs(5);
@@ -156,8 +155,7 @@ impl Resolution {
         if is_script(Path::new(path)) {
             return;
         }
-        let Ok(found) = fs::metadata(path) else { return };
-        let file = (kernel_device(found.dev()), found.ino());
+        let Some(file) = file_at(path) else { return };
         match self.executables.insert(path.to_owned(), file) {
             Some(before) if before == file => {}
             Some(before) => {
@@ -203,9 +201,9 @@ impl Resolution {
 fn running() -> BTreeSet<(File, String)> {
     let of = |process: fs::DirEntry| {
         let link = process.path().join("exe");
-        let file = fs::metadata(&link).ok()?;
+        let file = file_at(&link)?;
         let path = fs::read_link(&link).ok()?;
-        Some(((kernel_device(file.dev()), file.ino()), path.to_string_lossy().into_owned()))
+        Some((file, path.to_string_lossy().into_owned()))
     };
     fs::read_dir(Path::new("/proc")).into_iter().flatten().flatten().filter_map(of).collect()
 }

@@ -9,7 +9,7 @@ use writ_core::signal::Signal;
 
 use super::Engine;
 use super::clock::Clocks;
-use super::sessions::{Doomed, InForce};
+use super::sessions::{Doomed, InForce, class_of};
 use crate::kernel::boot_ns;
 
 impl Engine {
@@ -48,7 +48,7 @@ impl Engine {
             }
             let protocol = Protocol::from_bits(session.protocol).unwrap_or(Protocol::Tcp);
             let endpoint = Endpoint { address: session.address, port: session.port, protocol };
-            let attempt = Attempt::Connect { endpoint, executable: session.executable };
+            let attempt = Attempt::Connect { endpoint, executable: class_of(current, &session) };
             let decision = decide(&tables, u32::from(index), &attempt, boot_ns());
             doomed.entry(session.netns).or_default().push(Doomed {
                 session,

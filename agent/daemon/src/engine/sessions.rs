@@ -16,10 +16,12 @@ use writ_core::config::AtStart;
 use writ_core::record::{Body, Cut, Endpoint, IdSource, PolicyRef, Time, record_id};
 use writ_core::table::Generation;
 
-use super::Engine;
 use super::clock::Clocks;
+use super::{Current, Engine};
 use crate::kernel::{Diag, FAMILIES, Kernel, Socket, boot_ns};
 
+/// How long network namespaces are looked into for one change: an account can make any number of them, and each is searched for.
+const LOOKING: Duration = Duration::from_secs(3);
 /// How long a cut waits for the decisions before it to be read: a flood of connects must not hold it up.
 const READING: Duration = Duration::from_millis(5);
 /// How often a socket that is listed and not found is looked for again: a connect that has been let through takes a moment
@@ -145,6 +147,8 @@ impl Engine {
             let Some((change, reason)) = cause.of(&session) else { continue };
             match self.refused(&session) {
                 Some(_) if session.state == SESSION_TOLERATED && !cause.ends_tolerance(&session, at_start) => {}
+                // As before: only its packets can be stopped, and they are.
+                Some(_) if session.state == SESSION_STOPPED => {}
                 Some((account, decision)) => {
                     doomed.entry(session.netns).or_default().push(Doomed {
                         session,
@@ -156,7 +160,7 @@ impl Engine {
                 }
                 None if matches!(session.state, SESSION_STOPPED | SESSION_TOLERATED) => {
                     // It closed meanwhile, or is listed again: either way it flows.
-                    let _ = self.kernel.list_session(&Session { state: SESSION_JUDGED, ..session });
+                    let _ = self.kernel.relist_session(&Session { state: SESSION_JUDGED, ..session });
                 }
                 None => {}
             }
@@ -166,8 +170,15 @@ impl Engine {
         }
         // The decision that opened a session comes before its end in the log.
         self.catch_up();
+        let until = Instant::now() + LOOKING;
         for (netns, doomed) in doomed {
-            self.cut(netns, doomed, began, last);
+            if Instant::now() < until {
+                self.cut(netns, doomed, began, last);
+            } else {
+                let error =
+                    std::io::Error::other("they are in more network namespaces than can be looked into at once");
+                self.stop_packets(doomed, began, &error);
+            }
         }
         self.flush();
     }
@@ -188,11 +199,12 @@ impl Engine {
 
     /// The account by which a session may not go on, with the judgement.
     fn refused(&self, session: &Session) -> Option<(u16, Decision)> {
-        let generation = &self.current()?.generation;
+        let current = self.current()?;
+        let generation = &current.generation;
         let tables = InForce { generation, kernel: &self.kernel };
         let protocol = Protocol::from_bits(session.protocol).unwrap_or(Protocol::Tcp);
         let endpoint = writ_abi::Endpoint { address: session.address, port: session.port, protocol };
-        let attempt = Attempt::Connect { endpoint, executable: session.executable };
+        let attempt = Attempt::Connect { endpoint, executable: class_of(current, session) };
         let now = boot_ns();
         session.accounts.iter().take_while(|account| **account != SESSION_NOBODY).find_map(|account| {
             // As in the egress program: an account that is declared no more is nobody's to judge.
@@ -273,7 +285,7 @@ impl Engine {
             }
             // If it closed meanwhile it must not be listed anew.
             if self.kernel.session(doomed.session.cookie).is_some() {
-                let _ = self.kernel.list_session(&Session { state: SESSION_STOPPED, ..doomed.session });
+                let _ = self.kernel.relist_session(&Session { state: SESSION_STOPPED, ..doomed.session });
                 self.note_cut(&doomed, None, "egress", began.elapsed());
             }
         }
@@ -357,7 +369,7 @@ impl Engine {
             source: sockets.get(&session.cookie).map(|socket| endpoint(socket.local, session.protocol)),
             since: Time(clocks.wall_of(session.opened)),
             pid: session.pid,
-            executable: paths.get(&session.executable).map(|path| (*path).clone()),
+            executable: paths.get(&class_of(current, session)).map(|path| (*path).clone()),
             socket_cookie: session.cookie,
             netns_cookie: session.netns,
             decision: self.opening_of(session),
@@ -366,6 +378,12 @@ impl Engine {
         };
         sessions.iter().map(view).collect()
     }
+}
+
+/// The class of the executable that opened a session, in the generation in force.
+pub(super) fn class_of(current: &Current, session: &Session) -> u32 {
+    let file = (session.executable_device, session.executable_inode);
+    current.identities.class_of(Some(file).filter(|(_, inode)| *inode != 0))
 }
 
 /// The sockets of a namespace that could be among these, by cookie; at `last` wherever they lead, because somebody else's

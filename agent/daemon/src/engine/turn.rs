@@ -196,6 +196,7 @@ impl Engine {
         }
         self.let_go();
         self.resolve_again();
+        self.apply_again();
         self.note_counted_refusals(false);
         if self.live_unsaved {
             self.save_live();
@@ -244,6 +245,10 @@ impl Engine {
         });
         if id.is_none() && !self.degraded.iter().any(|reason| reason == CLOCK_UNTOLD) {
             return;
+        }
+        if id.is_some() {
+            // With the reading it was moved to: a daemon after this one must not move it once more.
+            self.save_live();
         }
         let (began, before) = (Instant::now(), self.moments_now());
         let told = self.supersede();

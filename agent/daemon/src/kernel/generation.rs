@@ -265,6 +265,12 @@ impl Kernel {
         if identities.cgroups.is_empty() && identities.units.is_empty() {
             return Ok(());
         }
+        // Twice: one that was made before its parent was named here is nobody's to the program, and is seen by the second look.
+        self.look_at_cgroups(side, identities)?;
+        self.look_at_cgroups(side, identities)
+    }
+
+    fn look_at_cgroups(&mut self, side: u32, identities: &Identities) -> Result<(), InstallError> {
         let units: std::collections::BTreeMap<_, _> =
             identities.units.iter().map(|(name, list)| (PathHash::of(name.as_bytes()), *list)).collect();
         let mut map = self.outer.cgroups.get(&side, 0).map_err(failed("CGROUPS"))?;

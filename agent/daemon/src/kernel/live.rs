@@ -20,6 +20,16 @@ impl Kernel {
         slots.set(account, slot.0, 0).map_err(failed("SLOTS"))
     }
 
+    /// The slots in force, by account.
+    ///
+    /// # Errors
+    /// The table cannot be read.
+    pub(crate) fn slots(&self) -> Result<Vec<Slot>, InstallError> {
+        let side = self.active().map_err(failed("ACTIVE"))?.side();
+        let slots = self.outer.slots.get(&side, 0).map_err(failed("SLOTS"))?;
+        (0..slots.len()).map(|account| slots.get(&account, 0).map(Slot).map_err(failed("SLOTS"))).collect()
+    }
+
     /// Changes what holds for an account in every stance.
     ///
     /// # Errors

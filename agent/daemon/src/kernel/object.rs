@@ -15,7 +15,7 @@ use writ_abi::{
 use super::attach::{attach, load};
 use super::barrier::Barrier;
 use super::btf::Btf;
-use super::bytes::{Plain, SeenKey};
+use super::bytes::{ExecutableKey, Plain, SeenKey};
 use super::features::{chooses_errno, types_the_task};
 use super::generation::Outer;
 use super::host::{CgroupMount, init_user_ns, most_processes};
@@ -103,6 +103,7 @@ pub(crate) struct Kernel {
     ring_sizes: (u64, u64),
     counts: PerCpuArray<MapData, [u64; COUNTERS as usize]>,
     seen: HashMap<MapData, Plain<SeenKey>, u64>,
+    lineage: HashMap<MapData, u32, Plain<ExecutableKey>>,
     pub(super) sessions: MapData,
     sessions_share: Array<MapData, u64>,
     pub(super) found: Array<MapData, u64>,
@@ -216,6 +217,7 @@ impl Kernel {
             ring_sizes: (decisions_size, processes_size),
             counts: PerCpuArray::try_from(take("COUNTS")?).map_err(map_error)?,
             seen: HashMap::try_from(take("SEEN")?).map_err(map_error)?,
+            lineage: HashMap::try_from(take("LINEAGE")?).map_err(map_error)?,
             // aya's maps do not lend their descriptor, and read one element at a time.
             sessions: match take("SESSIONS")? {
                 Map::HashMap(data) => data,
@@ -243,6 +245,23 @@ impl Kernel {
         // Only now have they left the ring.
         self.budgets.took(&drained.decisions, &drained.processes);
         drained
+    }
+
+    /// Has a process descend from an executable, unless it is known to descend from one; whether it was not.
+    ///
+    /// # Errors
+    /// The map is full, or cannot be written.
+    pub(crate) fn note_origin(&mut self, pid: u32, (device, inode): (u32, u64)) -> Result<bool, aya::maps::MapError> {
+        const IF_ABSENT: u64 = 1; // BPF_NOEXIST
+        match self.lineage.insert(pid, Plain(ExecutableKey { inode, device, reserved: 0 }), IF_ABSENT) {
+            Ok(()) => Ok(true),
+            Err(aya::maps::MapError::SyscallError(error))
+                if error.io_error.kind() == std::io::ErrorKind::AlreadyExists =>
+            {
+                Ok(false)
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// Divides what each account may always have in the rings, and on the list of sessions, among these accounts.

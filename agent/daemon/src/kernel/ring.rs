@@ -23,7 +23,10 @@ pub(crate) struct Drained {
     pub more: bool,
 }
 
-/// Reads at most `limit` decisions, and every process start that was made before them.
+/// How many process starts are read for each decision that may be.
+const STARTS_EACH: usize = 8;
+
+/// Reads at most `limit` decisions, and the process starts that were made before them.
 pub(super) fn drain(decisions: &mut RingBuf<MapData>, processes: &mut RingBuf<MapData>, limit: usize) -> Drained {
     let mut drained = Drained::default();
     while drained.decisions.len() < limit {
@@ -33,14 +36,16 @@ pub(super) fn drain(decisions: &mut RingBuf<MapData>, processes: &mut RingBuf<Ma
             Err(malformed) => drained.malformed.push(malformed),
         }
     }
-    drained.more = drained.decisions.len() == limit;
     // After the decisions: a process that decided something started before it did.
-    while let Some(entry) = processes.next() {
+    // Bounded too: what starts processes without end must not keep the engine from its turn.
+    while drained.processes.len() < limit * STARTS_EACH {
+        let Some(entry) = processes.next() else { break };
         match bytes::process(&entry) {
             Ok(event) => drained.processes.push(event),
             Err(malformed) => drained.malformed.push(malformed),
         }
     }
+    drained.more = drained.decisions.len() == limit || drained.processes.len() == limit * STARTS_EACH;
     drained
 }
 

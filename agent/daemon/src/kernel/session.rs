@@ -7,7 +7,7 @@ use writ_abi::Session;
 
 use super::bytes::Plain;
 use super::object::Kernel;
-use super::syscall::{delete_key, lookup_key, read_hash, update_key};
+use super::syscall::{delete_key, lookup_key, read_hash, replace_key, update_key};
 
 impl Kernel {
     /// Every session.
@@ -28,8 +28,16 @@ impl Kernel {
     ///
     /// # Errors
     /// The map is full.
-    pub(crate) fn list_session(&self, session: &Session) -> io::Result<()> {
+    fn list_session(&self, session: &Session) -> io::Result<()> {
         update_key(self.sessions.fd().as_fd(), session.cookie, &Plain(*session))
+    }
+
+    /// Says on the list what is now known of a session. One that closed meanwhile is not listed anew.
+    ///
+    /// # Errors
+    /// It is not on the list.
+    pub(crate) fn relist_session(&self, session: &Session) -> io::Result<()> {
+        replace_key(self.sessions.fd().as_fd(), session.cookie, &Plain(*session))
     }
 
     /// Lists a session that no connect put on the list. From here on the egress program judges the packets of its socket, and
@@ -63,11 +71,12 @@ const NO_SESSION: Session = Session {
     sequence: 0,
     cookie: 0,
     netns: 0,
+    executable_inode: 0,
     address: writ_abi::Address::NONE,
     epochs: [0; 4],
     accounts: [writ_abi::SESSION_NOBODY; 4],
     generation: 0,
-    executable: 0,
+    executable_device: 0,
     cpu: 0,
     pid: 0,
     port: 0,
@@ -75,5 +84,5 @@ const NO_SESSION: Session = Session {
     protocol: 0,
     state: 0,
     room: writ_abi::ROOM_NONE,
-    reserved: 0,
+    moved: 0,
 };

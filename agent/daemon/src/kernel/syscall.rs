@@ -282,6 +282,18 @@ pub(super) fn update_key<V: aya::Pod>(map: BorrowedFd<'_>, key: u64, value: &V) 
     element(BPF_MAP_UPDATE_ELEM, map, key, std::ptr::from_ref(value) as u64)
 }
 
+/// Writes one element of a map with 64-bit keys over the one that is there.
+///
+/// # Errors
+/// ENOENT if there is none.
+pub(super) fn replace_key<V: aya::Pod>(map: BorrowedFd<'_>, key: u64, value: &V) -> io::Result<()> {
+    const BPF_MAP_UPDATE_ELEM: i64 = 2;
+    const BPF_EXIST: u64 = 2;
+    let fd = u64::from(map.as_raw_fd().cast_unsigned());
+    let words = [fd, (&raw const key) as u64, std::ptr::from_ref(value) as u64, BPF_EXIST, 0, 0, 0, 0];
+    bpf(BPF_MAP_UPDATE_ELEM, &Attribute { words }, 32).map(drop)
+}
+
 /// Removes one element of a map with 64-bit keys.
 ///
 /// # Errors

@@ -3,10 +3,10 @@
 //! Read here and not by `procfs`, which opens a directory for each process and takes every line of `status` apart: this is on
 //! the way from a signal to the kernel, once for each ancestor.
 
+use std::collections::HashMap;
 use std::fs;
-use std::os::unix::fs::MetadataExt as _;
 
-use super::table::kernel_device;
+use super::device::file_at;
 
 /// How many ancestors are looked at.
 const MOST_ANCESTORS: usize = 64;
@@ -40,12 +40,31 @@ pub(crate) fn lineage(pid: u32) -> Vec<Ancestor> {
     let mut pid = pid;
     while pid != 0 && found.len() < MOST_ANCESTORS {
         let (parent, started) = stat(pid).unwrap_or_default();
-        let executable = fs::metadata(format!("/proc/{pid}/exe")).ok();
-        let executable = executable.map(|file| (kernel_device(file.dev()), file.ino()));
+        let executable = file_at(format!("/proc/{pid}/exe"));
         found.push(Ancestor { pid, started, credentials: credentials(pid), executable });
         pid = parent;
     }
     found
+}
+
+/// A process's parent, and the file that it runs.
+type Running = (u32, Option<(u32, u64)>);
+
+/// Every process, as far as it can be read.
+fn running() -> HashMap<u32, Running> {
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    pids.filter_map(|pid| Some((pid, (stat(pid)?.0, file_at(format!("/proc/{pid}/exe")))))).collect()
+}
+
+/// Which of these files each process descends from, or is itself: the one that it cannot shed, which came first.
+pub(crate) fn origins(is_one: impl Fn((u32, u64)) -> bool) -> Vec<(u32, (u32, u64))> {
+    let running = running();
+    let first = |pid: &u32| {
+        let walk = std::iter::successors(running.get(pid), |(parent, _)| running.get(parent));
+        walk.take(MOST_ANCESTORS).filter_map(|(_, file)| file.filter(|file| is_one(*file))).last()
+    };
+    running.keys().filter_map(|pid| Some((*pid, first(pid)?))).collect()
 }
 
 /// As whom a process runs; `None` if it is gone.
@@ -99,6 +118,20 @@ mod tests {
         assert!(first.executable.is_some());
         assert_eq!(parent.pid, stat.ppid.unsigned_abs());
         assert_eq!(lineage.last().unwrap().pid, 1, "init, or what is it here");
+    }
+
+    #[test]
+    fn who_descends_from_a_file_is_found_and_the_first_one_counts() {
+        let own = file_at("/proc/self/exe").unwrap();
+        let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        let parent = lineage(std::process::id()).get(1).and_then(|parent| parent.executable);
+        let found: HashMap<_, _> = origins(|file| file == own).into_iter().collect();
+        assert_eq!(found.get(&child.id()), Some(&own), "though it runs something else");
+        assert_eq!(found.get(&std::process::id()), Some(&own));
+        assert_eq!(found.get(&1), None);
+        let both: HashMap<_, _> = origins(|file| file == own || Some(file) == parent).into_iter().collect();
+        assert_eq!(both.get(&child.id()), parent.or(Some(own)).as_ref());
+        child.kill().and_then(|()| child.wait()).unwrap();
     }
 
     #[test]

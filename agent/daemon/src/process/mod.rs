@@ -1,14 +1,16 @@
 //! Who made an attempt: names for executables, parents, cgroups and units, from exec events first and procfs second.
 
+mod device;
 mod fingerprint;
 mod holders;
 mod lineage;
 mod services;
 mod sighting;
 
+pub(crate) use device::file_at;
 pub(crate) use fingerprint::{Baselines, Changed, Fingerprints};
 pub(crate) use holders::{holders, views};
-pub(crate) use lineage::{Ancestor, lineage};
+pub(crate) use lineage::{Ancestor, lineage, origins};
 pub(crate) use services::{Owner, Service, services};
 pub(crate) use sighting::Sighting;
 mod peer;
@@ -16,4 +18,4 @@ mod table;
 
 pub(crate) use peer::describe;
 pub(crate) use table::ProcessTable;
-pub(crate) use table::{cgroup_of, kernel_device, start_ticks_of, unit_of};
+pub(crate) use table::{cgroup_of, start_ticks_of, unit_of};

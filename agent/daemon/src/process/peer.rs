@@ -6,6 +6,7 @@ use std::path::Path;
 
 use writ_core::record::{Cgroup, Process};
 
+use super::device::file_at;
 use super::table::{parents, start_ticks_of, unit_of};
 
 /// `/proc` counts in hundredths of a second, records in nanoseconds.
@@ -19,7 +20,7 @@ pub(crate) fn describe(pid: u32, cgroups: &Path) -> Process {
     };
     let stat = known.stat().ok();
     let status = known.status().ok();
-    let file = fs::metadata(format!("/proc/{pid}/exe")).ok();
+    let file = file_at(format!("/proc/{pid}/exe"));
     let path = super::cgroup_of(pid);
     let on_disk = path.as_deref().and_then(|path| fs::metadata(cgroups.join(path.trim_start_matches('/'))).ok());
     Process {
@@ -27,10 +28,8 @@ pub(crate) fn describe(pid: u32, cgroups: &Path) -> Process {
         tid: pid,
         start_time: start_ticks_of(pid.cast_signed()).unwrap_or(0).saturating_mul(NANOSECONDS_PER_TICK),
         executable: fs::read_link(format!("/proc/{pid}/exe")).ok().map(|path| path.to_string_lossy().into_owned()),
-        device: file
-            .as_ref()
-            .map_or_else(String::new, |file| format!("{}:{}", libc::major(file.dev()), libc::minor(file.dev()))),
-        inode: file.as_ref().map_or(0, MetadataExt::ino),
+        device: file.map_or_else(String::new, |(device, _)| format!("{}:{}", device >> 20, device & 0x000f_ffff)),
+        inode: file.map_or(0, |(_, inode)| inode),
         parents: stat.as_ref().map(|stat| parents(stat.ppid.unsigned_abs())).unwrap_or_default(),
         unit: path.as_deref().and_then(unit_of),
         cgroup: Cgroup { id: on_disk.map_or(0, |found| found.ino()), path },

@@ -67,12 +67,16 @@ impl Sighting<'_> {
     }
 }
 
+/// How many of a process's descriptors are looked at: it chooses how many it has, and the engine waits meanwhile.
+const MOST_DESCRIPTORS: usize = 4_096;
+
 /// Whether a process holds a TCP socket, or has one as a standard stream.
 fn has_tcp(pid: u32, standard: bool) -> bool {
     let Ok(process) = Process::new(pid.cast_signed()) else { return false };
     let Ok(descriptors) = process.fd() else { return false };
     let held: HashSet<u64> = descriptors
         .flatten()
+        .take(MOST_DESCRIPTORS)
         .filter(|descriptor| !standard || descriptor.fd <= 2)
         .filter_map(|descriptor| match descriptor.target {
             FDTarget::Socket(inode) => Some(inode),

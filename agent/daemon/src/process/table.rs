@@ -3,6 +3,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::fs;
 use std::os::unix::fs::MetadataExt;
+use std::time::Instant;
 
 use writ_abi::{DecisionEvent, PATH_LEN, ProcessEvent};
 use writ_core::record::Parent;
@@ -14,6 +15,8 @@ use crate::kernel::CgroupMount;
 const MOST: usize = 16_384;
 /// `/proc` counts in hundredths of a second, the kernel in nanoseconds.
 const NANOSECONDS_PER_TICK: u64 = 10_000_000;
+/// Looking through the hierarchy of cgroups takes at most one part of so many of the time.
+const LOOK_SHARE: u32 = 20;
 /// How many ancestors a record names.
 const PARENTS: usize = 4;
 
@@ -67,6 +70,10 @@ pub(crate) struct ProcessTable {
     started_as: Memory<(u32, u64), u32>,
     /// Ancestors by process: pid and start time. A process that loses its parent keeps the one it was started by.
     parents: Memory<(u32, u64), Vec<Parent>>,
+    /// Cgroups that were looked for and are not there.
+    gone: Memory<u64, ()>,
+    /// When the hierarchy may be looked through again.
+    look_again: Option<Instant>,
     mount: CgroupMount,
     /// How often an executable that was known was named anew.
     renamed: u64,
@@ -81,6 +88,8 @@ impl ProcessTable {
             cgroups: Memory::new(),
             started_as: Memory::new(),
             parents: Memory::new(),
+            gone: Memory::new(),
+            look_again: None,
             mount,
             renamed: 0,
         }
@@ -178,10 +187,21 @@ impl ProcessTable {
                 return Some(path);
             }
         }
+        // Ids are not given again: one that was not found is gone for good. Whoever makes and removes cgroups without end has
+        // the hierarchy looked through for a small share of the time, and attempts from there go without a path meanwhile.
+        if self.gone.entries.contains_key(&id) || self.look_again.is_some_and(|at| Instant::now() < at) {
+            return None;
+        }
+        let began = Instant::now();
         for (known, path) in crate::kernel::cgroup_paths(&self.mount) {
             self.cgroups.insert(known, path);
         }
-        self.cgroups.entries.get(&id).cloned()
+        self.look_again = began.elapsed().checked_mul(LOOK_SHARE).and_then(|rest| Instant::now().checked_add(rest));
+        let found = self.cgroups.entries.get(&id).cloned();
+        if found.is_none() {
+            self.gone.insert(id, ());
+        }
+        found
     }
 }
 
@@ -218,11 +238,6 @@ fn start_ticks(pid: u32) -> Option<u64> {
 /// When a process started, in clock ticks since boot.
 pub(crate) fn start_ticks_of(pid: i32) -> Option<u64> {
     stat(u32::try_from(pid).ok()?).map(|(_, started)| started)
-}
-
-/// The kernel's own encoding of a device number: `MKDEV` of include/linux/kdev_t.h.
-pub(crate) fn kernel_device(device: u64) -> u32 {
-    libc::major(device) << 20 | libc::minor(device)
 }
 
 /// Path of a process's cgroup in the unified hierarchy.

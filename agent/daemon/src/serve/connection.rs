@@ -38,7 +38,7 @@ const FAREWELL: Duration = Duration::from_secs(1);
 const FILES: u64 = 1_024;
 
 /// Makes room for every connection that may be admitted: one too many open files would be the log's.
-pub(super) fn make_room() {
+pub(crate) fn make_room() {
     use nix::sys::resource::{Resource, getrlimit, setrlimit};
     let wanted = 2 * MOST as u64 + FILES;
     let raised = getrlimit(Resource::RLIMIT_NOFILE).and_then(|(soft, hard)| match soft {

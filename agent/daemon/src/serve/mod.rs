@@ -20,5 +20,6 @@ mod ssf;
 mod tls;
 mod token;
 
+pub(crate) use connection::make_room;
 pub(crate) use https::{HttpsServer, bind_https};
 pub(crate) use socket::{Server, bind};

@@ -65,7 +65,6 @@ pub(crate) async fn bind(path: &Path) -> Result<Server, ServeError> {
 impl Server {
     /// Answers until `stop` says so: on the socket, and over HTTPS if that is configured.
     pub(crate) async fn serve(self, engine: Handle, https: Option<HttpsServer>, mut stop: watch::Receiver<bool>) {
-        connection::make_room();
         let serving =
             routes::Serving { engine, held: Held::default(), limits: Limits::default(), receiver: Receiver::default() };
         let asking = serving.receiver.clone().keep_asking(serving.engine.clone(), stop.clone());
