@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use nix::unistd::{Uid, User};
@@ -45,6 +46,8 @@ pub(crate) struct Resolution {
     missing: BTreeSet<String>,
     #[serde(skip)]
     asked: Option<Asked>,
+    #[serde(skip)]
+    asking: Asking,
     /// The uids that the users of accounts can take besides their own.
     #[serde(skip)]
     subordinates: Vec<Subordinates>,
@@ -58,6 +61,65 @@ pub(crate) struct Resolution {
 struct Asked {
     at: Instant,
     written: Option<SystemTime>,
+}
+
+/// Users that nobody had, asked for again on a thread: a directory service can take as long as it likes over a name.
+#[derive(Clone, Debug, Default)]
+struct Asking(Arc<Mutex<Question>>);
+
+#[derive(Debug, Default)]
+enum Question {
+    #[default]
+    None,
+    Asked,
+    Answered(BTreeMap<String, u32>),
+}
+
+impl Asking {
+    /// What was found since the last call.
+    fn answers(&self) -> BTreeMap<String, u32> {
+        let mut question = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match &mut *question {
+            Question::Answered(found) => {
+                let found = std::mem::take(found);
+                *question = Question::None;
+                found
+            }
+            Question::None | Question::Asked => BTreeMap::new(),
+        }
+    }
+
+    /// Asks, unless something is being asked.
+    fn begin(&self, names: Vec<String>) {
+        let mut question = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if names.is_empty() || !matches!(*question, Question::None) {
+            return;
+        }
+        let asking = Arc::clone(&self.0);
+        let spawned = std::thread::Builder::new().name("users".into()).spawn(move || {
+            let found =
+                names.into_iter().filter_map(|name| Some((uid_of(&name)?, name))).map(|(uid, name)| (name, uid));
+            let found = Question::Answered(found.collect());
+            *asking.lock().unwrap_or_else(PoisonError::into_inner) = found;
+        });
+        match spawned {
+            Ok(_) => *question = Question::Asked,
+            Err(error) => tracing::warn!(%error, "users that do not exist could not be asked for again"),
+        }
+    }
+}
+
+/// Two are the same whatever is being asked.
+impl PartialEq for Asking {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl Eq for Asking {}
+
+fn uid_of(name: &str) -> Option<u32> {
+    name.parse().ok().or_else(|| Some(User::from_name(name).ok()??.uid.as_raw()))
 }
 
 /// What a look at the host changed.
@@ -81,15 +143,22 @@ impl Resolution {
         // What no account is matched by is not followed: by the time it is named again it can be somebody else's uid.
         self.users.retain(|name, _| users.contains(name));
         self.missing.retain(|name| users.contains(name));
+        let answers = self.asking.answers();
+        let mut ask = Vec::new();
         for name in users {
             let known = self.users.get(name).copied();
             // Asking a directory service costs; what is known is asked for again only where it can have changed. A name that
             // was never asked for is new in the configuration: its processes are judged from now on.
             let unasked = known.is_none() && !self.missing.contains(name);
-            if rewritten || unasked || (known.is_none() && due) {
+            if rewritten || unasked {
                 self.user(name, known, &mut difference);
+            } else if let Some(uid) = answers.get(name) {
+                self.is(name, Some(*uid), known, &mut difference);
+            } else if known.is_none() && due {
+                ask.push(name.clone());
             }
         }
+        self.asking.begin(ask);
         let changed = !(difference.found.is_empty() && difference.gone.is_empty() && difference.replaced.is_empty());
         let given = fs::metadata(SUBUID).and_then(|rows| rows.modified()).ok();
         if self.asked.is_none() || changed || given != self.given {
@@ -108,7 +177,10 @@ impl Resolution {
     }
 
     fn user(&mut self, name: &str, known: Option<u32>, difference: &mut Difference) {
-        let uid = name.parse().ok().or_else(|| Some(User::from_name(name).ok()??.uid.as_raw()));
+        self.is(name, uid_of(name), known, difference);
+    }
+
+    fn is(&mut self, name: &str, uid: Option<u32>, known: Option<u32>, difference: &mut Difference) {
         if uid.is_some() {
             self.missing.remove(name);
         } else {
@@ -258,6 +330,26 @@ impl Engine {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_user_that_nobody_had_is_asked_for_beside_the_engine_and_once_at_a_time() {
+        let asking = Asking::default();
+        assert!(asking.answers().is_empty());
+        asking.begin(vec!["root".into(), "no-such-user-here".into()]);
+        let deadline = Instant::now() + Duration::from_secs(30);
+        let found = loop {
+            let found = asking.answers();
+            if !found.is_empty() {
+                break found;
+            }
+            assert!(Instant::now() < deadline);
+            std::thread::yield_now();
+        };
+        assert_eq!(found, BTreeMap::from([("root".to_owned(), 0)]));
+        *asking.0.lock().unwrap() = Question::Asked;
+        asking.begin(vec!["root".into()]);
+        assert!(matches!(*asking.0.lock().unwrap(), Question::Asked), "whatever hangs is not asked a second time");
+    }
 
     #[test]
     fn a_user_that_resolved_once_is_not_given_up_because_a_lookup_fails() {
