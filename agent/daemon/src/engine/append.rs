@@ -44,6 +44,9 @@ impl Engine {
             let epoch = self.epochs.get(&name).copied().unwrap_or(0).wrapping_add(1);
             let mut wanted = outlook(&current.config, &bundle, &mut change.after, epoch, since, clocks.wall);
             let known = !granted && current.generation.has_rows(&bundle, &name, &wanted);
+            // From here on what is known of the generation in force changes before the kernel does: if this is not finished,
+            // only another generation is sound.
+            self.spoiled = true;
             if !known && self.tightens(change) && self.fall_back_first(change)? {
                 change.fallback_first = true;
                 wanted.epoch = wanted.epoch.wrapping_add(1);
@@ -54,6 +57,7 @@ impl Engine {
             if !self.make_room(&name, &wanted) || !self.put_stance(&name, index, &mut change.after, &wanted, clocks)? {
                 return Ok(false);
             }
+            self.spoiled = false;
             *applied += 1;
         }
         Ok(true)

@@ -172,8 +172,6 @@ impl Engine {
         }
         let mut applied = 0;
         let appended = if self.spoiled { Ok(false) } else { self.append(&mut changed, &clocks, &mut applied) };
-        // What was begun and not finished is in what is known of the generation in force: only another one is sound.
-        self.spoiled |= !matches!(appended, Ok(true));
         let done = match appended {
             Ok(true) => Ok(()),
             Ok(false) => self.supersede(),
