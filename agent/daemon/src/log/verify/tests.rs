@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use writ_core::log::NoteSigner;
 use writ_core::record::{
@@ -243,23 +244,23 @@ fn a_log_that_is_being_written_verifies_at_every_moment() {
     let log = Log::new(100_000);
     let (mut writer, _) = log.open();
     writer.checkpoint().unwrap();
-    let done = std::sync::atomic::AtomicBool::new(false);
-    let rounds = std::sync::atomic::AtomicU32::new(0);
+    let done = AtomicBool::new(false);
+    let rounds = AtomicU32::new(0);
     std::thread::scope(|scope| {
         scope.spawn(|| {
             // From number 10 on there is no heartbeat in between, so that nothing is missing.
             let mut size = 10;
-            while size < 4000 || (rounds.load(std::sync::atomic::Ordering::Relaxed) < 4 && size < 40_000) {
+            while size < 4000 || (rounds.load(Ordering::Relaxed) < 4 && size < 40_000) {
                 writer.append(&records(size..size + 9)).unwrap();
                 writer.checkpoint().unwrap();
                 size += 9;
             }
-            done.store(true, std::sync::atomic::Ordering::Relaxed);
+            done.store(true, Ordering::Relaxed);
         });
-        while !done.load(std::sync::atomic::Ordering::Relaxed) {
+        while !done.load(Ordering::Relaxed) {
             let report = verify(&log.dir(), &Trust::default()).unwrap();
             assert_eq!(problems(&report), Vec::<String>::new());
-            rounds.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            rounds.fetch_add(1, Ordering::Relaxed);
         }
     });
     assert!(rounds.into_inner() >= 4);
@@ -273,21 +274,31 @@ fn a_log_that_is_being_pruned_verifies_at_every_moment() {
     let (mut writer, _) = log.open();
     writer.append(&records(10..300)).unwrap();
     writer.checkpoint().unwrap();
-    let done = std::sync::atomic::AtomicBool::new(false);
+    let (done, verified) = (AtomicBool::new(false), AtomicU64::new(0));
     std::thread::scope(|scope| {
         scope.spawn(|| {
             for turn in 0..40u64 {
                 writer.append(&records(300 + turn * 100..400 + turn * 100)).unwrap();
                 writer.checkpoint().unwrap();
                 writer.prune(std::time::SystemTime::now() + hour * 2).unwrap();
-                // As long as a look takes, or so: the daemon looks for what is old once a minute.
-                std::thread::sleep(std::time::Duration::from_millis(turn % 8 * 5));
+                // The daemon looks for what is old once a minute; so one verification meets it once at most.
+                let before = verified.load(Ordering::Relaxed);
+                while verified.load(Ordering::Relaxed) == before {
+                    std::thread::sleep(std::time::Duration::from_micros(100 + turn % 8 * 300));
+                    if done.load(Ordering::Relaxed) {
+                        return;
+                    }
+                }
             }
-            done.store(true, std::sync::atomic::Ordering::Relaxed);
+            done.store(true, Ordering::Relaxed);
         });
-        while !done.load(std::sync::atomic::Ordering::Relaxed) {
-            let report = verify(&log.dir(), &Trust::default()).unwrap();
-            assert_eq!(problems(&report), Vec::<String>::new());
+        while !done.load(Ordering::Relaxed) {
+            let report = verify(&log.dir(), &Trust::default());
+            verified.fetch_add(1, Ordering::Relaxed);
+            let found = report.map(|report| problems(&report));
+            // Ended first: a claim that fails leaves nobody waiting.
+            done.fetch_or(found.as_ref().is_ok_and(|found| !found.is_empty()) || found.is_err(), Ordering::Relaxed);
+            assert_eq!(found.unwrap(), Vec::<String>::new());
         }
     });
 }
