@@ -16,7 +16,7 @@ fn events_have_no_hidden_bytes_and_keep_their_layout() {
     assert_eq!(size_of::<TaskOffsets>(), 112);
     assert_eq!(size_of::<Session>(), 112);
     assert_eq!(offset_of!(Session, epochs), 64);
-    assert_eq!(offset_of!(Session, port), 100);
+    assert_eq!(offset_of!(Session, port), 104);
     assert_eq!(size_of::<SocketOffsets>(), 48);
     assert_eq!(size_of::<KernelConfig>(), 32 + 112 + 48 + 96);
 }
