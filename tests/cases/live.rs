@@ -216,7 +216,7 @@ fn a_closed_window_blocks_an_agent_and_time_moves_it() {
     fails_soon(&host, &peer);
     succeeds_soon(&host, &peer);
 
-    expect_causes(&host, &["time", "time"]);
+    expect_causes(&host, &["policy", "time", "time"]);
 }
 
 #[test]
