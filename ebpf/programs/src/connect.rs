@@ -253,15 +253,8 @@ pub(crate) fn judge(mut seen: Seen, origin: &impl Origin) -> u16 {
     // For an attempt without an address too: see `judge_attempt` for what a choice here can come to.
     seen.class = tables.class_of(&seen.address);
     let active = tables.active().0;
-    let mut outcome = Outcome {
-        decision: nobody(),
-        at: now(),
-        views: 0,
-        account: NOBODY,
-        errno: 0,
-        strict: 0,
-        cookies: origin.cookies(),
-    };
+    let mut outcome =
+        Outcome { decision: nobody(), at: now(), views: 0, account: NOBODY, errno: 0, cookies: origin.cookies() };
     let [a, b, c, d] = caller.accounts;
     judge_account(active, a, &seen, &mut outcome);
     if b != NOBODY {
@@ -287,8 +280,11 @@ pub(crate) fn judge(mut seen: Seen, origin: &impl Origin) -> u16 {
         outcome.decision.enforced = true;
         outcome.decision.learn = false;
     }
-    if tables.active().has(Active::LOG_FAILS) && outcome.decision.verdict == Verdict::Allow && outcome.strict == 1 {
-        outcome.decision.enforced = true;
+    if tables.active().has(Active::LOG_FAILS)
+        && outcome.decision.enforced
+        && outcome.decision.verdict == Verdict::Allow
+        && outcome.decision.flags.has(AccountFlags::RECORD_LOSS_DENIES)
+    {
         count(Counter::RecordLossDenied);
         outcome.decision.verdict = Verdict::Deny;
         outcome.decision.would = Verdict::Deny;
@@ -303,7 +299,7 @@ pub(crate) fn judge(mut seen: Seen, origin: &impl Origin) -> u16 {
         outcome.errno = refusal(&outcome.decision);
     }
     let recorded = emit::decision(tables.active(), &caller, &seen, &outcome);
-    if !recorded && outcome.strict == 1 {
+    if !recorded && outcome.decision.enforced && outcome.decision.flags.has(AccountFlags::RECORD_LOSS_DENIES) {
         count(Counter::RecordLossDenied);
         outcome.errno = refusal(&outcome.decision);
     }
@@ -342,9 +338,6 @@ pub(crate) extern "C" fn judge_attempt(active: u64, account: u16, seen: *const S
         Attempt::Connect { endpoint, executable: seen.executable }
     };
     let decision = decide(&KernelTables::of(Active(active), seen.class), u32::from(account), &attempt, outcome.at);
-    if decision.enforced && decision.flags.has(AccountFlags::RECORD_LOSS_DENIES) {
-        outcome.strict = 1;
-    }
     prefer(outcome, decision, account);
     0
 }

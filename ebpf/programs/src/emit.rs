@@ -109,8 +109,6 @@ pub(crate) struct Outcome {
     pub(crate) account: u16,
     pub(crate) views: u16,
     pub(crate) errno: u16,
-    /// 1 if some account that was judged may not have access without a record.
-    pub(crate) strict: u16,
     /// Cookie of the socket, and of its network namespace.
     pub(crate) cookies: [u64; 2],
 }

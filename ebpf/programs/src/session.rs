@@ -311,15 +311,8 @@ pub(crate) extern "C" fn judge_session(active: u64, session: *mut Session, now: 
         family: 0,
         open_socket: 0,
     };
-    let mut outcome = Outcome {
-        decision: connect::nobody(),
-        at: now,
-        account: NOBODY,
-        views: 0,
-        errno: 0,
-        strict: 0,
-        cookies: [0; 2],
-    };
+    let mut outcome =
+        Outcome { decision: connect::nobody(), at: now, account: NOBODY, views: 0, errno: 0, cookies: [0; 2] };
     let mut until = writ_abi::NEVER;
     // Not read back from the session, where another packet may have written others: a judgement is of one set of epochs.
     let mut epochs = 0;
