@@ -200,12 +200,14 @@ without_lsm() { # whether or not the BPF LSM is there, doctor says so and is con
 }
 capabilities() { # each taken away in turn: what is missed. One that nothing misses should not be there.
     local set one missed code=0 dropin=/run/systemd/system/writ.service.d
-    install -d -m 700 -o svc-billing /home/private && cp "$probe" /home/private/
-    printf '[service-account.homed]\nowner = "x@example.com"\nmatch = { executable = "/home/private/writ-probe" }\n' \
-        >/etc/writ/service-accounts.d/homed.toml
+    install -d -m 700 -o svc-billing /home/private
     set=$(systemctl cat writ | sed -n 's/^CapabilityBoundingSet=//p')
     mkdir -p $dropin
     for one in $set; do
+        # Another one each time: what was found once is not given up because it cannot be looked at any more.
+        cp "$probe" "/home/private/$one"
+        printf '[service-account.homed]\nowner = "x@example.com"\nmatch = { executable = "/home/private/%s" }\n' "$one" \
+            >/etc/writ/service-accounts.d/homed.toml
         printf '[Service]\nRestart=no\nCapabilityBoundingSet=\nCapabilityBoundingSet=%s\n' "${set/$one/}" >$dropin/less.conf
         systemctl daemon-reload
         if ! systemctl restart writ; then missed="it does not start"
