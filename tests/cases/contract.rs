@@ -146,7 +146,14 @@ fn a_grant_for_what_is_declared_no_more_keeps_no_daemon_from_starting() {
 
     host.attempt("udp-judge", &[peer.address]).assert_failed("EACCES");
     assert_eq!(host.status()["degraded"], json!(["grants-left-out"]));
+    // And nothing else from being brought up to date.
+    host.configure(&Config::new().destination("other", peer.address).permit("to-other", "other"));
+    assert!(host.writ_output(&["reload"]).status.success());
+    host.attempt("udp-judge", &[peer.address]).assert_succeeded();
+    assert_eq!(host.status()["degraded"], json!(["grants-left-out"]));
     let id = host.writ_json(&["grant", "list", "--json"])[0]["id"].as_str().expect("it is listed").to_owned();
     host.writ_json(&["grant", "revoke", &id, "--reason", "of no use", "--json"]);
+    host.configure(&Config::new());
     assert!(host.writ_output(&["reload"]).status.success());
+    assert_eq!(host.status()["degraded"], json!([]));
 }

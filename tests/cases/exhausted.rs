@@ -253,3 +253,24 @@ fn a_process_that_was_there_before_leads_whatever_it_starts_to_its_account() {
     assert!(shell.told(&format!("((({probe}); true); true)")).contains("EACCES"));
     host.expect_judgements(&[format!("deny udp {} EACCES", peer.address), format!("deny udp {} EACCES", peer.address)]);
 }
+
+#[test]
+fn that_there_is_no_room_for_who_was_there_before_is_shown() {
+    let mut host = Host::prepare(&Config::new());
+    let agent = host.directory().join("agent");
+    fs::copy("/bin/sh", &agent).unwrap();
+    host.run_daemon();
+    let _shell = Shell::start(&host, &agent);
+    let lineage = table(&host, "LINEAGE");
+    let full = lineage.fill(no_processes(), 0);
+    let matched = account("agent", &format!("{{ executable = \"{}\" }}", agent.display()));
+    host.configure(&Config::new().file("service-accounts.d/agent.toml", &matched));
+    assert!(host.writ_output(&["reload"]).status.success());
+    assert!(host.status()["degraded"].to_string().contains("lineage-unknown"));
+    for process in no_processes().take(full) {
+        lineage.remove(process).unwrap();
+    }
+    host.configure(&Config::new().file("service-accounts.d/agent.toml", &format!("{matched}mode = \"observe\"\n")));
+    assert!(host.writ_output(&["reload"]).status.success());
+    assert_eq!(host.status()["degraded"], serde_json::json!([]));
+}

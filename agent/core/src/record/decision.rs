@@ -102,7 +102,7 @@ pub struct Decision {
     pub risk: u8,
     /// The account's live signals.
     pub signals: Vec<SignalRef>,
-    /// The grant that permitted it.
+    /// The grant that permitted it, or the approval that held for exactly this when it was let through.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub grant: Option<GrantRef>,
     /// The Cedar request.

@@ -35,7 +35,7 @@ pub use lifecycle::Lifecycle;
 pub use line::{Checked, Envelope, Head, HeadHost, HeadKernel, MAX_LINE, ParseError, kind_of_line};
 
 pub use ocsf::{Place, to_ocsf};
-pub use process::{Cgroup, Parent, Process};
+pub use process::{Cgroup, Parent, Process, device_name};
 pub use reason::REASON_CODES;
 pub use time::Time;
 

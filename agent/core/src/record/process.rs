@@ -58,6 +58,6 @@ pub struct Cgroup {
 }
 
 /// A device number in the kernel's encoding, as records write it.
-pub(super) fn device_name(device: u32) -> String {
+pub fn device_name(device: u32) -> String {
     format!("{}:{}", device >> 20, device & 0x000f_ffff)
 }

@@ -46,6 +46,8 @@ pub(crate) enum ActivateError {
 
 /// How often processes are looked through for descendants at most.
 const MOST_LOOKS: usize = 8;
+/// Some process that was there before may be an account's without the kernel knowing it.
+const LINEAGE_UNKNOWN: &str = "lineage-unknown";
 /// Grants that name what is declared no more permit nothing.
 const GRANTS_LEFT_OUT: &str = "grants-left-out";
 
@@ -153,12 +155,14 @@ impl Engine {
         let configured_digest = self.archive_manifest(&parts)?;
         let mut bundle = Arc::clone(&base);
         let mut granted = BTreeMap::new();
+        // A grant that names what is declared no more must not keep a daemon from starting, nor what is in force from being
+        // brought up to date later: it permits nothing. A reload that would be the first to leave one out is refused.
+        let leaves_out = self.current.is_none() || self.degraded.iter().any(|reason| reason == GRANTS_LEFT_OUT);
         let mut left_out = false;
         for name in self.accounts_with_grants(now.wall).into_iter().filter(|name| config.accounts.contains_key(name)) {
             bundle = match bundle.granting(&name, &self.grants_of(&name, now.wall)) {
                 Ok(with) => Arc::new(with),
-                // A grant that names what is declared no more must not keep a daemon from starting: it permits nothing.
-                Err(findings) if self.current.is_none() => {
+                Err(findings) if leaves_out => {
                     let why = findings.iter().map(|finding| finding.message.as_str()).collect::<Vec<_>>().join("; ");
                     tracing::error!(
                         account = name,
@@ -205,6 +209,7 @@ impl Engine {
                 return Err(InstallError { table: "accounts.json", error: error.to_string() }.into());
             }
             tracing::error!(%error, "account numbers could not be kept; they are as they were");
+            self.live_unsaved = true; // Shown, and tried again, as what else cannot be kept there.
         }
         let legend = Legend::of(&generation, &configured_digest);
         self.remember(Names::new(Arc::clone(&bundle), legend));
@@ -252,24 +257,28 @@ impl Engine {
     fn seed_lineage(&mut self, identities: &Identities) {
         let leads = |file| identities.executables.get(&file).is_some_and(|(_, list)| *list != 0);
         if !identities.executables.values().any(|(_, list)| *list != 0) {
-            return;
+            return self.degraded_by(LINEAGE_UNKNOWN, false);
         }
         // Until a look finds nothing new: a process that its parent made after it was listed, and before it was known, is
         // found by the next one.
+        let mut unknown = true;
         for _ in 0..MOST_LOOKS {
-            let mut new = 0;
+            let (mut new, mut failed) = (false, false);
             for (pid, file) in origins(leads) {
                 match self.kernel.note_origin(pid, file) {
-                    Ok(added) => new += u32::from(added),
+                    Ok(added) => new |= added,
                     Err(error) => {
+                        failed = true;
                         tracing::error!(pid, %error, "whom a process descends from could not be told to the kernel");
                     }
                 }
             }
-            if new == 0 {
-                return;
+            unknown = new || failed;
+            if !new {
+                break;
             }
         }
+        self.degraded_by(LINEAGE_UNKNOWN, unknown);
     }
 
     /// Keeps what holds for an account in an epoch, and forgets what no event can mean any more.

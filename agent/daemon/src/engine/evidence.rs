@@ -320,7 +320,7 @@ pub(super) fn describe(context: &mut Context, moment: &Moment, situation: &Situa
         });
 }
 
-/// The approval that let an attempt through, by value, as the grant that it is: `None` if there was none for this.
+/// The approval that held for exactly this attempt when it was let through, by value, as the grant that it is.
 pub(super) fn approval<'a>(
     approved: impl Iterator<Item = &'a Escalation>,
     target: &Target,

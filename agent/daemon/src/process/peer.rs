@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use writ_core::record::{Cgroup, Process};
+use writ_core::record::{Cgroup, Process, device_name};
 
 use super::device::file_at;
 use super::table::{parents, start_ticks_of, unit_of};
@@ -28,7 +28,7 @@ pub(crate) fn describe(pid: u32, cgroups: &Path) -> Process {
         tid: pid,
         start_time: start_ticks_of(pid.cast_signed()).unwrap_or(0).saturating_mul(NANOSECONDS_PER_TICK),
         executable: fs::read_link(format!("/proc/{pid}/exe")).ok().map(|path| path.to_string_lossy().into_owned()),
-        device: file.map_or_else(String::new, |(device, _)| format!("{}:{}", device >> 20, device & 0x000f_ffff)),
+        device: file.map_or_else(String::new, |(device, _)| device_name(device)),
         inode: file.map_or(0, |(_, inode)| inode),
         parents: stat.as_ref().map(|stat| parents(stat.ppid.unsigned_abs())).unwrap_or_default(),
         unit: path.as_deref().and_then(unit_of),
