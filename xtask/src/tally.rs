@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result};
 
-use crate::process::shown;
+use crate::process::{say, shown};
 
 /// Counts of tests, as the runners printed them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -14,6 +14,8 @@ pub(crate) struct Tally {
     pub(crate) passed: u64,
     pub(crate) failed: u64,
     pub(crate) skipped: u64,
+    /// Of those that passed: the ones that had failed before, and passed alone.
+    pub(crate) unsteady: u64,
 }
 
 impl AddAssign for Tally {
@@ -21,14 +23,15 @@ impl AddAssign for Tally {
         self.passed += other.passed;
         self.failed += other.failed;
         self.skipped += other.skipped;
+        self.unsteady += other.unsteady;
     }
 }
 
 impl Tally {
     /// One failure that no runner counted: it did not start, or ended without its closing line.
-    pub(crate) const ONE_FAILURE: Self = Self { passed: 0, failed: 1, skipped: 0 };
+    pub(crate) const ONE_FAILURE: Self = Self { passed: 0, failed: 1, skipped: 0, unsteady: 0 };
     /// One claim that holds, made by something other than a test runner.
-    pub(crate) const ONE_SUCCESS: Self = Self { passed: 1, failed: 0, skipped: 0 };
+    pub(crate) const ONE_SUCCESS: Self = Self { passed: 1, failed: 0, skipped: 0, unsteady: 0 };
 
     /// The closing lines in a runner's output, added up.
     pub(crate) fn read(output: &str) -> Self {
@@ -40,18 +43,26 @@ impl Tally {
 
     /// The one summary line of `cargo xtask test`.
     pub(crate) fn summary(&self) -> String {
-        let skipped = if self.skipped > 0 { format!(", {} skipped", self.skipped) } else { String::new() };
-        format!("{} passed, {} failed{skipped}", self.passed, self.failed)
+        let mut line = format!("{} passed, {} failed", self.passed, self.failed);
+        for (count, word) in [(self.skipped, "skipped"), (self.unsteady, "unsteady")] {
+            if count > 0 {
+                line.push_str(&format!(", {count} {word}"));
+            }
+        }
+        line
     }
-}
 
-impl Tally {
     /// The counts of a [`Tally::summary`], if the line is one.
     pub(crate) fn of_summary(line: &str) -> Option<Self> {
-        let mut parts = line.trim().split(", ");
-        let mut next = |word: &str| parts.next()?.strip_suffix(word)?.trim_end().parse().ok();
+        let mut parts = line.trim().split(", ").peekable();
+        let mut next = |word: &str| {
+            let number = parts.peek()?.strip_suffix(word)?.trim_end().parse().ok()?;
+            parts.next();
+            Some(number)
+        };
         let (passed, failed) = (next("passed")?, next("failed")?);
-        Some(Self { passed, failed, skipped: next("skipped").unwrap_or(0) })
+        let (skipped, unsteady) = (next("skipped").unwrap_or(0), next("unsteady").unwrap_or(0));
+        Some(Self { passed, failed, skipped, unsteady })
     }
 }
 
@@ -70,19 +81,60 @@ fn closing_line(line: &str) -> Option<Tally> {
     Some(tally)
 }
 
+/// How many tests may fail once in a run. One more, and it is the product or the machine that is unsteady.
+const MOST_UNSTEADY: usize = 2;
+
+/// The tests that a runner's output names as failed.
+pub(crate) fn failed_tests(output: &str) -> Vec<String> {
+    output.lines().filter_map(failed_test).map(str::to_owned).collect()
+}
+
+/// The test that libtest's line `test NAME ... FAILED` names, if this is one.
+fn failed_test(line: &str) -> Option<&str> {
+    line.trim().strip_prefix("test ")?.strip_suffix(" ... FAILED")
+}
+
+/// The counts of a run whose few failed tests were run alone once more. What passes then counts as passed, and as
+/// unsteady: a chance failure among a thousand tests must not hide what the other 999 say, and is a defect to be found
+/// all the same. `alone` runs tests by name.
+pub(crate) fn once_more(
+    first: Tally,
+    failed: &[String],
+    alone: impl FnOnce(&[String]) -> Result<Tally>,
+) -> Result<Tally> {
+    let count = failed.len() as u64;
+    if count == 0 || first.failed != count || failed.len() > MOST_UNSTEADY {
+        return Ok(first);
+    }
+    say(&format!("failed, and run alone once more: {}", failed.join(", ")));
+    let again = alone(failed)?;
+    if again.failed > 0 || again.passed != count {
+        println!("    failed again: {}", failed.join(", "));
+        return Ok(first);
+    }
+    println!("    UNSTEADY, a defect of the test or of what it tests: {}", failed.join(", "));
+    Ok(Tally { passed: first.passed + count, failed: 0, unsteady: count, ..first })
+}
+
 /// Runs a test runner in the open and counts what it says. A runner that fails without counting a failure, or that
 /// succeeds without having run a test, counts as one failure: silence is not success.
 pub(crate) fn counted(command: &mut Command) -> Result<Tally> {
+    Ok(counted_by_name(command)?.0)
+}
+
+/// As [`counted`]; and the tests that failed.
+pub(crate) fn counted_by_name(command: &mut Command) -> Result<(Tally, Vec<String>)> {
     let line = shown(command);
     println!("    $ {line}");
     command.stdin(Stdio::null()).stdout(Stdio::piped());
     let mut child = command.spawn().with_context(|| format!("cannot run `{line}`"))?;
-    let mut tally = Tally::default();
+    let (mut tally, mut failed) = (Tally::default(), Vec::new());
     if let Some(stdout) = child.stdout.take() {
         for line in BufReader::new(stdout).lines() {
             let line = line.context("cannot read the test runner's output")?;
             println!("{line}");
             tally += closing_line(&line).unwrap_or_default();
+            failed.extend(failed_test(&line).map(str::to_owned));
         }
     }
     let status = child.wait().with_context(|| format!("cannot wait for `{line}`"))?;
@@ -93,7 +145,7 @@ pub(crate) fn counted(command: &mut Command) -> Result<Tally> {
         println!("`{line}` ran no test");
         tally += Tally::ONE_FAILURE;
     }
-    Ok(tally)
+    Ok((tally, failed))
 }
 
 #[cfg(test)]
@@ -106,7 +158,7 @@ mod tests {
 
     #[test]
     fn closing_lines_add_up() {
-        assert_eq!(Tally::read(RUN), Tally { passed: 42, failed: 1, skipped: 1 });
+        assert_eq!(Tally::read(RUN), tally(42, 1, 1));
     }
 
     #[test]
@@ -114,18 +166,45 @@ mod tests {
         assert_eq!(Tally::read("test a ... ok\ntest result\n3 passed; 0 failed\n"), Tally::default());
     }
 
+    fn tally(passed: u64, failed: u64, skipped: u64) -> Tally {
+        Tally { passed, failed, skipped, unsteady: 0 }
+    }
+
     #[test]
-    fn the_summary_names_skips_only_if_there_are_any() {
-        assert_eq!(Tally { passed: 3, failed: 0, skipped: 0 }.summary(), "3 passed, 0 failed");
-        assert_eq!(Tally { passed: 3, failed: 1, skipped: 2 }.summary(), "3 passed, 1 failed, 2 skipped");
+    fn the_summary_names_skips_and_unsteady_tests_only_if_there_are_any() {
+        assert_eq!(tally(3, 0, 0).summary(), "3 passed, 0 failed");
+        assert_eq!(tally(3, 1, 2).summary(), "3 passed, 1 failed, 2 skipped");
+        assert_eq!(Tally { unsteady: 1, ..tally(3, 0, 0) }.summary(), "3 passed, 0 failed, 1 unsteady");
     }
 
     #[test]
     fn a_summary_is_read_as_it_was_written_and_nothing_else_is() {
-        for tally in [Tally { passed: 3, failed: 0, skipped: 0 }, Tally { passed: 3, failed: 1, skipped: 2 }] {
-            assert_eq!(Tally::of_summary(&tally.summary()), Some(tally));
+        for skipped in [0, 2] {
+            for unsteady in [0, 1] {
+                let tally = Tally { unsteady, ..tally(3, 1, skipped) };
+                assert_eq!(Tally::of_summary(&tally.summary()), Some(tally));
+            }
         }
         assert_eq!(Tally::of_summary("    Linux 6.1: 3 passed, 0 failed"), None);
+    }
+
+    #[test]
+    fn failed_tests_are_read_by_name() {
+        assert_eq!(failed_tests("test a::b ... ok\ntest a::c ... FAILED\ntest result: FAILED. 1 passed"), ["a::c"]);
+    }
+
+    #[test]
+    fn a_test_that_fails_once_is_unsteady_and_one_that_fails_twice_has_failed() {
+        let names = ["a".to_owned(), "b".to_owned(), "c".to_owned()];
+        let first = tally(7, 2, 1);
+        let unsteady = once_more(first, &names[..2], |_| Ok(tally(2, 0, 0))).unwrap();
+        assert_eq!(unsteady, Tally { unsteady: 2, ..tally(9, 0, 1) });
+        assert_eq!(once_more(first, &names[..2], |_| Ok(tally(1, 1, 0))).unwrap(), first);
+        // Not all of them were there to be run again.
+        assert_eq!(once_more(first, &names[..2], |_| Ok(tally(1, 0, 0))).unwrap(), first);
+        // Something failed that has no name, or too much did.
+        assert_eq!(once_more(first, &names[..1], |_| Ok(tally(1, 0, 0))).unwrap(), first);
+        assert_eq!(once_more(tally(7, 3, 0), &names, |_| Ok(tally(3, 0, 0))).unwrap(), tally(7, 3, 0));
     }
 
     #[test]

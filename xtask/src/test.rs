@@ -8,7 +8,7 @@ use clap::Args;
 
 use crate::build::{self, cargo_with_object};
 use crate::process::say;
-use crate::tally::{Tally, counted};
+use crate::tally::{Tally, counted, counted_by_name, once_more};
 use crate::{demo, lint, package, rollout, setup, vm, workspace};
 
 /// What to leave out.
@@ -17,6 +17,9 @@ pub(crate) struct Options {
     /// Leave out the virtual machines
     #[arg(long)]
     no_vm: bool,
+    /// A test that fails and then passes alone has failed
+    #[arg(long)]
+    strict: bool,
 }
 
 /// Runs every step whatever the others do, except that nothing can run without the build.
@@ -48,8 +51,8 @@ pub(crate) fn test(options: &Options) -> Result<ExitCode> {
             });
         }
         report.step("lint", || lint::lint().map(|()| Tally::default()));
-        report.step("unit tests", unit);
-        report.step("whole-system tests, on this kernel", whole_system);
+        report.step("unit tests", || unit(options));
+        report.step("whole-system tests, on this kernel", || whole_system(options));
         report.step("demo", || demo::demo(&demo::Options::default()).map(|()| Tally::ONE_SUCCESS));
         if let Some(deb) = packed {
             report.step("what fleets are given", rollout::fleet);
@@ -63,18 +66,27 @@ pub(crate) fn test(options: &Options) -> Result<ExitCode> {
 }
 
 /// The tests of every crate that needs no kernel and no root.
-fn unit() -> Result<Tally> {
-    let mut cargo = cargo_with_object();
-    cargo.args(["test", "--workspace", "--no-fail-fast", "--exclude", "writ-programs", "--exclude", "writ-tests"]);
-    counted(&mut cargo)
+fn unit(options: &Options) -> Result<Tally> {
+    suite(options, &["--workspace", "--exclude", "writ-programs", "--exclude", "writ-tests"], &[])
 }
 
 /// The built `writ` on the kernel that runs here, confined to cgroups of the tests' own.
-fn whole_system() -> Result<Tally> {
-    let mut cargo = cargo_with_object();
-    cargo.env("WRIT_BIN", workspace::writ(false));
+fn whole_system(options: &Options) -> Result<Tally> {
     // One at a time: each test asks the kernel for maps and programs of its own, and waits by the clock.
-    counted(cargo.args(["test", "--package", "writ-tests", "--no-fail-fast", "--", "--test-threads=1"]))
+    suite(options, &["--package", "writ-tests"], &["--test-threads=1"])
+}
+
+fn suite(options: &Options, what: &[&str], how: &[&str]) -> Result<Tally> {
+    let cargo = || {
+        let mut cargo = cargo_with_object();
+        cargo.env("WRIT_BIN", workspace::writ(false)).arg("test").args(what).arg("--no-fail-fast").arg("--").args(how);
+        cargo
+    };
+    let (tally, failed) = counted_by_name(&mut cargo())?;
+    if options.strict {
+        return Ok(tally);
+    }
+    once_more(tally, &failed, |names| counted(cargo().arg("--exact").args(names)))
 }
 
 /// What the steps did.
@@ -120,9 +132,9 @@ mod tests {
     #[test]
     fn a_step_that_fails_is_counted_and_named() {
         let mut report = Report::default();
-        assert!(report.step("good", || Ok(Tally { passed: 2, failed: 0, skipped: 0 })));
+        assert!(report.step("good", || Ok(Tally { passed: 2, ..Tally::default() })));
         assert!(!report.step("bad", || bail!("no")));
-        assert!(!report.step("worse", || Ok(Tally { passed: 1, failed: 1, skipped: 0 })));
+        assert!(!report.step("worse", || Ok(Tally { passed: 1, failed: 1, ..Tally::default() })));
         assert_eq!(report.failed, ["bad", "worse"]);
         assert_eq!(report.tally.summary(), "3 passed, 2 failed");
         assert_eq!(report.close(), ExitCode::FAILURE);

@@ -12,6 +12,7 @@ use anyhow::{Context as _, Result, bail};
 use super::kernel::Kernel;
 use super::root::remove;
 use crate::process::{command, output, run, shown};
+use crate::tally::Tally;
 
 /// Room for what the guest leaves behind.
 const OUTPUT_BYTES: u64 = 256 << 20;
@@ -52,6 +53,21 @@ pub(crate) struct Job<'a> {
 pub(crate) struct Outcome {
     pub(crate) exit_code: i32,
     pub(crate) printed: String,
+}
+
+impl Outcome {
+    /// What the suite counted; one that failed or succeeded without counting why is a failure.
+    pub(crate) fn counted(&self) -> Tally {
+        let mut tally = Tally::read(&self.printed);
+        if self.exit_code != 0 && tally.failed == 0 {
+            println!("    the suite ended with {} and counted no failed test", self.exit_code);
+            tally += Tally::ONE_FAILURE;
+        } else if self.exit_code == 0 && tally.passed == 0 {
+            println!("    the suite ran no test");
+            tally += Tally::ONE_FAILURE;
+        }
+        tally
+    }
 }
 
 /// Boots, waits, reads. An error is a machine whose answer cannot be trusted.
