@@ -49,6 +49,7 @@ mod neighbours;
 mod open;
 mod opened;
 mod paths;
+mod people;
 mod pins;
 mod programs;
 mod race;

@@ -45,4 +45,4 @@ pub use verdict::{Cell, PROTOCOLS, Protocol, Reason, Verdict};
 /// Raise it whenever a type, constant or meaning here changes in a way an older program would misread; `tests/layout.rs`
 /// pins the bytes, so that a change cannot go unnoticed. An agent that finds a newer number in the pins leaves
 /// enforcement as it is and refuses to start.
-pub const ABI_VERSION: u32 = 5;
+pub const ABI_VERSION: u32 = 6;

@@ -27,6 +27,8 @@ pub struct Session {
     pub executable_inode: u64,
     /// The destination that was judged.
     pub address: Address,
+    /// Where its socket sends from: what it takes, with the destination and the cookie, to close it without a search.
+    pub source: Address,
     /// Epochs of the accounts when it was last judged.
     pub epochs: [u32; SESSION_ACCOUNTS],
     /// The accounts that were judged.
@@ -52,6 +54,10 @@ pub struct Session {
     /// 1 if its socket was let through to somewhere else before: whether it went there is asked of it with each packet. A
     /// connect that was let through can still fail, and leave a datagram socket where it was.
     pub moved: u8,
+    /// Port it sends from, in host byte order; 0: no packet has been seen yet, and [`Session::source`] says nothing.
+    pub source_port: u16,
+    /// Nothing.
+    pub reserved: [u16; 3],
 }
 
 /// How many sessions the list has room for.

@@ -4,7 +4,7 @@ use writ_abi::*;
 
 #[test]
 fn events_have_no_hidden_bytes_and_keep_their_layout() {
-    assert_eq!(ABI_VERSION, 5);
+    assert_eq!(ABI_VERSION, 6);
     assert_eq!(size_of::<DecisionEvent>(), 208);
     assert_eq!(offset_of!(DecisionEvent, address), 64);
     assert_eq!(offset_of!(DecisionEvent, cpu), 96);
@@ -14,9 +14,9 @@ fn events_have_no_hidden_bytes_and_keep_their_layout() {
     assert_eq!(size_of::<ProcessEvent>(), 336);
     assert_eq!(size_of::<Budget>(), 64);
     assert_eq!(size_of::<TaskOffsets>(), 112);
-    assert_eq!(size_of::<Session>(), 112);
-    assert_eq!(offset_of!(Session, epochs), 64);
-    assert_eq!(offset_of!(Session, port), 104);
+    assert_eq!(size_of::<Session>(), 136);
+    assert_eq!(offset_of!(Session, epochs), 80);
+    assert_eq!(offset_of!(Session, port), 120);
     assert_eq!(size_of::<SocketOffsets>(), 48);
     assert_eq!(size_of::<KernelConfig>(), 32 + 112 + 48 + 96);
 }

@@ -28,6 +28,8 @@ use crate::{
     tables::{KernelTables, NO_CLASS},
 };
 
+const AF_INET: u32 = 2;
+
 /// The session kept with a socket: null if there is none.
 #[inline(always)]
 fn stored(socket: *mut c_void, flags: u32) -> *mut Session {
@@ -101,6 +103,7 @@ pub(crate) fn track(active: u64, caller: &Caller, seen: &Seen, outcome: &mut Out
         (*session).state = SESSION_JUDGED;
         (*session).room = room;
         (*session).moved = u8::from(moved);
+        (*session).source_port = 0;
         (*session).held = if until == 0 { 0 } else { seal(until, &epochs) };
         if SESSIONS.insert((*session).cookie, &*session, 0).is_err() {
             // The daemon could not find it to cut it.
@@ -219,6 +222,9 @@ pub(crate) fn egress(context: SkBuffContext) -> i32 {
         if (*session).moved != 0 {
             follow(session, socket);
         }
+        if (*session).source_port == 0 {
+            learn_source(session, socket);
+        }
     }
     // SAFETY: the pointer is what the storage lookup returned; `held` is stored whole.
     let (sealed, accounts, epochs) =
@@ -248,7 +254,6 @@ pub(crate) fn egress(context: SkBuffContext) -> i32 {
 /// `session` is a whole value, `socket` the socket of a packet.
 #[inline(always)]
 unsafe fn follow(session: *mut Session, socket: *mut bpf_sock) {
-    const AF_INET: u32 = 2;
     // SAFETY: the caller's promise; each member is read by itself, as the kernel wants it.
     let (given, port) = unsafe {
         let given = if (*socket).family == AF_INET {
@@ -274,6 +279,35 @@ unsafe fn follow(session: *mut Session, socket: *mut bpf_sock) {
             core::ptr::write_volatile(&raw mut (*session).held, 0);
             (*session).address = address;
             (*session).port = port;
+        }
+    }
+}
+
+/// Puts where a session's socket sends from on the list, for whoever has to close it.
+///
+/// # Safety
+/// `session` is a whole value, `socket` the socket of a packet.
+#[inline(always)]
+unsafe fn learn_source(session: *mut Session, socket: *mut bpf_sock) {
+    // SAFETY: the caller's promise; each member is read by itself, as the kernel wants it.
+    unsafe {
+        let source = if (*socket).family == AF_INET {
+            Address::from_v4((*socket).src_ip4.to_ne_bytes())
+        } else {
+            let [a, b, c, d] = [
+                core::ptr::read_volatile(&raw const (*socket).src_ip6[0]),
+                core::ptr::read_volatile(&raw const (*socket).src_ip6[1]),
+                core::ptr::read_volatile(&raw const (*socket).src_ip6[2]),
+                core::ptr::read_volatile(&raw const (*socket).src_ip6[3]),
+            ];
+            Address::from_words([u64::from(a) | u64::from(b) << 32, u64::from(c) | u64::from(d) << 32])
+        };
+        let port = (*socket).src_port as u16;
+        (*session).source = source;
+        (*session).source_port = port;
+        if let Some(listed) = SESSIONS.get_ptr_mut((*session).cookie) {
+            (*listed).source = source;
+            (*listed).source_port = port;
         }
     }
 }

@@ -236,6 +236,7 @@ impl Engine {
         self.deadline = None;
         self.degraded_by(GRANTS_LEFT_OUT, left_out);
         self.neighbours.all(&config, &generation);
+        self.compare_unsettled();
         self.superseded = self.current.take().map(|current| current.generation);
         self.current = Some(Current {
             config,

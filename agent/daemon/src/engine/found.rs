@@ -91,7 +91,8 @@ impl Engine {
             }
         }
         for (netns, doomed) in doomed {
-            self.cut(netns, doomed, began, true);
+            let ended = self.cut(netns, doomed, began, true);
+            self.note_cuts(ended);
         }
         self.flush();
     }
@@ -220,6 +221,9 @@ impl Engine {
             state,
             room: ROOM_NONE,
             moved: 0,
+            source: found.socket.local.ip().to_canonical().into(),
+            source_port: found.socket.local.port(),
+            reserved: [0; 3],
         };
         let listed = self.kernel.list_found_session(&session);
         if let Err(error) = &listed {

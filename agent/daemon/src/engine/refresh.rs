@@ -80,8 +80,8 @@ pub(super) struct Changed {
     pub(super) fallback_first: bool,
     /// Where the account was in the tables before.
     pub(super) held: Option<Held>,
-    /// What this opened and closed.
-    pub(super) reach: ReachDifference,
+    /// What this opened and closed, once it was compared.
+    reach: Option<ReachDifference>,
 }
 
 impl Changed {
@@ -164,8 +164,7 @@ impl Engine {
                 continue;
             }
             let held = current.held(index);
-            let reach = ReachDifference::default();
-            changed.push(Changed { name, index, before, after, why, fallback_first: false, held, reach });
+            changed.push(Changed { name, index, before, after, why, fallback_first: false, held, reach: None });
         }
         if changed.is_empty() {
             return Ok(());
@@ -181,7 +180,9 @@ impl Engine {
             // What the kernel was told before that is recorded, and ends sessions, all the same.
             changed.truncate(applied);
         }
-        self.compare(&mut changed);
+        if self.superseded.is_some() {
+            self.compare(&mut changed);
+        }
         if let Some(current) = &self.current {
             for change in &changed {
                 self.neighbours.of(&change.name, &current.config);
@@ -209,12 +210,14 @@ impl Engine {
             || was.break_glass_until.is_some() && is.break_glass_until.is_none()
     }
 
-    /// Finds out what changes opened and closed, now that the kernel has them.
-    fn compare(&mut self, changed: &mut [Changed]) {
+    /// Finds out what changes opened and closed, now that the kernel has them: before the account changes again, and before
+    /// the generation does.
+    pub(super) fn compare(&mut self, changed: &mut [Changed]) {
         let superseded = self.superseded.take();
         let Some(current) = &self.current else { return };
         let mut common = None;
-        for change in changed {
+        for change in changed.iter_mut().filter(|change| change.reach.is_none()) {
+            let reach = change.reach.insert(ReachDifference::default());
             let Some((was, is)) = change.held.zip(current.held(change.index)) else { continue };
             let new = &current.generation;
             let old = superseded.as_ref().unwrap_or(new);
@@ -223,9 +226,16 @@ impl Engine {
                     Some(old) => Arc::new(Common::of(old, new)),
                     None => new.common(),
                 });
-                change.reach = common.difference(u32::from(change.index), (old, was), (new, is));
+                *reach = common.difference(u32::from(change.index), (old, was), (new, is));
             }
         }
+    }
+
+    /// The same for those that are not recorded yet.
+    pub(super) fn compare_unsettled(&mut self) {
+        let mut changed = std::mem::take(self.unsettled.changed());
+        self.compare(&mut changed);
+        *self.unsettled.changed() = changed;
     }
 
     pub(super) fn note_change(&mut self, change: &Changed, applied_us: u64) -> Option<String> {
@@ -263,6 +273,7 @@ impl Engine {
                 valid_until: moment.until.map(Time),
             }
         };
+        let reach = change.reach.clone().unwrap_or_default();
         let record = Change {
             account: name.clone(),
             cause: why.cause.clone(),
@@ -271,14 +282,14 @@ impl Engine {
             by: why.by.clone(),
             before: before.as_deref().map(|before| state(before, before.from)),
             after: state(&after, now),
-            opened: change.reach.opened.clone(),
-            closed: change.reach.closed.clone(),
+            opened: reach.opened,
+            closed: reach.closed,
             policy_digest: current.policy_digest_of(name).to_owned(),
             generation: Active(current.generation.active).generation(),
             fallback_first: change.fallback_first,
             applied_us,
         };
-        let truncated = change.reach.truncated.iter().map(|member| (*member).to_owned()).collect();
+        let truncated = reach.truncated.iter().map(|member| (*member).to_owned()).collect();
         Some(self.note_shortened(Timestamp::now(), Body::Change(Box::new(record)), truncated))
     }
 
@@ -319,9 +330,10 @@ impl Engine {
                 let held = self.superseded.as_ref().and_then(|tables| held(tables, index));
                 let (after, why) = ((*after).clone(), why.clone());
                 // Without the tables that were in force, an earlier daemon's, it cannot be told.
-                let unknown = held.is_none().then_some(["opened", "closed"]);
-                let truncated = unknown.into_iter().flatten().collect();
-                let reach = ReachDifference { truncated, ..ReachDifference::default() };
+                let reach = held.is_none().then(|| ReachDifference {
+                    truncated: ["opened", "closed"].into_iter().collect(),
+                    ..ReachDifference::default()
+                });
                 changed.push(Changed { name, index, before, after, why, fallback_first: false, held, reach });
             }
         }

@@ -61,9 +61,11 @@ impl Engine {
         if doomed.is_empty() {
             return;
         }
-        self.catch_up();
+        let mut ended = Vec::new();
         for (netns, doomed) in doomed {
-            self.cut(netns, doomed, began, true);
+            ended.extend(self.cut(netns, doomed, began, true));
         }
+        self.catch_up();
+        self.note_cuts(ended);
     }
 }

@@ -92,6 +92,25 @@ pub(super) struct Doomed {
     pub(super) reason: String,
 }
 
+/// A session that was cut, as it is to be recorded.
+pub(super) struct Ended {
+    doomed: Doomed,
+    /// Where it was sent from; `None` of one whose packets are stopped.
+    source: Option<SocketAddr>,
+    method: &'static str,
+    took: Duration,
+}
+
+impl Ended {
+    /// Has it name the records of the changes that ended it, which were not there when it was cut.
+    pub(super) fn named(mut self, cause: &Cause) -> Self {
+        if let Some((change, reason)) = cause.of(&self.doomed.session) {
+            (self.doomed.change, self.doomed.reason) = (change, reason);
+        }
+        self
+    }
+}
+
 /// The tables in force: the daemon's own copy, with the kernel's memory of destinations.
 pub(super) struct InForce<'a> {
     pub(super) generation: &'a Generation,
@@ -131,14 +150,26 @@ impl Tables for InForce<'_> {
 }
 
 impl Engine {
-    /// Judges live sessions again, and cuts those that are refused. What was changed must be in the kernel, and a grace
-    /// period over, for this to be the last look: then every session that was let through before is on the list.
+    /// Judges live sessions again, cuts those that are refused, and records it. What was changed must be in the kernel, and a
+    /// grace period over, for this to be the last look: then every session that was let through before is on the list.
     pub(super) fn judge_sessions(&mut self, cause: &Cause, began: Instant, last: bool) {
+        let ended = self.end_sessions(cause, began, last);
+        if ended.is_empty() {
+            return;
+        }
+        // The decision that opened a session comes before its end in the log.
+        self.catch_up();
+        self.note_cuts(ended);
+        self.flush();
+    }
+
+    /// The same, without recording it: that must not hold up a cut.
+    pub(super) fn end_sessions(&mut self, cause: &Cause, began: Instant, last: bool) -> Vec<Ended> {
         let sessions = match self.kernel.sessions() {
             Ok(sessions) => sessions,
             Err(error) => {
                 tracing::error!(%error, "live sessions could not be listed; the egress program stops what is not allowed");
-                return;
+                return Vec::new();
             }
         };
         let at_start = self.current().map(|current| current.config.agent.sessions.at_start).unwrap_or_default();
@@ -165,22 +196,17 @@ impl Engine {
                 None => {}
             }
         }
-        if doomed.is_empty() {
-            return;
-        }
-        // The decision that opened a session comes before its end in the log.
-        self.catch_up();
-        let until = Instant::now() + LOOKING;
+        let (mut ended, until) = (Vec::new(), Instant::now() + LOOKING);
         for (netns, doomed) in doomed {
             if Instant::now() < until {
-                self.cut(netns, doomed, began, last);
+                ended.extend(self.cut(netns, doomed, began, last));
             } else {
                 let error =
                     std::io::Error::other("they are in more network namespaces than can be looked into at once");
-                self.stop_packets(doomed, began, &error);
+                self.stop_packets(doomed, began, &error, &mut ended);
             }
         }
-        self.flush();
+        ended
     }
 
     /// Judges every live session again, after something that can change every account. `id`: the record that says what.
@@ -214,30 +240,37 @@ impl Engine {
         })
     }
 
-    /// Cuts sessions of one network namespace; if this is the `last` look, one without a connection is forgotten.
-    pub(super) fn cut(&mut self, netns: u64, mut doomed: Vec<Doomed>, began: Instant, last: bool) {
-        let Some(pid) = doomed.first().map(|doomed| doomed.session.pid) else { return };
+    /// Cuts sessions of one network namespace; if this is the `last` look, one without a connection is forgotten. What was cut
+    /// is to be recorded.
+    pub(super) fn cut(&mut self, netns: u64, doomed: Vec<Doomed>, began: Instant, last: bool) -> Vec<Ended> {
+        let mut ended = Vec::new();
+        let Some(pid) = doomed.first().map(|doomed| doomed.session.pid) else { return ended };
         let diag = match Diag::of(netns, pid) {
             Ok(diag) => diag,
             Err(error) => {
-                self.stop_packets(doomed, began, &error);
-                return;
+                self.stop_packets(doomed, began, &error, &mut ended);
+                return ended;
             }
         };
+        // Most have sent something, and need not be looked for among all the sockets of the namespace.
+        let mut doomed = self.cut_where_they_are(&diag, doomed, began, &mut ended);
         let looks = if last { LOOKS } else { 1 };
         for look in 0..looks {
+            doomed.retain(|doomed| self.kernel.session(doomed.session.cookie).is_some());
+            if doomed.is_empty() {
+                return ended;
+            }
             if look > 0 {
                 std::thread::sleep(PAUSE);
             }
             let sockets = match listed(&diag, &doomed, look + 1 == LOOKS) {
                 Ok(sockets) => sockets,
                 Err(error) => {
-                    self.stop_packets(doomed, began, &error);
-                    return;
+                    self.stop_packets(doomed, began, &error, &mut ended);
+                    return ended;
                 }
             };
-            // First all of them, then the records: what is written must not hold up a cut.
-            let (mut missing, mut ended, mut left) = (Vec::new(), Vec::new(), None);
+            let (mut missing, mut left) = (Vec::new(), None);
             for doomed in doomed {
                 let Some(socket) = sockets.get(&doomed.session.cookie) else {
                     missing.push(doomed);
@@ -252,32 +285,55 @@ impl Engine {
                     }
                 };
                 self.kernel.unlist_session(doomed.session.cookie);
-                ended.push((doomed, socket, method, began.elapsed()));
-            }
-            for (doomed, socket, method, took) in ended {
-                self.note_cut(&doomed, Some(socket), method, took);
+                ended.push(Ended { doomed, source: Some(socket.local), method, took: began.elapsed() });
             }
             if let Some((error, doomed)) = left {
-                self.stop_packets(doomed, began, &error);
+                self.stop_packets(doomed, began, &error, &mut ended);
             }
-            missing.retain(|doomed| self.kernel.session(doomed.session.cookie).is_some());
             doomed = missing;
-            if doomed.is_empty() {
-                return;
+        }
+        doomed.retain(|doomed| self.kernel.session(doomed.session.cookie).is_some());
+        if last {
+            // Open, and connected to nothing: ended by itself, or never came about. There is nothing to cut.
+            for doomed in doomed {
+                self.kernel.unlist_session(doomed.session.cookie);
             }
         }
-        if !last {
-            return;
-        }
-        // Open, and connected to nothing: ended by itself, or never came about. There is nothing to cut.
+        ended
+    }
+
+    /// Cuts the sessions whose sockets are where their last connect and first packet say; the others are left.
+    fn cut_where_they_are(
+        &mut self,
+        diag: &Diag,
+        doomed: Vec<Doomed>,
+        began: Instant,
+        ended: &mut Vec<Ended>,
+    ) -> Vec<Doomed> {
+        let mut left = Vec::new();
         for doomed in doomed {
-            self.kernel.unlist_session(doomed.session.cookie);
+            let closed = Socket::of_session(&doomed.session).filter(|socket| diag.destroy(socket).is_ok());
+            match closed {
+                Some(socket) => {
+                    self.kernel.unlist_session(doomed.session.cookie);
+                    let (source, took) = (Some(socket.local), began.elapsed());
+                    ended.push(Ended { doomed, source, method: "sock-destroy", took });
+                }
+                None => left.push(doomed),
+            }
         }
+        left
     }
 
     /// What is left where a socket cannot be closed: the egress program stops its packets, as it does from the moment of
     /// the change.
-    fn stop_packets(&mut self, doomed: Vec<Doomed>, began: Instant, error: &std::io::Error) {
+    fn stop_packets(
+        &mut self,
+        doomed: Vec<Doomed>,
+        began: Instant,
+        error: &std::io::Error,
+        ended: &mut Vec<Ended>,
+    ) {
         tracing::warn!(%error, sessions = doomed.len(), "sockets could not be closed; their packets are stopped");
         for doomed in doomed {
             if doomed.session.state == SESSION_STOPPED {
@@ -286,13 +342,21 @@ impl Engine {
             // If it closed meanwhile it must not be listed anew.
             if self.kernel.session(doomed.session.cookie).is_some() {
                 let _ = self.kernel.relist_session(&Session { state: SESSION_STOPPED, ..doomed.session });
-                self.note_cut(&doomed, None, "egress", began.elapsed());
+                ended.push(Ended { doomed, source: None, method: "egress", took: began.elapsed() });
             }
         }
     }
 
-    fn note_cut(&mut self, doomed: &Doomed, socket: Option<&Socket>, method: &str, took: Duration) {
+    /// Records what was cut.
+    pub(super) fn note_cuts(&mut self, ended: Vec<Ended>) {
+        for ended in ended {
+            self.note_cut(&ended);
+        }
+    }
+
+    fn note_cut(&mut self, ended: &Ended) {
         let Some(current) = self.current() else { return };
+        let Ended { doomed, source, method, took } = ended;
         let Doomed { session, decision, account, change, reason } = doomed;
         let generation = &current.generation;
         let policies = generation
@@ -302,10 +366,10 @@ impl Engine {
         let cut = Cut {
             account: generation.account_name(u32::from(*account)).unwrap_or("unknown").to_owned(),
             destination: destination(session),
-            source: socket.map(|socket| endpoint(socket.local, session.protocol)),
+            source: source.map(|source| endpoint(source, session.protocol)),
             socket_cookie: session.cookie,
             pid: Some(session.pid),
-            method: method.to_owned(),
+            method: (*method).to_owned(),
             change: (!change.is_empty()).then(|| change.clone()),
             decision: (session.sequence != 0).then(|| self.opening_of(session)),
             reason: format!("{reason}: {}", decision.reason.code()),
@@ -353,9 +417,12 @@ impl Engine {
         let mut sessions = self.kernel.sessions().unwrap_or_default();
         sessions.retain(|session| account.is_none_or(|wanted| name(session) == wanted));
         sessions.sort_by_key(|session| (session.netns, session.opened));
-        let mut sockets: HashMap<u64, Socket> = HashMap::new();
+        let known = sessions.iter().filter_map(|session| Some((session.cookie, Socket::of_session(session)?)));
+        let mut sockets: HashMap<u64, Socket> = known.collect();
+        // What has sent nothing yet is looked for.
         for of_one in sessions.chunk_by(|a, b| a.netns == b.netns) {
-            let Some(Ok(diag)) = of_one.first().map(|session| Diag::of(session.netns, session.pid)) else { continue };
+            let Some(unknown) = of_one.iter().find(|session| !sockets.contains_key(&session.cookie)) else { continue };
+            let Ok(diag) = Diag::of(unknown.netns, unknown.pid) else { continue };
             for protocol in [Protocol::Tcp, Protocol::Udp] {
                 let found = diag.connected(protocol).unwrap_or_default();
                 sockets.extend(found.into_iter().map(|socket| (socket.cookie, socket)));

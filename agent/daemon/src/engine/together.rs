@@ -67,6 +67,11 @@ impl Unsettled {
         self.changed.iter().any(|change| change.name == account)
     }
 
+    /// Changes that are not recorded yet.
+    pub(super) fn changed(&mut self) -> &mut Vec<Changed> {
+        &mut self.changed
+    }
+
     pub(super) fn take_up(&mut self, changed: Vec<Changed>, began: Instant) {
         self.began.get_or_insert(began);
         self.changed.extend(changed);
@@ -82,23 +87,33 @@ impl Engine {
     /// Records what has changed, and ends the sessions that it forbids.
     pub(super) fn record_changes(&mut self) {
         let Some(began) = self.unsettled.began.take() else { return };
-        let changed = std::mem::take(&mut self.unsettled.changed);
+        let mut changed = std::mem::take(&mut self.unsettled.changed);
         let applied_us = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
         let mut now = Together::since(began);
         for change in &changed {
+            now.changes.insert(change.index, String::new());
+            now.causes.insert(change.cause().to_owned());
             if self.tightens(change) {
                 now.tightened.insert(change.index);
             }
+        }
+        // Before anything is compared or written. What only opens can wait for the look that follows the grace period.
+        let ended = if now.tightened.is_empty() { Vec::new() } else { self.end_sessions(&now.cause(), began, false) };
+        (now.changes, now.causes) = Default::default();
+        self.compare(&mut changed);
+        for change in &changed {
             if let Some(id) = self.note_change(change, applied_us) {
                 now.changes.insert(change.index, id);
                 now.causes.insert(change.cause().to_owned());
             }
         }
-        self.flush();
-        // What only opens can wait for the look that follows the grace period.
-        if !now.tightened.is_empty() {
-            self.judge_sessions(&now.cause(), began, false);
+        if !ended.is_empty() {
+            // The decision that opened a session comes before its end in the log.
+            self.catch_up();
+            let cause = now.cause();
+            self.note_cuts(ended.into_iter().map(|ended| ended.named(&cause)).collect());
         }
+        self.flush();
         let all = self.unsettled.recorded.get_or_insert_with(|| Together::since(began));
         all.changes.extend(now.changes);
         all.causes.extend(now.causes);

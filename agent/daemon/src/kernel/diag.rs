@@ -15,7 +15,7 @@ use nix::sys::socket::{
     AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, recv, sendto, setsockopt, socket, sockopt,
 };
 use nix::sys::time::TimeVal;
-use writ_abi::Protocol;
+use writ_abi::{Protocol, Session};
 
 const SOCK_DIAG_BY_FAMILY: u16 = 20;
 const SOCK_DESTROY: u16 = 21;
@@ -62,6 +62,32 @@ pub(crate) struct Socket {
 }
 
 impl Socket {
+    /// The socket of a session, as its last connect and its first packet say it is; `None` before that packet. Whether it is
+    /// there is for the kernel to say, which compares the cookie.
+    pub(crate) fn of_session(session: &Session) -> Option<Self> {
+        let protocol = Protocol::from_bits(session.protocol).filter(|_| session.source_port != 0)?;
+        let [local, remote] = [(session.source, session.source_port), (session.address, session.port)]
+            .map(|(address, port)| SocketAddr::new(IpAddr::from(address).to_canonical(), port));
+        let mut id = Vec::with_capacity(ID);
+        id.extend(local.port().to_be_bytes());
+        id.extend(remote.port().to_be_bytes());
+        for address in [local.ip(), remote.ip()] {
+            let mut octets = [0; 16];
+            match address {
+                IpAddr::V4(address) => octets.iter_mut().zip(address.octets()).for_each(|(to, from)| *to = from),
+                IpAddr::V6(address) => octets = address.octets(),
+            }
+            id.extend(octets);
+        }
+        id.extend([0; 4]); // Whatever interface.
+        id.extend((session.cookie as u32).to_ne_bytes());
+        id.extend(((session.cookie >> 32) as u32).to_ne_bytes());
+        let family = if remote.is_ipv4() && local.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 } as u8;
+        let id = id.try_into().ok()?;
+        let (cookie, inode, uid, cgroup) = (session.cookie, 0, 0, None);
+        Some(Self { cookie, protocol, local, remote, inode, uid, cgroup, family, id })
+    }
+
     /// Whether this connection came in at a port that is listened on: the other side made it. The kernel does not keep who
     /// did, so a connection whose listener is gone looks like one that was made here.
     pub(crate) fn accepted_at(&self, listening: &[SocketAddr]) -> bool {
@@ -325,7 +351,7 @@ fn processes() -> impl Iterator<Item = u32> {
 #[cfg(test)]
 mod tests {
     use std::io::Read;
-    use std::net::{TcpListener, TcpStream};
+    use std::net::{TcpListener, TcpStream, UdpSocket};
 
     use super::*;
 
@@ -356,6 +382,41 @@ mod tests {
         assert_eq!(near.read(&mut [0]).unwrap_err().raw_os_error(), Some(libc::ECONNABORTED));
         assert_eq!(far.read(&mut [0]).unwrap_err().raw_os_error(), Some(libc::ECONNRESET));
         assert_eq!(diag.destroy(found).unwrap_err().raw_os_error(), Some(libc::ENOENT));
+    }
+
+    #[test]
+    fn the_socket_of_a_session_is_ended_without_a_search_and_only_if_it_is_that_one() {
+        let session = |socket: &Socket, protocol: Protocol| Session {
+            cookie: socket.cookie,
+            address: socket.remote.ip().to_canonical().into(),
+            port: socket.remote.port(),
+            source: socket.local.ip().to_canonical().into(),
+            source_port: socket.local.port(),
+            protocol: protocol as u8,
+            ..crate::kernel::session::NO_SESSION
+        };
+        let diag = Diag::here().unwrap();
+        for (listen, to) in [("127.0.0.1:0", "127.0.0.1"), ("[::1]:0", "::1"), ("127.0.0.1:0", "::ffff:127.0.0.1")] {
+            let listener = TcpListener::bind(listen).unwrap();
+            let port = listener.local_addr().unwrap().port();
+            let mut near = TcpStream::connect((to, port)).unwrap();
+            let listed: Vec<Socket> =
+                FAMILIES.iter().flat_map(|family| diag.connected_to(Protocol::Tcp, *family, port).unwrap()).collect();
+            let session = session(listed.first().unwrap(), Protocol::Tcp);
+            let another = Session { cookie: session.cookie + 1, ..session };
+            let refused = diag.destroy(&Socket::of_session(&another).unwrap());
+            assert_eq!(refused.unwrap_err().raw_os_error(), Some(libc::ENOENT), "{to}");
+            diag.destroy(&Socket::of_session(&session).unwrap()).unwrap();
+            assert_eq!(near.read(&mut [0]).unwrap_err().raw_os_error(), Some(libc::ECONNABORTED), "{to}");
+            assert!(Socket::of_session(&Session { source_port: 0, ..session }).is_none(), "it has sent nothing");
+        }
+        let (near, far) = (UdpSocket::bind("127.0.0.1:0").unwrap(), UdpSocket::bind("127.0.0.1:0").unwrap());
+        near.connect(far.local_addr().unwrap()).unwrap();
+        let port = far.local_addr().unwrap().port();
+        let listed = diag.connected_to(Protocol::Udp, libc::AF_INET as u8, port).unwrap();
+        let session = session(listed.first().unwrap(), Protocol::Udp);
+        diag.destroy(&Socket::of_session(&session).unwrap()).unwrap();
+        assert_eq!(near.recv(&mut [0]).unwrap_err().raw_os_error(), Some(libc::ECONNABORTED));
     }
 
     #[test]

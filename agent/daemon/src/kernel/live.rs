@@ -112,8 +112,12 @@ fn append<V: aya::Pod>(
     from: usize,
     values: impl IntoIterator<Item = V>,
 ) -> Result<(), InstallError> {
+    let mut values = (from..).zip(values).peekable();
+    if values.peek().is_none() {
+        return Ok(()); // What opening the table takes is on the way from a signal to the kernel.
+    }
     let mut inner = outer.get(&side, 0).map_err(failed(table))?;
-    for (at, value) in (from..).zip(values) {
+    for (at, value) in values {
         let at = u32::try_from(at).map_err(|error| InstallError { table, error: error.to_string() })?;
         inner.set(at, value, 0).map_err(failed(table))?;
     }

@@ -65,7 +65,7 @@ impl Kernel {
     }
 }
 
-const NO_SESSION: Session = Session {
+pub(super) const NO_SESSION: Session = Session {
     opened: 0,
     held: 0,
     sequence: 0,
@@ -85,4 +85,7 @@ const NO_SESSION: Session = Session {
     state: 0,
     room: writ_abi::ROOM_NONE,
     moved: 0,
+    source: writ_abi::Address::NONE,
+    source_port: 0,
+    reserved: [0; 3],
 };
