@@ -33,14 +33,6 @@ impl Tally {
     /// One claim that holds, made by something other than a test runner.
     pub(crate) const ONE_SUCCESS: Self = Self { passed: 1, failed: 0, skipped: 0, unsteady: 0 };
 
-    /// The closing lines in a runner's output, added up.
-    pub(crate) fn read(output: &str) -> Self {
-        output.lines().filter_map(closing_line).fold(Self::default(), |mut sum, counts| {
-            sum += counts;
-            sum
-        })
-    }
-
     /// The one summary line of `cargo xtask test`.
     pub(crate) fn summary(&self) -> String {
         let mut line = format!("{} passed, {} failed", self.passed, self.failed);
@@ -68,7 +60,7 @@ impl Tally {
 
 /// The counts in libtest's closing line, `test result: ok. 3 passed; 0 failed; 1 ignored; …`, if this is one.
 fn closing_line(line: &str) -> Option<Tally> {
-    let (_, counts) = line.trim().strip_prefix("test result: ")?.split_once(". ")?;
+    let (_, counts) = line.strip_prefix("test result: ")?.split_once(". ")?;
     let mut tally = Tally::default();
     for count in counts.split("; ") {
         match count.split_once(' ') {
@@ -84,14 +76,54 @@ fn closing_line(line: &str) -> Option<Tally> {
 /// How many tests may fail once in a run. One more, and it is the product or the machine that is unsteady.
 const MOST_UNSTEADY: usize = 2;
 
-/// The tests that a runner's output names as failed.
-pub(crate) fn failed_tests(output: &str) -> Vec<String> {
-    output.lines().filter_map(failed_test).map(str::to_owned).collect()
+/// What runners said, line by line.
+#[derive(Debug, Default)]
+pub(crate) struct Said {
+    tally: Tally,
+    /// How many of them began, and how many came to their closing line.
+    begun: u64,
+    closed: u64,
+    failed: Vec<String>,
+}
+
+impl Said {
+    /// A whole output.
+    pub(crate) fn of(output: &str) -> Self {
+        let mut said = Self::default();
+        output.lines().for_each(|line| said.take(line));
+        said
+    }
+
+    fn take(&mut self, line: &str) {
+        let line = line.trim();
+        self.begun += u64::from(is_opening_line(line));
+        if let Some(counts) = closing_line(line) {
+            self.tally += counts;
+            self.closed += 1;
+        }
+        self.failed.extend(failed_test(line).map(str::to_owned));
+    }
+
+    /// The counts, and the tests that failed by name. A runner that began and was not heard of again is a failure.
+    pub(crate) fn counted(mut self) -> (Tally, Vec<String>) {
+        let unheard = self.begun.saturating_sub(self.closed);
+        if unheard > 0 {
+            println!("    {unheard} test runners ended without saying what they had run");
+        }
+        self.tally.failed += unheard;
+        (self.tally, self.failed)
+    }
+}
+
+/// Whether this is libtest's `running 3 tests`.
+fn is_opening_line(line: &str) -> bool {
+    let count = line.strip_prefix("running ").and_then(|rest| rest.split_once(" test"));
+    count.is_some_and(|(count, rest)| count.parse::<u64>().is_ok() && matches!(rest, "" | "s"))
 }
 
 /// The test that libtest's line `test NAME ... FAILED` names, if this is one.
 fn failed_test(line: &str) -> Option<&str> {
-    line.trim().strip_prefix("test ")?.strip_suffix(" ... FAILED")
+    line.strip_prefix("test ")?.strip_suffix(" ... FAILED")
 }
 
 /// The counts of a run whose few failed tests were run alone once more. What passes then counts as passed, and as
@@ -128,15 +160,15 @@ pub(crate) fn counted_by_name(command: &mut Command) -> Result<(Tally, Vec<Strin
     println!("    $ {line}");
     command.stdin(Stdio::null()).stdout(Stdio::piped());
     let mut child = command.spawn().with_context(|| format!("cannot run `{line}`"))?;
-    let (mut tally, mut failed) = (Tally::default(), Vec::new());
+    let mut said = Said::default();
     if let Some(stdout) = child.stdout.take() {
         for line in BufReader::new(stdout).lines() {
             let line = line.context("cannot read the test runner's output")?;
             println!("{line}");
-            tally += closing_line(&line).unwrap_or_default();
-            failed.extend(failed_test(&line).map(str::to_owned));
+            said.take(&line);
         }
     }
+    let (mut tally, failed) = said.counted();
     let status = child.wait().with_context(|| format!("cannot wait for `{line}`"))?;
     if !status.success() && tally.failed == 0 {
         println!("`{line}` failed without counting a failed test: {status}");
@@ -153,17 +185,17 @@ mod tests {
     use super::*;
 
     const RUN: &str = "running 4 tests\n\
-        test result: FAILED. 2 passed; 1 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.03s\n\
+        test result: FAILED. 2 passed; 1 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.03s\n\nrunning 45 tests\n\
         test result: ok. 40 passed; 0 failed; 0 ignored; 0 measured; 5 filtered out; finished in 1.00s\n";
 
     #[test]
     fn closing_lines_add_up() {
-        assert_eq!(Tally::read(RUN), tally(42, 1, 1));
+        assert_eq!(Said::of(RUN).counted().0, tally(42, 1, 1));
     }
 
     #[test]
     fn other_lines_count_nothing() {
-        assert_eq!(Tally::read("test a ... ok\ntest result\n3 passed; 0 failed\n"), Tally::default());
+        assert_eq!(Said::of("test a ... ok\ntest result\n3 passed; 0 failed\n").counted().0, Tally::default());
     }
 
     fn tally(passed: u64, failed: u64, skipped: u64) -> Tally {
@@ -190,7 +222,17 @@ mod tests {
 
     #[test]
     fn failed_tests_are_read_by_name() {
-        assert_eq!(failed_tests("test a::b ... ok\ntest a::c ... FAILED\ntest result: FAILED. 1 passed"), ["a::c"]);
+        let said = Said::of("test a::b ... ok\ntest a::c ... FAILED\ntest result: FAILED. 1 passed; 1 failed");
+        assert_eq!(said.counted(), (tally(1, 1, 0), vec!["a::c".to_owned()]));
+    }
+
+    #[test]
+    fn a_runner_that_dies_is_a_failure_and_its_failed_test_is_not_run_again() {
+        let died = format!("{RUN}running 1 test\ntest a ... FAILED\n");
+        let (counts, failed) = Said::of(&died).counted();
+        assert_eq!((counts, failed.len()), (tally(42, 2, 1), 1));
+        assert_eq!(once_more(counts, &failed, |_| panic!("not all that failed has a name")).unwrap(), counts);
+        assert_eq!(Said::of("running 3 tests of patience\n").counted().0, Tally::default());
     }
 
     #[test]

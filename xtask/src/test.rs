@@ -46,7 +46,7 @@ pub(crate) fn test(options: &Options) -> Result<ExitCode> {
         } else {
             report.step("package, and virtual machines beside what follows", || {
                 let deb = packed.insert(package::deb(false)?);
-                machines = Some(vm::Beside::begin(deb.clone())?);
+                machines = Some(vm::Beside::begin(deb.clone(), options.strict)?);
                 Ok(Tally::default())
             });
         }

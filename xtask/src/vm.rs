@@ -22,7 +22,7 @@ use crate::build::{self, cargo_with_object};
 use crate::package;
 use crate::process::{command, read, run, say};
 use crate::setup;
-use crate::tally::{Tally, failed_tests, once_more};
+use crate::tally::{Tally, once_more};
 use crate::workspace;
 
 pub(crate) use beside::Beside;
@@ -56,6 +56,9 @@ pub(crate) struct Options {
     /// Processors of a machine
     #[arg(long, default_value_t = 2)]
     cpus: u32,
+    /// A test that fails and then passes alone has failed
+    #[arg(long)]
+    strict: bool,
     /// Everything is built and set up; this file lists what is to run, and with the package if it names one
     #[arg(long, hide = true, value_name = "FILE", conflicts_with = "package")]
     built: Option<PathBuf>,
@@ -109,6 +112,8 @@ pub(crate) fn vm(options: &Options) -> Result<()> {
 enum Claims<'a> {
     /// The whole-system tests of these subjects.
     Subjects(Vec<&'a str>),
+    /// These of them, by name, once more.
+    Tests(Vec<&'a str>),
     /// Those of the package: on a host with systemd, through a reboot.
     Package { deb: &'a Path, thorough: bool },
 }
@@ -156,11 +161,11 @@ fn subjects<'a>(options: &'a Options, version: &str) -> Vec<&'a str> {
 fn one(cache: &Path, version: &str, options: &Options, claims: &Claims<'_>, built: &Built) -> Result<Tally> {
     let kernel = kernel::fetch(cache, version)?;
     let first = boot_for(cache, &kernel, version, options, claims, built)?;
-    let mut tally = first.counted();
-    if matches!(claims, Claims::Subjects(_)) {
-        tally = once_more(tally, &failed_tests(&first.printed), |names| {
-            let subjects = Claims::Subjects(names.iter().map(String::as_str).collect());
-            Ok(boot_for(cache, &kernel, version, options, &subjects, built)?.counted())
+    let (mut tally, failed) = first.counted();
+    if matches!(claims, Claims::Subjects(_)) && !options.strict {
+        tally = once_more(tally, &failed, |names| {
+            let tests = Claims::Tests(names.iter().map(String::as_str).collect());
+            Ok(boot_for(cache, &kernel, version, options, &tests, built)?.counted().0)
         })?;
     }
     report::note(workspace::root(), version, &kernel.release, &first.printed, &tally)?;
@@ -178,11 +183,17 @@ fn boot_for(
 ) -> Result<boot::Outcome> {
     let image = root::image(cache, kernel)?;
     let of_package = matches!(claims, Claims::Package { .. });
-    let suite = if of_package { "package-" } else { "" };
+    // What is run again leaves the first run's results where they are.
+    let suite = match claims {
+        Claims::Subjects(_) => "",
+        Claims::Tests(_) => "again-",
+        Claims::Package { .. } => "package-",
+    };
     let results = cache.join("results").join(format!("{suite}{version}"));
     let input = cache.join(format!("input-{suite}{version}"));
     match claims {
-        Claims::Subjects(subjects) => collect(&input, subjects, &built.executables)?,
+        Claims::Subjects(subjects) => collect(&input, subjects, "", &built.executables)?,
+        Claims::Tests(tests) => collect(&input, tests, "--exact", &built.executables)?,
         Claims::Package { deb, thorough } => install::collect(&input, deb, &built.executables, *thorough)?,
     }
     say(&format!("booting Linux {}", kernel.release));
@@ -209,7 +220,7 @@ fn boot_for(
 }
 
 /// Puts what the guest runs into one directory: `writ`, the test binaries and their prober, and the script.
-fn collect(input: &Path, subjects: &[&str], built: &[Executable]) -> Result<()> {
+fn collect(input: &Path, subjects: &[&str], how: &str, built: &[Executable]) -> Result<()> {
     remove(input)?;
     fs::create_dir_all(input).with_context(|| format!("cannot create `{}`", input.display()))?;
     let mut script = String::from(
@@ -232,11 +243,12 @@ fn collect(input: &Path, subjects: &[&str], built: &[Executable]) -> Result<()> 
                 subjects.iter().copied().partition(|filter| filter.starts_with(OF_THE_MACHINE));
             let filters: String = others.iter().map(|filter| format!(" '{}'", filter.replace('\'', ""))).collect();
             if !others.is_empty() {
-                script.push_str(&format!("./{} --test-threads=1{filters} || result=$?\n", executable.name));
+                script.push_str(&format!("./{} --test-threads=1 {how}{filters} || result=$?\n", executable.name));
             }
             if !own.is_empty() {
+                let own = own.join(" ");
                 script.push_str(&format!(
-                    "./{} --test-threads=1 --ignored {OF_THE_MACHINE} || result=$?\n",
+                    "./{} --test-threads=1 --ignored {how} {own} || result=$?\n",
                     executable.name
                 ));
             }

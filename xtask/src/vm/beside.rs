@@ -21,7 +21,7 @@ impl Beside {
     /// Starts the suite and then the package's claims, of what is built now: what is built later does not change it.
     ///
     /// It gives way to everything else (`nice`): what runs beside it on this kernel waits by the clock.
-    pub(crate) fn begin(deb: PathBuf) -> Result<Self> {
+    pub(crate) fn begin(deb: PathBuf, strict: bool) -> Result<Self> {
         let cache = super::cache()?;
         let (list, log) = (cache.join("built.json"), cache.join("suite.log"));
         let built = Built { executables: super::test_executables()?, package: Some(deb) };
@@ -31,6 +31,9 @@ impl Beside {
         let own = std::env::current_exe().context("cannot find this program")?;
         let mut suite = command("nice");
         suite.args(["-n", "5"]).arg(own).args(["vm", "--built"]).arg(&list);
+        if strict {
+            suite.arg("--strict");
+        }
         let line = shown(&suite);
         println!("    $ {line} >{}", log.display());
         let errors = said.try_clone().context("cannot write the log twice")?;

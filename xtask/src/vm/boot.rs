@@ -12,7 +12,7 @@ use anyhow::{Context as _, Result, bail};
 use super::kernel::Kernel;
 use super::root::remove;
 use crate::process::{command, output, run, shown};
-use crate::tally::Tally;
+use crate::tally::{Said, Tally};
 
 /// Room for what the guest leaves behind.
 const OUTPUT_BYTES: u64 = 256 << 20;
@@ -56,9 +56,9 @@ pub(crate) struct Outcome {
 }
 
 impl Outcome {
-    /// What the suite counted; one that failed or succeeded without counting why is a failure.
-    pub(crate) fn counted(&self) -> Tally {
-        let mut tally = Tally::read(&self.printed);
+    /// What the suite counted, and which tests failed; one that failed or succeeded without counting why is a failure.
+    pub(crate) fn counted(&self) -> (Tally, Vec<String>) {
+        let (mut tally, failed) = Said::of(&self.printed).counted();
         if self.exit_code != 0 && tally.failed == 0 {
             println!("    the suite ended with {} and counted no failed test", self.exit_code);
             tally += Tally::ONE_FAILURE;
@@ -66,7 +66,7 @@ impl Outcome {
             println!("    the suite ran no test");
             tally += Tally::ONE_FAILURE;
         }
-        tally
+        (tally, failed)
     }
 }
 

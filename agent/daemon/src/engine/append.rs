@@ -108,6 +108,8 @@ impl Engine {
 
     /// Has the generation in force tell apart what an account's grants and approvals ask; false: it takes a new one.
     fn make_room(&mut self, account: &str, wanted: &Outlook) -> bool {
+        // While classes are what they were when the changes before this one were made.
+        self.compare_unsettled();
         let Some(current) = &mut self.current else { return false };
         let before = current.generation.active;
         let Some(growth) = current.generation.grow(&current.bundle, account, wanted) else { return false };

@@ -83,7 +83,7 @@ impl Engine {
         self.push(record);
         let connects = [Hook::Connect4 as u8, Hook::Connect6 as u8].contains(&event.hook);
         if connects && event.errno == 0 {
-            self.remember_opened(event.socket_cookie, &record.id);
+            self.remember_opened(event.socket_cookie, event.at, &record.id);
         }
         if let Body::Decision(judged) = &record.body
             && judged.verdict == writ_core::record::Verdict::Escalate

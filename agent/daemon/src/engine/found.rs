@@ -245,7 +245,7 @@ impl Engine {
         let body = self.describe_found(found, &session, marker, &clocks);
         let record = Record::new(id.clone(), clocks.wall, self.host.clone(), VERSION, body);
         self.push(&record);
-        self.remember_opened(session.cookie, &id);
+        self.remember_opened(session.cookie, session.opened, &id);
         session
     }
 
@@ -286,7 +286,7 @@ impl Engine {
         self.found_open.retain(|cookie| {
             let is_open = open.contains(cookie);
             if !is_open {
-                kernel.unlist_session(*cookie);
+                kernel.unlist_closed(*cookie);
             }
             is_open
         });

@@ -194,8 +194,8 @@ pub(crate) struct Engine {
     pub(crate) dropped: dropped::Dropped,
     /// What the configuration names, as it was found on this host.
     pub(crate) resolution: resolution::Resolution,
-    /// Which decision let each open session through, by socket cookie.
-    pub(crate) opened: HashMap<u64, String>,
+    /// Which decision let each open session through, and when in boot-time nanoseconds, by socket cookie.
+    pub(crate) opened: HashMap<u64, (u64, String)>,
     /// When those that have ended are next forgotten.
     pub(crate) opened_most: usize,
     /// Sessions, by cookie, that were open before any connect hook could see them.

@@ -142,7 +142,8 @@ impl Engine {
     }
 
     fn apply(&mut self, accounts: BTreeMap<String, Why>) -> Result<(), ActivateError> {
-        if accounts.keys().any(|account| self.unsettled.concerns(account)) {
+        // Drift that is noticed on the way can change the account again.
+        while accounts.keys().any(|account| self.unsettled.concerns(account)) {
             self.record_changes();
         }
         let began = Instant::now();
@@ -238,7 +239,24 @@ impl Engine {
         *self.unsettled.changed() = changed;
     }
 
+    /// Whether a change is only that something holds for longer, such as a heartbeat that came again: only its end has moved,
+    /// and the signal is on record.
+    pub(super) fn only_renews(&self, change: &Changed) -> bool {
+        let Changed { name, index, before: Some(before), .. } = change else { return false };
+        let epoch = self.epochs.get(name).copied().unwrap_or(0);
+        let Some((after, current)) = self.moments.get(&(*index, epoch)).zip(self.current.as_ref()) else { return false };
+        let was = before.situation(&current.config.signals, before.from);
+        let is = after.situation(&current.config.signals, Timestamp::now());
+        was.same_but_for_time(&is)
+            && was.break_glass_until == is.break_glass_until
+            && !before.other_mode(after)
+            && before.stance_digest == after.stance_digest
+    }
+
     pub(super) fn note_change(&mut self, change: &Changed, applied_us: u64) -> Option<String> {
+        if self.only_renews(change) {
+            return None;
+        }
         let Changed { name, index, before, why, .. } = change;
         let now = Timestamp::now();
         let epoch = self.epochs.get(name).copied().unwrap_or(0);
@@ -246,18 +264,6 @@ impl Engine {
         let current = self.current.as_ref()?;
         let configured =
             current.config.accounts.get(name).map(|account| account.effective_mode(current.config.agent.mode));
-        if let Some(before) = before.as_deref() {
-            let was = before.situation(&current.config.signals, before.from);
-            let is = after.situation(&current.config.signals, now);
-            // A heartbeat that came again: only its end has moved, and the signal is on record.
-            if was.same_but_for_time(&is)
-                && was.break_glass_until == is.break_glass_until
-                && !before.other_mode(&after)
-                && before.stance_digest == after.stance_digest
-            {
-                return None;
-            }
-        }
         let state = |moment: &Moment, at: Timestamp| {
             let situation = moment.situation(&current.config.signals, at);
             let observed = situation.break_glass_until.is_some() || moment.mode.or(configured) == Some(Mode::Observe);

@@ -284,7 +284,7 @@ impl Engine {
                         continue;
                     }
                 };
-                self.kernel.unlist_session(doomed.session.cookie);
+                self.kernel.unlist_session(&doomed.session);
                 ended.push(Ended { doomed, source: Some(socket.local), method, took: began.elapsed() });
             }
             if let Some((error, doomed)) = left {
@@ -296,7 +296,7 @@ impl Engine {
         if last {
             // Open, and connected to nothing: ended by itself, or never came about. There is nothing to cut.
             for doomed in doomed {
-                self.kernel.unlist_session(doomed.session.cookie);
+                self.kernel.unlist_session(&doomed.session);
             }
         }
         ended
@@ -312,10 +312,11 @@ impl Engine {
     ) -> Vec<Doomed> {
         let mut left = Vec::new();
         for doomed in doomed {
-            let closed = Socket::of_session(&doomed.session).filter(|socket| diag.destroy(socket).is_ok());
+            let known = Socket::of_session(&doomed.session).and_then(|socket| diag.where_it_was(&socket).ok());
+            let closed = known.filter(|socket| diag.destroy(socket).is_ok());
             match closed {
                 Some(socket) => {
-                    self.kernel.unlist_session(doomed.session.cookie);
+                    self.kernel.unlist_session(&doomed.session);
                     let (source, took) = (Some(socket.local), began.elapsed());
                     ended.push(Ended { doomed, source, method: "sock-destroy", took });
                 }
@@ -382,7 +383,8 @@ impl Engine {
 
     /// Id of the decision that opened a session.
     fn opening_of(&self, session: &Session) -> String {
-        self.opened.get(&session.cookie).cloned().unwrap_or_else(|| {
+        let known = self.opened.get(&session.cookie).filter(|(opened, _)| *opened == session.opened);
+        known.map(|(_, id)| id.clone()).unwrap_or_else(|| {
             // Recorded by an earlier daemon. The millisecond can differ by one from its reading of the clocks.
             let at = Clocks::read().wall_of(session.opened);
             let source = match session.cpu {
@@ -394,14 +396,14 @@ impl Engine {
     }
 
     /// Remembers which decision let a connect through.
-    pub(super) fn remember_opened(&mut self, cookie: u64, decision: &str) {
+    pub(super) fn remember_opened(&mut self, cookie: u64, opened: u64, decision: &str) {
         if self.opened.len() >= self.opened_most {
             let live: HashMap<u64, ()> =
                 self.kernel.sessions().unwrap_or_default().into_iter().map(|session| (session.cookie, ())).collect();
             self.opened.retain(|cookie, _| live.contains_key(cookie));
             self.opened_most = (self.opened.len() * 2).max(REMEMBERED);
         }
-        self.opened.insert(cookie, decision.to_owned());
+        self.opened.insert(cookie, (opened, decision.to_owned()));
     }
 
     /// How many sessions are open.

@@ -90,14 +90,16 @@ impl Engine {
         let mut changed = std::mem::take(&mut self.unsettled.changed);
         let applied_us = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
         let mut now = Together::since(began);
-        for change in &changed {
+        for change in changed.iter().filter(|change| !self.only_renews(change)) {
             now.changes.insert(change.index, String::new());
             now.causes.insert(change.cause().to_owned());
             if self.tightens(change) {
                 now.tightened.insert(change.index);
             }
         }
-        // Before anything is compared or written. What only opens can wait for the look that follows the grace period.
+        // What led to it is written first: a daemon that dies in between has said why. Then, before anything is compared or
+        // described, the end of what may not go on. What only opens can wait for the look that follows the grace period.
+        self.flush();
         let ended = if now.tightened.is_empty() { Vec::new() } else { self.end_sessions(&now.cause(), began, false) };
         (now.changes, now.causes) = Default::default();
         self.compare(&mut changed);

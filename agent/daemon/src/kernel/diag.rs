@@ -68,24 +68,29 @@ impl Socket {
         let protocol = Protocol::from_bits(session.protocol).filter(|_| session.source_port != 0)?;
         let [local, remote] = [(session.source, session.source_port), (session.address, session.port)]
             .map(|(address, port)| SocketAddr::new(IpAddr::from(address).to_canonical(), port));
-        let mut id = Vec::with_capacity(ID);
-        id.extend(local.port().to_be_bytes());
-        id.extend(remote.port().to_be_bytes());
-        for address in [local.ip(), remote.ip()] {
-            let mut octets = [0; 16];
-            match address {
-                IpAddr::V4(address) => octets.iter_mut().zip(address.octets()).for_each(|(to, from)| *to = from),
-                IpAddr::V6(address) => octets = address.octets(),
-            }
-            id.extend(octets);
-        }
-        id.extend([0; 4]); // Whatever interface.
-        id.extend((session.cookie as u32).to_ne_bytes());
-        id.extend(((session.cookie >> 32) as u32).to_ne_bytes());
         let family = if remote.is_ipv4() && local.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 } as u8;
-        let id = id.try_into().ok()?;
         let (cookie, inode, uid, cgroup) = (session.cookie, 0, 0, None);
-        Some(Self { cookie, protocol, local, remote, inode, uid, cgroup, family, id })
+        let mut socket = Self { cookie, protocol, local, remote, inode, uid, cgroup, family, id: [0; ID] };
+        socket.id = socket.identified();
+        Some(socket)
+    }
+
+    /// `inet_diag_sockid` of these ends and this cookie, whatever the interface.
+    fn identified(&self) -> [u8; ID] {
+        let octets = |address: IpAddr| match address {
+            IpAddr::V4(address) => {
+                let [a, b, c, d] = address.octets();
+                [a, b, c, d, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]
+            }
+            IpAddr::V6(address) => address.octets(),
+        };
+        let ports = [self.local.port(), self.remote.port()].into_iter().flat_map(u16::to_be_bytes);
+        let addresses = [self.local.ip(), self.remote.ip()].into_iter().flat_map(octets);
+        let cookie = [self.cookie as u32, (self.cookie >> 32) as u32].into_iter().flat_map(u32::to_ne_bytes);
+        let mut id = [0; ID];
+        let bytes = ports.chain(addresses).chain([0; 4]).chain(cookie);
+        id.iter_mut().zip(bytes).for_each(|(to, from)| *to = from);
+        id
     }
 
     /// Whether this connection came in at a port that is listened on: the other side made it. The kernel does not keep who
@@ -252,6 +257,28 @@ impl Diag {
         Ok(found)
     }
 
+    /// The socket, as the kernel has it now, if it still leads there: one that was disconnected since, or listens, is found by
+    /// the same addresses and cookie.
+    ///
+    /// # Errors
+    /// ENOENT: it does not, or is gone.
+    pub(crate) fn where_it_was(&self, socket: &Socket) -> io::Result<Socket> {
+        let mut id = socket.id;
+        if socket.protocol == Protocol::Udp {
+            // udp_dump_one() in net/ipv4/udp_diag.c takes them the other way round, "for historical reasons".
+            id = Socket { local: socket.remote, remote: socket.local, ..socket.clone() }.identified();
+        }
+        let mut found = None;
+        self.send(SOCK_DIAG_BY_FAMILY, ACKNOWLEDGE, socket.family, socket.protocol, STATES, &id)?;
+        self.read(1 << 10, |body| {
+            let flows = body.get(1).is_some_and(|state| STATES >> state & 1 == 1);
+            found = socket_of(body, socket.protocol).filter(|_| flows);
+        })?;
+        found
+            .filter(|found| found.cookie == socket.cookie && found.remote == socket.remote)
+            .ok_or_else(|| io::Error::from_raw_os_error(libc::ENOENT))
+    }
+
     /// Where TCP is listened on.
     ///
     /// # Errors
@@ -384,6 +411,13 @@ mod tests {
         assert_eq!(diag.destroy(found).unwrap_err().raw_os_error(), Some(libc::ENOENT));
     }
 
+    fn disconnect(socket: &UdpSocket) {
+        let nowhere = libc::sockaddr { sa_family: libc::AF_UNSPEC as u16, sa_data: [0; 14] };
+        // SAFETY: the address is whole and outlives the call.
+        let result = unsafe { libc::connect(socket.as_raw_fd(), &raw const nowhere, size_of_val(&nowhere) as u32) };
+        assert_eq!(result, 0);
+    }
+
     #[test]
     fn the_socket_of_a_session_is_ended_without_a_search_and_only_if_it_is_that_one() {
         let session = |socket: &Socket, protocol: Protocol| Session {
@@ -404,18 +438,28 @@ mod tests {
                 FAMILIES.iter().flat_map(|family| diag.connected_to(Protocol::Tcp, *family, port).unwrap()).collect();
             let session = session(listed.first().unwrap(), Protocol::Tcp);
             let another = Session { cookie: session.cookie + 1, ..session };
-            let refused = diag.destroy(&Socket::of_session(&another).unwrap());
+            let refused = diag.where_it_was(&Socket::of_session(&another).unwrap());
             assert_eq!(refused.unwrap_err().raw_os_error(), Some(libc::ENOENT), "{to}");
-            diag.destroy(&Socket::of_session(&session).unwrap()).unwrap();
+            let found = diag.where_it_was(&Socket::of_session(&session).unwrap()).unwrap();
+            diag.destroy(&found).unwrap();
             assert_eq!(near.read(&mut [0]).unwrap_err().raw_os_error(), Some(libc::ECONNABORTED), "{to}");
             assert!(Socket::of_session(&Session { source_port: 0, ..session }).is_none(), "it has sent nothing");
         }
-        let (near, far) = (UdpSocket::bind("127.0.0.1:0").unwrap(), UdpSocket::bind("127.0.0.1:0").unwrap());
+        // Bound by number, it keeps its port when it is disconnected.
+        let free = UdpSocket::bind("127.0.0.93:0").unwrap().local_addr().unwrap();
+        let (near, far) = (UdpSocket::bind(free).unwrap(), UdpSocket::bind("127.0.0.1:0").unwrap());
         near.connect(far.local_addr().unwrap()).unwrap();
         let port = far.local_addr().unwrap().port();
         let listed = diag.connected_to(Protocol::Udp, libc::AF_INET as u8, port).unwrap();
         let session = session(listed.first().unwrap(), Protocol::Udp);
-        diag.destroy(&Socket::of_session(&session).unwrap()).unwrap();
+        let socket = Socket::of_session(&session).unwrap();
+        let found = diag.where_it_was(&socket).unwrap();
+        assert_eq!((found.local, found.cookie), (near.local_addr().unwrap(), socket.cookie));
+        // Disconnected, it is still found by its addresses and cookie, and is no session any more.
+        disconnect(&near);
+        assert_eq!(diag.where_it_was(&socket).unwrap_err().raw_os_error(), Some(libc::ENOENT));
+        near.connect(far.local_addr().unwrap()).unwrap();
+        diag.destroy(&diag.where_it_was(&socket).unwrap()).unwrap();
         assert_eq!(near.recv(&mut [0]).unwrap_err().raw_os_error(), Some(libc::ECONNABORTED));
     }
 

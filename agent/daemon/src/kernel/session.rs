@@ -59,8 +59,16 @@ impl Kernel {
     }
 
     /// Takes a session from the list. What is kept with its socket stays, and its packets are judged all the same.
-    pub(crate) fn unlist_session(&self, cookie: u64) {
-        // It closed meanwhile: as good.
+    pub(crate) fn unlist_session(&self, session: &Session) {
+        // Its socket may have been let through to somewhere since, which is another session.
+        if self.session(session.cookie).is_some_and(|listed| listed.opened == session.opened) {
+            self.unlist_closed(session.cookie);
+        }
+    }
+
+    /// The same for a socket that is closed, whose cookie is nobody's any more.
+    pub(crate) fn unlist_closed(&self, cookie: u64) {
+        // The kernel took it off meanwhile: as good.
         let _ = delete_key(self.sessions.fd().as_fd(), cookie);
     }
 }
