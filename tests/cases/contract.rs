@@ -120,6 +120,38 @@ fn what_an_approval_let_through_has_it_as_its_grant() {
 }
 
 #[test]
+fn who_is_offboarded_is_refused_in_observe_mode_and_under_broken_glass_by_every_door() {
+    let peer = UdpPeer::new();
+    let mut config = Config::new().destination("db", peer.address);
+    config.agent = "mode = \"observe\"\n".to_owned();
+    let host = Host::start(&config);
+    let question = json!({
+        "subject": { "type": "service_account", "id": config::ACCOUNT },
+        "action": { "name": "connect" },
+        "resource": { "type": "Endpoint", "id": format!("{}/udp", peer.address) },
+    });
+    let asked = || host.request("POST", "/access/v1/evaluation", question.clone()).body;
+    host.attempt("udp-judge", &[peer.address]).assert_succeeded();
+    assert_eq!(asked()["decision"], true, "observed");
+    host.writ_json(&["account", "offboard", config::ACCOUNT, "--reason", "left", "--json"]);
+    for glass in [false, true] {
+        if glass {
+            host.writ_json(&["break-glass", "--all", "--ttl", "1m", "--reason", "a drill", "--json"]);
+        }
+        host.attempt("udp-judge", &[peer.address]).assert_failed("EACCES");
+        let answer = asked();
+        assert_eq!(answer["decision"], false, "{answer}");
+        assert_eq!(answer["context"]["effective_mode"], "enforce", "{answer}");
+        assert_eq!(host.status()["not_enforced"], json!([]), "glass {glass}");
+        let account = host.writ_json(&["account", "show", config::ACCOUNT, "--json"]);
+        assert_eq!(account["mode"], "enforce", "{account}");
+    }
+    let changes = host.records_of("change");
+    let modes: Vec<&str> = changes.iter().map(|change| change.text("/after/mode")).collect();
+    assert_eq!(modes, ["enforce"], "{changes:#?}");
+}
+
+#[test]
 fn a_grant_for_what_is_declared_no_more_keeps_no_daemon_from_starting() {
     let peer = UdpPeer::new();
     let mut host = Host::start(&Config::new().destination("db", peer.address));

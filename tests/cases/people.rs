@@ -41,12 +41,45 @@ fn an_operator_by_name_operates_and_does_not_approve() {
 }
 
 #[test]
+fn a_slip_of_a_name_is_answered_with_the_name_to_those_who_may_know_it_and_to_nobody_else() {
+    let host = Host::start(&Config::new());
+    let about = |name: &'static str| {
+        let mut signal = SIGNAL;
+        signal[3] = name;
+        signal
+    };
+    let slip = about("testde");
+    let told = host.writ_output(&slip);
+    assert!(String::from_utf8_lossy(&told.stderr).contains("did you mean `tested`?"), "{told:?}");
+    let stranger = host.writ_as(&user::ensure(user::STRANGER), &slip);
+    assert_eq!(stranger.status.code(), Some(REFUSED), "{stranger:?}");
+    assert!(!String::from_utf8_lossy(&stranger.stderr).contains("tested`"), "{stranger:?}");
+    for arguments in [
+        &["account", "show", "testde"][..],
+        &["account", "offboard", "testde", "--reason", "r"],
+        &["break-glass", "--account", "testde", "--ttl", "1m", "--reason", "r"],
+        &["simulate", "--account", "testde", "--to", "127.0.0.1:9"],
+        &["grant", "create", "--account", "testde", "--to", "db", "--ttl", "1m", "--reason", "r"],
+    ] {
+        let told = host.writ_output(arguments);
+        assert_eq!(told.status.code(), Some(1), "{told:?}");
+        assert!(String::from_utf8_lossy(&told.stderr).contains("did you mean `tested`?"), "{told:?}");
+    }
+}
+
+#[test]
 fn an_approver_by_group_approves_until_the_group_is_taken_out() {
     let peer = UdpPeer::new();
     let mut config = Config::new().destination("db", peer.address);
     config.agent = format!("approvers = [\"root\", \"%{}\"]\n", user::STRANGER);
     user::ensure(user::STRANGER);
     let host = Host::start(&config);
+    assert_eq!(code(&host, &GRANT), 0);
+    // Taken back without a reason, as on the command line, and made again.
+    let listed = host.writ_json(&["grant", "list", "--json"]);
+    let id = listed.pointer("/0/id").and_then(Value::as_str).expect("the grant is listed");
+    assert_eq!(host.request("POST", &format!("/v1/grants/{id}/revoke"), Value::Null).status, 200);
+    host.attempt("udp-judge", &[peer.address]).assert_failed("EACCES");
     assert_eq!(code(&host, &GRANT), 0);
     host.attempt("udp-judge", &[peer.address]).assert_succeeded();
     assert_eq!(code(&host, &SIGNAL), REFUSED);
@@ -72,6 +105,10 @@ fn a_hangup_is_a_reload_and_one_that_is_refused_changes_nothing() {
     host.signal_daemon(Signal::SIGHUP);
     let reloads = || host.records_of("lifecycle").iter().filter(|record| record.text("/event") == "reload").count();
     wait::until("the reload is on record", || (reloads() == 1).then_some(()));
+    let reloaded = host.records_of("lifecycle").into_iter().find(|record| record.text("/event") == "reload");
+    let reloaded = reloaded.expect("it is on record");
+    assert_eq!(reloaded.number("/by/pid"), Some(u64::from(std::process::id())), "{reloaded:#?}");
+    assert_eq!(reloaded.number("/by/uid"), Some(0));
     host.attempt("udp-judge", &[peer.address]).assert_succeeded();
     let digest = host.status()["configuration_digest"].clone();
     let broken = host.config_directory().join("policies.d/broken.cedar");

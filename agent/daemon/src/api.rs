@@ -59,6 +59,20 @@ pub(crate) struct ReasonBody {
     pub reason: String,
 }
 
+/// `POST /v1/grants/{id}/revoke`
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct RevokeBody {
+    /// Why.
+    pub reason: String,
+}
+
+impl Default for RevokeBody {
+    fn default() -> Self {
+        Self { reason: "revoked by hand".to_owned() }
+    }
+}
+
 /// `POST /v1/grants`
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

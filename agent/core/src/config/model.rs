@@ -7,6 +7,7 @@ use ipnet::{IpNet, Ipv6Net};
 use serde::{Deserialize, Serialize};
 use writ_abi::Protocol;
 
+use super::fault::nearest;
 use crate::diagnostic::Location;
 use crate::signal::RiskRule;
 
@@ -34,6 +35,25 @@ pub struct Config {
     pub policies: Vec<SourceFile>,
     /// `schema.d/*.cedarschema`, in name order.
     pub schemas: Vec<SourceFile>,
+}
+
+impl Config {
+    /// That no account has this name, and which one may have been meant. For those who may know which there are.
+    pub fn no_such_account(&self, name: &str) -> String {
+        no_such("service account", name, self.accounts.keys())
+    }
+
+    /// The same of a destination.
+    pub fn no_such_destination(&self, name: &str) -> String {
+        no_such("destination", name, self.destinations.keys())
+    }
+}
+
+fn no_such<'a>(kind: &str, name: &str, names: impl Iterator<Item = &'a String>) -> String {
+    match nearest(name, names.map(String::as_str)) {
+        Some(near) => format!("no {kind} `{name}` is declared; did you mean `{near}`?"),
+        None => format!("no {kind} `{name}` is declared"),
+    }
 }
 
 /// Whether verdicts are enforced.

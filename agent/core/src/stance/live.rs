@@ -282,13 +282,15 @@ impl LiveState {
     ) -> AccountLive<'a> {
         // The kernel, and so the stance, has no part in questions about other actions.
         let approved = |known: &&Escalation| known.status == EscalationStatus::Approved && !known.target.is_action();
+        let offboarded = self.offboardings.get(account).is_some();
         AccountLive {
             account,
             signals: self.signals.live(account, now).collect(),
             grants: self.grants.live(account, now).collect(),
             approved: self.escalations.open(account, now).filter(approved).collect(),
-            offboarded: self.offboardings.get(account).is_some(),
-            break_glass_until: self.break_glass.until(account, now),
+            offboarded,
+            // It reaches nobody who is offboarded (see `BreakGlassRefusal::Offboarded`).
+            break_glass_until: self.break_glass.until(account, now).filter(|_| !offboarded),
             kinds: &config.signals,
             rule,
             policy_digest,

@@ -10,7 +10,8 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::{INTERNAL, NOT_PERMITTED, output};
 use crate::configuration::render;
-use crate::engine::{self, Ended, Handle, OpenedEngine, StartError};
+use crate::engine::{self, Actor, Ended, Handle, OpenedEngine, StartError};
+use crate::kernel::Hangups;
 use crate::serve;
 use crate::stack::STACK;
 
@@ -124,8 +125,8 @@ async fn lifecycle(
 
 /// Waits for the end; reloads on the way.
 async fn signals(handle: &Handle) {
-    let (Ok(mut terminate), Ok(mut interrupt), Ok(mut hangup)) =
-        (signal(SignalKind::terminate()), signal(SignalKind::interrupt()), signal(SignalKind::hangup()))
+    let (Ok(mut terminate), Ok(mut interrupt), Ok(mut hangups)) =
+        (signal(SignalKind::terminate()), signal(SignalKind::interrupt()), Hangups::taken())
     else {
         tracing::error!("signals cannot be waited for");
         return;
@@ -136,8 +137,10 @@ async fn signals(handle: &Handle) {
         tokio::select! {
             _ = terminate.recv() => return,
             _ = interrupt.recv() => return,
-            _ = hangup.recv() => {
-                match handle.ask(|engine| engine.reload(None)).await {
+            (pid, uid) = hangups.next() => {
+                // The name service may take its time.
+                let by = tokio::task::spawn_blocking(move || Actor::local(uid, pid)).await.unwrap_or_default();
+                match handle.ask(move |engine| engine.reload(Some(&by))).await {
                     Ok(Ok(reloaded)) => tracing::info!(generation = reloaded.generation, "reloaded"),
                     Ok(Err((problem, _))) => tracing::error!(problem, "reload refused; the configuration before is in force"),
                     Err(_) => return,

@@ -205,8 +205,7 @@ impl Engine {
             judged.refuse(Reason::RecordLoss);
         }
         if judged.situation.as_ref().is_some_and(|situation| situation.offboarded) {
-            judged.evaluation = refused();
-            Reason::Offboarded.code().clone_into(&mut judged.reason_code);
+            judged.refuse(Reason::Offboarded);
         }
         Ok(judged)
     }

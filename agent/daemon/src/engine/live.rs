@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 use jiff::Timestamp;
+use nix::unistd::{Uid, User};
 use writ_core::config::Config;
 use writ_core::record::{
     AskedBy, Body, Caller as RecordCaller, EscalationState, Grant as GrantRecord, GrantState, Lifecycle, LoginUid,
@@ -59,6 +60,17 @@ impl Actor {
     pub(crate) fn remote(address: &str) -> Self {
         let caller = Caller { uid: u32::MAX, name: Some(format!("https:{address}")), ..Caller::default() };
         Self { caller, ..Self::default() }
+    }
+
+    /// Somebody on this host who only has to be named: it has been let do what it asks for. The kernel allows a signal from root
+    /// and from the daemon's own user.
+    pub(crate) fn local(uid: u32, pid: u32) -> Self {
+        let name = User::from_uid(Uid::from_raw(uid)).ok().flatten().map(|user| user.name);
+        let loginuid = std::fs::read_to_string(format!("/proc/{pid}/loginuid")).ok();
+        let loginuid = loginuid.and_then(|text| text.trim().parse().ok()).filter(|loginuid| *loginuid != u32::MAX);
+        let executable = std::fs::read_link(format!("/proc/{pid}/exe")).ok().map(|path| path.display().to_string());
+        let caller = Caller { uid, name, loginuid, ..Caller::default() };
+        Self { caller, pid: (pid != 0).then_some(pid), executable, ..Self::default() }
     }
 
     /// The actor as records name it.
@@ -139,7 +151,11 @@ impl Engine {
                     Err(Refusal::NotPermitted(told))
                 }
                 Outcome::Incomplete | Outcome::Malformed { .. } => Err(Refusal::Malformed(told)),
-                Outcome::UnknownAccount => Err(Refusal::NotFound(format!("no service account `{}`", incoming.account))),
+                // Which accounts there are is not for everybody to find out.
+                Outcome::UnknownAccount if !actor.caller.is_operator(&config.agent.operators) => {
+                    Err(Refusal::NotPermitted(told))
+                }
+                Outcome::UnknownAccount => Err(Refusal::NotFound(config.no_such_account(&incoming.account))),
                 _ => Err(Refusal::Invalid(told)),
             };
         };
@@ -231,7 +247,11 @@ impl Engine {
             GrantRefusal::Approver(_) => {
                 self.not_permitted("grant create", actor, Some(request.account.clone()), refusal.to_string())
             }
-            GrantRefusal::UnknownAccount(_) => Refusal::NotFound(refusal.to_string()),
+            GrantRefusal::UnknownAccount(name) => Refusal::NotFound(config.no_such_account(&name)),
+            GrantRefusal::UnknownDestination(name) => {
+                let missing = config.no_such_destination(&name);
+                Refusal::Invalid(format!("{missing} (or write ADDRESS[/LEN]:PORT[/PROTOCOL])"))
+            }
             _ => Refusal::Invalid(refusal.to_string()),
         })?;
         self.save_live();
@@ -339,7 +359,10 @@ impl Engine {
         let text = refusal.to_string();
         match refusal {
             OffboardingRefusal::Approver(_) => self.not_permitted(operation, actor, Some(account.to_owned()), text),
-            OffboardingRefusal::UnknownAccount(_) => Refusal::NotFound(text),
+            OffboardingRefusal::UnknownAccount(name) => Refusal::NotFound(match self.config() {
+                Ok(config) => config.no_such_account(&name),
+                Err(_) => text,
+            }),
             _ => Refusal::Invalid(text),
         }
     }
@@ -356,7 +379,7 @@ impl Engine {
             BreakGlassRefusal::Approver(_) => {
                 self.not_permitted("break-glass", actor, request.account.clone(), refusal.to_string())
             }
-            BreakGlassRefusal::UnknownAccount(_) => Refusal::NotFound(refusal.to_string()),
+            BreakGlassRefusal::UnknownAccount(name) => Refusal::NotFound(config.no_such_account(&name)),
             _ => Refusal::Invalid(refusal.to_string()),
         })?;
         self.save_live();

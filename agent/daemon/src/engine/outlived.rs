@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use super::Engine;
 use crate::kernel::{Passing, give_back_memory};
+use crate::stack::STACK;
 
 /// What was in force at one moment, and how far it is that nothing older can come.
 #[derive(Debug)]
@@ -71,7 +72,7 @@ impl Engine {
 /// Not on a thread that stands back: it holds the allocator's locks now and then, which the engine would wait for.
 fn dispose<T: Send + 'static>(gone: T) {
     // Without a thread it is dropped here, as the closure is.
-    let _ = std::thread::Builder::new().name("dispose".into()).spawn(move || {
+    let _ = std::thread::Builder::new().name("dispose".into()).stack_size(STACK).spawn(move || {
         drop(gone);
         give_back_memory();
     });

@@ -266,7 +266,9 @@ impl Engine {
             current.config.accounts.get(name).map(|account| account.effective_mode(current.config.agent.mode));
         let state = |moment: &Moment, at: Timestamp| {
             let situation = moment.situation(&current.config.signals, at);
-            let observed = situation.break_glass_until.is_some() || moment.mode.or(configured) == Some(Mode::Observe);
+            // Offboarding is enforced whatever the mode.
+            let observed = !situation.offboarded
+                && (situation.break_glass_until.is_some() || moment.mode.or(configured) == Some(Mode::Observe));
             StanceState {
                 stance_digest: moment.stance_digest.clone(),
                 risk: situation.state.risk,

@@ -311,7 +311,11 @@ impl Engine {
         Some(AccountStatus {
             name: name.to_owned(),
             owner: account.owner.clone(),
-            mode: if broken { Mode::Observe } else { account.effective_mode(current.config.agent.mode) },
+            mode: match account.effective_mode(current.config.agent.mode) {
+                _ if situation.as_ref().is_some_and(|situation| situation.offboarded) => Mode::Enforce,
+                _ if broken => Mode::Observe,
+                configured => configured,
+            },
             risk: situation.as_ref().map_or(0, |situation| situation.state.risk),
             signals: situation
                 .as_ref()

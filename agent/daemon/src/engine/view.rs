@@ -97,7 +97,7 @@ pub(crate) fn simulate(
     let account = config
         .accounts
         .get(&asked.account)
-        .ok_or_else(|| Refusal::NotFound(format!("no service account `{}` is declared", asked.account)))?;
+        .ok_or_else(|| Refusal::NotFound(config.no_such_account(&asked.account)))?;
     let protocol = [Protocol::Tcp, Protocol::Udp]
         .into_iter()
         .find(|protocol| protocol.name() == asked.protocol)

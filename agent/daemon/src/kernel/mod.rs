@@ -13,6 +13,7 @@ mod foreign;
 #[cfg(test)]
 mod fuzz;
 mod generation;
+mod hangup;
 mod host;
 mod links;
 mod live;
@@ -31,6 +32,7 @@ pub(crate) use diag::{Diag, FAMILIES, Socket};
 pub(crate) use features::features;
 pub(crate) use foreign::{ForeignProgram, foreign_programs};
 pub(crate) use generation::InstallError;
+pub(crate) use hangup::Hangups;
 pub(crate) use host::{CgroupMount, ClockSet, boot_ns, cgroup_paths, user_namespace_owners};
 pub(crate) use links::judges_attempts;
 pub(crate) use live::Extent;

@@ -20,7 +20,7 @@ use super::limit::Limits;
 use super::segment::Segment;
 use super::{authzen, changes, ssf};
 use crate::api::{
-    self, ApproveBody, BreakGlassBody, Failure, GrantBody, Problem, ReasonBody, SignalBody, SimulateBody,
+    self, ApproveBody, BreakGlassBody, Failure, GrantBody, Problem, ReasonBody, RevokeBody, SignalBody, SimulateBody,
 };
 use crate::engine::{Actor, Engine, Handle, Refusal};
 
@@ -366,7 +366,8 @@ async fn revoke_grant(
     Segment(id): Segment,
     body: Bytes,
 ) -> Answer {
-    let given: ReasonBody = read(&body)?;
+    // As on the command line, which needs no reason either.
+    let given = if body.is_empty() { RevokeBody::default() } else { read(&body)? };
     let revoked = ask(&engine, peer, move |engine, actor| {
         // An approval is listed among the grants, and taken back like one.
         match engine.live.escalations().get(&id).and_then(Escalation::as_grant) {
@@ -429,9 +430,8 @@ async fn accounts(State(engine): State<Handle>, ConnectInfo(peer): ConnectInfo<P
 async fn account(State(engine): State<Handle>, ConnectInfo(peer): ConnectInfo<Peer>, Segment(name): Segment) -> Answer {
     let shown = ask(&engine, peer, move |engine, actor| {
         readable(engine, actor)?;
-        engine
-            .account_view(&name)
-            .ok_or_else(|| Refusal::NotFound(format!("no service account `{name}` is declared")).into())
+        let config = engine.config()?;
+        engine.account_view(&name).ok_or_else(|| Refusal::NotFound(config.no_such_account(&name)).into())
     });
     ok(&shown.await?)
 }

@@ -128,6 +128,16 @@ fn lines_that_were_dropped_doubled_moved_or_added_are_named() {
 }
 
 #[test]
+fn a_line_that_was_taken_out_of_the_last_tile_is_named_where_it_was() {
+    let case = Case::new();
+    let last = Layout::new(&case.log.dir()).segments().unwrap().len() - 1;
+    let (file, first) = case.edit(last, |lines| drop(lines.remove(1)));
+    assert!(first > 512, "the last whole tile ends before it");
+    case.says("the line is not the one that tile/", &file, Some(first + 1));
+    case.mentions("1 signed records are missing at the end of the log");
+}
+
+#[test]
 fn an_end_that_was_cut_off_is_named_with_how_much_is_missing() {
     let case = Case::new();
     let last = Layout::new(&case.log.dir()).segments().unwrap().len() - 1;

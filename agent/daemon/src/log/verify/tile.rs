@@ -92,11 +92,12 @@ fn check_tile(layout: &Layout, lines: &Lines, levels: &[Vec<Hash>], name: &str) 
     if !rest.is_empty() || found.len() != usize::from(tile.width) {
         return Some(Finding::of(&file, "it has the wrong length"));
     }
-    let end = (begin + found.len()) as u64;
-    if end > known.len() as u64 && end > lines_now(layout) >> (level * 8) {
-        return Some(Finding::of(&file, "it is of records that are not there"));
-    }
-    let place = found.iter().zip(expected).position(|(found, expected)| found != expected)?;
+    // The first difference says where a line was taken out; only if there is none are they missing at the end.
+    let Some(place) = found.iter().zip(expected).position(|(found, expected)| found != expected) else {
+        let end = (begin + found.len()) as u64;
+        let ahead = end > known.len() as u64 && end > lines_now(layout) >> (level * 8);
+        return ahead.then(|| Finding::of(&file, "it is of records that are not there"));
+    };
     if level > 0 {
         let span = TILE_WIDTH.pow(level);
         let first = (begin + place) as u64 * span;
@@ -123,13 +124,14 @@ fn check_bundle(layout: &Layout, lines: &Lines, tile: TilePath, content: &[u8], 
     if entries.len() < usize::from(tile.width) {
         return Some(Finding::of(file, "it is torn, or has too few entries"));
     }
-    // A partial bundle that is being replaced grows: whatever is in it beyond its width must be lines all the same.
-    let reaches = end + u64::from(!rest.is_empty());
-    if reaches > lines.hashes.len() as u64 && reaches > lines_now(layout) || tile.is_full() && !rest.is_empty() {
-        return Some(Finding::of(file, "it is of records that are not there"));
-    }
     let known = lines.hashes.get(begin as usize..).unwrap_or_default();
-    let differs = entries.iter().zip(known).position(|(entry, hash)| hash_leaf(entry) != *hash)?;
+    let Some(differs) = entries.iter().zip(known).position(|(entry, hash)| hash_leaf(entry) != *hash) else {
+        // A partial bundle that is being replaced grows: whatever is in it beyond its width must be lines all the same.
+        let reaches = end + u64::from(!rest.is_empty());
+        let ahead = reaches > lines.hashes.len() as u64 && reaches > lines_now(layout);
+        return (ahead || tile.is_full() && !rest.is_empty())
+            .then(|| Finding::of(file, "it is of records that are not there"));
+    };
     let index = begin + differs as u64;
     let problem = format!("its entry {differs} is not record {index} of the log");
     Some(Finding { index: Some(index), ..Finding::of(file, problem) })
