@@ -74,8 +74,7 @@ fn psql_is_cut(config: impl Fn(SocketAddr) -> Config, before: impl Fn(&Host, Soc
     assert_eq!(psql.query("select 2;"), None, "the session should be over");
     let said = psql.failure();
     // Which of the three depends on what psql was doing: writing, reading, or looking for notices after its last answer.
-    let lost =
-        ["Software caused connection abort", "server closed the connection", "connection to server was lost"];
+    let lost = ["Software caused connection abort", "server closed the connection", "connection to server was lost"];
     assert!(lost.iter().any(|words| said.contains(words)), "{said}");
     wait::until("the server notices", || {
         let log = server.log();

@@ -247,10 +247,8 @@ fn collect(input: &Path, subjects: &[&str], how: &str, built: &[Executable]) -> 
             }
             if !own.is_empty() {
                 let own = own.join(" ");
-                script.push_str(&format!(
-                    "./{} --test-threads=1 --ignored {how} {own} || result=$?\n",
-                    executable.name
-                ));
+                script
+                    .push_str(&format!("./{} --test-threads=1 --ignored {how} {own} || result=$?\n", executable.name));
             }
         }
     }

@@ -244,7 +244,9 @@ impl Engine {
     pub(super) fn only_renews(&self, change: &Changed) -> bool {
         let Changed { name, index, before: Some(before), .. } = change else { return false };
         let epoch = self.epochs.get(name).copied().unwrap_or(0);
-        let Some((after, current)) = self.moments.get(&(*index, epoch)).zip(self.current.as_ref()) else { return false };
+        let Some((after, current)) = self.moments.get(&(*index, epoch)).zip(self.current.as_ref()) else {
+            return false;
+        };
         let was = before.situation(&current.config.signals, before.from);
         let is = after.situation(&current.config.signals, Timestamp::now());
         was.same_but_for_time(&is)

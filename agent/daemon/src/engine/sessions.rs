@@ -328,13 +328,7 @@ impl Engine {
 
     /// What is left where a socket cannot be closed: the egress program stops its packets, as it does from the moment of
     /// the change.
-    fn stop_packets(
-        &mut self,
-        doomed: Vec<Doomed>,
-        began: Instant,
-        error: &std::io::Error,
-        ended: &mut Vec<Ended>,
-    ) {
+    fn stop_packets(&mut self, doomed: Vec<Doomed>, began: Instant, error: &std::io::Error, ended: &mut Vec<Ended>) {
         tracing::warn!(%error, sessions = doomed.len(), "sockets could not be closed; their packets are stopped");
         for doomed in doomed {
             if doomed.session.state == SESSION_STOPPED {

@@ -94,10 +94,8 @@ pub(crate) fn simulate(
     state: &AccountState,
     new: impl FnOnce() -> bool,
 ) -> Result<Simulated, Refusal> {
-    let account = config
-        .accounts
-        .get(&asked.account)
-        .ok_or_else(|| Refusal::NotFound(config.no_such_account(&asked.account)))?;
+    let account =
+        config.accounts.get(&asked.account).ok_or_else(|| Refusal::NotFound(config.no_such_account(&asked.account)))?;
     let protocol = [Protocol::Tcp, Protocol::Udp]
         .into_iter()
         .find(|protocol| protocol.name() == asked.protocol)
