@@ -3,7 +3,7 @@
 use std::process::Command;
 
 use serde_json::{Value, json};
-use writ_tests::{Config, Host, UdpPeer, config, user, wait};
+use writ_tests::{Config, Host, UdpPeer, cgroup, config, user, wait};
 
 #[test]
 fn a_record_that_was_written_a_moment_ago_is_proved() {
@@ -72,6 +72,27 @@ fn who_was_refused_is_told_why_by_the_daemon_after_the_one_that_was_running_too(
     let told: Value = serde_json::from_slice(&told.stdout).expect("it is JSON");
     let to = told.pointer("/accounts/0/denials/0/to").and_then(Value::as_str);
     assert_eq!(to, Some(format!("{}/udp", elsewhere.address).as_str()), "{told}");
+}
+
+#[test]
+fn of_an_account_with_several_users_each_is_told_its_own_refusals_and_root_all() {
+    let elsewhere = UdpPeer::new();
+    let mut host = Host::prepare(&Config::new());
+    let below = host.cgroup().path().strip_prefix(cgroup::mount()).unwrap().display().to_string();
+    let pool = format!("[service-account.pool]\nowner = \"o@example.com\"\nmatch = {{ cgroup = \"/{below}\" }}\n");
+    host.configure(&Config::new().file("service-accounts.d/pool.toml", &pool));
+    host.run_daemon();
+    let stranger = user::ensure(user::STRANGER);
+    host.attempt_as(&stranger, "udp-judge", &[elsewhere.address]).assert_failed("EACCES");
+    host.settled();
+    let told = |user: &nix::unistd::User| {
+        let told = host.writ_as(user, &["why", "--json"]);
+        let told: Value = serde_json::from_slice(&told.stdout).expect("it is JSON");
+        let pool = told["accounts"].as_array().into_iter().flatten().find(|account| account["account"] == "pool");
+        pool.and_then(|pool| pool["denials"].as_array().map(Vec::len))
+    };
+    let root = nix::unistd::User::from_uid(0.into()).unwrap().expect("there is root");
+    assert_eq!([told(&stranger), told(host.service_user()), told(&root)], [Some(1), Some(0), Some(1)]);
 }
 
 #[test]

@@ -140,19 +140,21 @@ fn escalated(judged: &Decision, executable: Option<&str>) -> Option<Target> {
 
 impl Engine {
     /// What the caller was refused: its connects, its questions, and what others asked about it. Whom it is, its credentials
-    /// say; of what it tried itself, only what processes of its own uid tried is told, since an account can have several.
+    /// say; of what it tried itself, only what processes of its own uid tried is told, since an account can have several users.
+    /// Uid 0 reads the log anyway.
     ///
     /// # Errors
     /// Nothing is in force.
     pub(crate) fn why(&self, actor: &Actor) -> Result<WhyAnswer, Refusal> {
         let current = self.current().ok_or(Refusal::NotReady)?;
         let now = Timestamp::now();
+        let all = actor.caller.uid == 0 || actor.caller.is_operator(&current.config.agent.operators);
         let accounts = actor.caller.accounts.iter().filter_map(|name| {
             let account = current.config.accounts.get(name)?;
             let offboarded = self.live.offboardings().get(name).is_some();
             let kept = self.denials.accounts.get(name).into_iter().flatten();
             let denials = kept
-                .filter(|kept| kept.uid.is_none_or(|uid| uid == actor.caller.uid))
+                .filter(|kept| all || kept.uid.is_none_or(|uid| uid == actor.caller.uid))
                 .map(|kept| {
                     let mut denial = kept.denial.clone();
                     denial.escalation = self.escalation_of(name, kept, now);
