@@ -241,6 +241,8 @@ fn sessions_outlive_the_daemon_and_are_listed_with_the_decision_that_let_them_th
     let session = sessions.pointer("/sessions/0").expect("the session is listed").clone();
     assert_eq!(session.pointer("/destination/port"), Some(&json!(wanted.address.port())));
     assert_eq!(session.get("pid"), Some(&json!(held.pid())));
+    let opening = host.judgements().pop().expect("it was let through");
+    assert_eq!(session.get("decision"), Some(&json!(opening.text("/id"))));
     // As the kernel's own list has it: local and remote address, in hexadecimal, are the second and third field.
     let listed = std::fs::read_to_string("/proc/net/tcp").expect("the kernel lists its sockets");
     let to = format!(":{:04X}", wanted.address.port());

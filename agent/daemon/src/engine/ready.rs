@@ -222,7 +222,8 @@ pub(crate) fn open(config_dir: &Path) -> Result<OpenedEngine, StartError> {
         unsettled: super::together::Unsettled::default(),
         store,
     };
-    engine.denials.recall(Path::new(&agent.paths.log), first_own);
+    let opened = engine.denials.recall(Path::new(&agent.paths.log), first_own, &engine.host.boot_id);
+    engine.opened.extend(opened.into_iter().map(|(cookie, opened, id)| (cookie, (opened, id))));
     // The journal begins anew: what it said is in the state now.
     engine.save_live();
     if !recovery.is_clean() {

@@ -43,11 +43,18 @@ impl Denials {
     }
 
     /// Takes up what the end of a log says was refused, at a start: who was refused is told why, whoever told the kernel so.
-    pub(super) fn recall(&mut self, log: &Path, size: u64) {
+    /// What it says was let through in this boot is returned: socket, when, and the record's id.
+    pub(super) fn recall(&mut self, log: &Path, size: u64, boot: &str) -> Vec<(u64, u64, String)> {
+        let mut opened = Vec::new();
         let mut follow = Follow::from_index(log, size.saturating_sub(RECALLED));
         // What cannot be read is missing in the answers, and nowhere else.
         while let Ok(Some((_, line))) = follow.next_line() {
             let Ok(record) = Record::from_line(&line) else { continue };
+            if let Some(judged) = record.body.judged().filter(|_| record.host.boot_id == boot)
+                && let Some(cookie) = socket_of(judged)
+            {
+                opened.push((cookie, judged.boot_time_ns, record.id.clone()));
+            }
             let Body::Decision(judged) = &record.body else { continue };
             let path = judged.process.as_ref().and_then(|process| process.executable.clone());
             match judged.identified_by.as_slice() {
@@ -57,6 +64,7 @@ impl Denials {
                 _ => self.keep(&record),
             }
         }
+        opened
     }
 
     /// Keeps a refused question of the decision point. `itself`: the account asked, and not somebody about it.
@@ -110,6 +118,12 @@ impl Denials {
             target: escalated(judged, executable.as_deref()),
         });
     }
+}
+
+/// The socket of a connect that went on, and of a connection that was found.
+fn socket_of(judged: &Decision) -> Option<u64> {
+    let connected = judged.kernel.as_ref().filter(|_| judged.errno.is_none()).map(|kernel| kernel.socket_cookie);
+    connected.or_else(|| judged.already_open.as_ref().map(|open| open.socket_cookie))
 }
 
 fn target(judged: &Decision) -> String {
