@@ -138,9 +138,10 @@ async fn signals(handle: &Handle) {
             _ = terminate.recv() => return,
             _ = interrupt.recv() => return,
             (pid, uid) = hangups.next() => {
-                // The name service may take its time.
-                let by = tokio::task::spawn_blocking(move || Actor::local(uid, pid)).await.unwrap_or_default();
-                match handle.ask(move |engine| engine.reload(Some(&by))).await {
+                // The name service may take its time. The kernel itself, for a terminal that went away, is nobody.
+                let named = tokio::task::spawn_blocking(move || (pid != 0).then(|| Actor::local(uid, pid)));
+                let by = named.await.ok().flatten();
+                match handle.ask(move |engine| engine.reload(by.as_ref())).await {
                     Ok(Ok(reloaded)) => tracing::info!(generation = reloaded.generation, "reloaded"),
                     Ok(Err((problem, _))) => tracing::error!(problem, "reload refused; the configuration before is in force"),
                     Err(_) => return,

@@ -18,7 +18,7 @@ use super::Engine;
 use super::activate::ActivateError;
 use super::evidence::approver;
 use super::refresh::Why;
-use crate::process::describe;
+use crate::process::{describe, executable_of, loginuid_of};
 
 /// Who asks, as the core and as records know it.
 #[derive(Clone, Debug, Default)]
@@ -66,11 +66,8 @@ impl Actor {
     /// and from the daemon's own user.
     pub(crate) fn local(uid: u32, pid: u32) -> Self {
         let name = User::from_uid(Uid::from_raw(uid)).ok().flatten().map(|user| user.name);
-        let loginuid = std::fs::read_to_string(format!("/proc/{pid}/loginuid")).ok();
-        let loginuid = loginuid.and_then(|text| text.trim().parse().ok()).filter(|loginuid| *loginuid != u32::MAX);
-        let executable = std::fs::read_link(format!("/proc/{pid}/exe")).ok().map(|path| path.display().to_string());
-        let caller = Caller { uid, name, loginuid, ..Caller::default() };
-        Self { caller, pid: (pid != 0).then_some(pid), executable, ..Self::default() }
+        let caller = Caller { uid, name, loginuid: loginuid_of(pid), ..Caller::default() };
+        Self { caller, pid: Some(pid), executable: executable_of(pid), ..Self::default() }
     }
 
     /// The actor as records name it.

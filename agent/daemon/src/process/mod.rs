@@ -16,6 +16,6 @@ pub(crate) use sighting::Sighting;
 mod peer;
 mod table;
 
-pub(crate) use peer::describe;
+pub(crate) use peer::{describe, executable_of, loginuid_of};
 pub(crate) use table::ProcessTable;
 pub(crate) use table::{cgroup_of, start_ticks_of, unit_of};

@@ -27,7 +27,7 @@ pub(crate) fn describe(pid: u32, cgroups: &Path) -> Process {
         pid,
         tid: pid,
         start_time: start_ticks_of(pid.cast_signed()).unwrap_or(0).saturating_mul(NANOSECONDS_PER_TICK),
-        executable: fs::read_link(format!("/proc/{pid}/exe")).ok().map(|path| path.to_string_lossy().into_owned()),
+        executable: executable_of(pid),
         device: file.map_or_else(String::new, |(device, _)| device_name(device)),
         inode: file.map_or(0, |(_, inode)| inode),
         parents: stat.as_ref().map(|stat| parents(stat.ppid.unsigned_abs())).unwrap_or_default(),
@@ -35,10 +35,18 @@ pub(crate) fn describe(pid: u32, cgroups: &Path) -> Process {
         cgroup: Cgroup { id: on_disk.map_or(0, |found| found.ino()), path },
         uid: status.as_ref().map_or(u32::MAX, |status| status.ruid),
         euid: status.as_ref().map_or(u32::MAX, |status| status.euid),
-        loginuid: fs::read_to_string(format!("/proc/{pid}/loginuid"))
-            .ok()
-            .and_then(|text| text.trim().parse().ok())
-            .filter(|loginuid| *loginuid != u32::MAX),
+        loginuid: loginuid_of(pid),
         comm: stat.map(|stat| stat.comm).unwrap_or_default(),
     }
+}
+
+/// As whom a process logged in; `None` if nobody did, or if it is gone.
+pub(crate) fn loginuid_of(pid: u32) -> Option<u32> {
+    let text = fs::read_to_string(format!("/proc/{pid}/loginuid")).ok()?;
+    text.trim().parse().ok().filter(|loginuid| *loginuid != u32::MAX)
+}
+
+/// The path of what a process runs; `None` of a kernel thread, or if it is gone.
+pub(crate) fn executable_of(pid: u32) -> Option<String> {
+    fs::read_link(format!("/proc/{pid}/exe")).ok().map(|path| path.to_string_lossy().into_owned())
 }

@@ -2,9 +2,7 @@
 //! stand still for as long as a name service takes to answer.
 
 use std::collections::HashMap;
-use std::fs;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
@@ -95,17 +93,14 @@ impl Sighting {
             return Some(last);
         }
         let at = Instant::now();
-        let loginuid = fs::read_to_string(format!("/proc/{pid}/loginuid"))
-            .ok()
-            .and_then(|text| text.trim().parse::<u32>().ok())
-            .filter(|loginuid| *loginuid != u32::MAX);
         let process = pid.unsigned_abs();
+        let loginuid = process::loginuid_of(process);
         let lineage = process::lineage(process);
         let credentials = lineage.first()?.credentials.as_ref()?;
         let [real, effective, _] = credentials.gids;
         let gids = credentials.groups.iter().copied().chain([effective, real]).collect();
         let uids = [uid].into_iter().chain(loginuid).chain(credentials.uids).collect();
-        let executable = fs::read_link(format!("/proc/{pid}/exe")).ok().map(|path: PathBuf| path.display().to_string());
+        let executable = process::executable_of(process);
         let cgroup = process::cgroup_of(process);
         let (user, groups) = self.names.of(uid, gids).await;
         let sight = Arc::new(Sight { at, user, groups, loginuid, uids, lineage, cgroup, executable });
