@@ -65,7 +65,6 @@ impl Engine {
         for (netns, doomed) in doomed {
             ended.extend(self.cut(netns, doomed, began, true));
         }
-        self.catch_up();
         self.note_cuts(ended);
     }
 }

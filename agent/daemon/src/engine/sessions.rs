@@ -154,11 +154,6 @@ impl Engine {
     /// grace period over, for this to be the last look: then every session that was let through before is on the list.
     pub(super) fn judge_sessions(&mut self, cause: &Cause, began: Instant, last: bool) {
         let ended = self.end_sessions(cause, began, last);
-        if ended.is_empty() {
-            return;
-        }
-        // The decision that opened a session comes before its end in the log.
-        self.catch_up();
         self.note_cuts(ended);
         self.flush();
     }
@@ -292,7 +287,6 @@ impl Engine {
             }
             doomed = missing;
         }
-        doomed.retain(|doomed| self.kernel.session(doomed.session.cookie).is_some());
         if last {
             // Open, and connected to nothing: ended by itself, or never came about. There is nothing to cut.
             for doomed in doomed {
@@ -342,15 +336,22 @@ impl Engine {
         }
     }
 
-    /// Records what was cut.
+    /// Records what was cut. What is said of the policies is taken from the tables that judged; the decisions that opened the
+    /// sessions come before it in the log, and what is read for that can lead to others.
     pub(super) fn note_cuts(&mut self, ended: Vec<Ended>) {
-        for ended in ended {
-            self.note_cut(&ended);
+        if ended.is_empty() {
+            return;
+        }
+        let described: Vec<_> = ended.iter().filter_map(|ended| Some((ended, self.described(ended)?))).collect();
+        self.catch_up();
+        for (Ended { doomed: Doomed { session, .. }, .. }, mut cut) in described {
+            cut.decision = (session.sequence != 0).then(|| self.opening_of(session));
+            self.note(Body::Cut(Box::new(cut)));
         }
     }
 
-    fn note_cut(&mut self, ended: &Ended) {
-        let Some(current) = self.current() else { return };
+    fn described(&self, ended: &Ended) -> Option<Cut> {
+        let current = self.current()?;
         let Ended { doomed, source, method, took } = ended;
         let Doomed { session, decision, account, change, reason } = doomed;
         let generation = &current.generation;
@@ -358,7 +359,7 @@ impl Engine {
             .explanation(decision.explanation)
             .map(|explanation| if explanation.errors.is_empty() { &explanation.policies } else { &explanation.errors });
         let named = |id: &String| PolicyRef::new(id, current.bundle.policy(id));
-        let cut = Cut {
+        Some(Cut {
             account: generation.account_name(u32::from(*account)).unwrap_or("unknown").to_owned(),
             destination: destination(session),
             source: source.map(|source| endpoint(source, session.protocol)),
@@ -366,13 +367,12 @@ impl Engine {
             pid: Some(session.pid),
             method: (*method).to_owned(),
             change: (!change.is_empty()).then(|| change.clone()),
-            decision: (session.sequence != 0).then(|| self.opening_of(session)),
+            decision: None,
             reason: format!("{reason}: {}", decision.reason.code()),
             stance_digest: generation.digests.get(decision.stance as usize).cloned().unwrap_or_default(),
             policies: policies.into_iter().flatten().map(named).collect(),
             took_us: u64::try_from(took.as_micros()).unwrap_or(u64::MAX),
-        };
-        self.note(Body::Cut(Box::new(cut)));
+        })
     }
 
     /// Id of the decision that opened a session.

@@ -109,12 +109,8 @@ impl Engine {
                 now.causes.insert(change.cause().to_owned());
             }
         }
-        if !ended.is_empty() {
-            // The decision that opened a session comes before its end in the log.
-            self.catch_up();
-            let cause = now.cause();
-            self.note_cuts(ended.into_iter().map(|ended| ended.named(&cause)).collect());
-        }
+        let cause = now.cause();
+        self.note_cuts(ended.into_iter().map(|ended| ended.named(&cause)).collect());
         self.flush();
         let all = self.unsettled.recorded.get_or_insert_with(|| Together::since(began));
         all.changes.extend(now.changes);

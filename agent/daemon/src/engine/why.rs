@@ -122,8 +122,9 @@ impl Denials {
 
 /// The socket of a connect that went on, and of a connection that was found.
 fn socket_of(judged: &Decision) -> Option<u64> {
-    let connected = judged.kernel.as_ref().filter(|_| judged.errno.is_none()).map(|kernel| kernel.socket_cookie);
-    connected.or_else(|| judged.already_open.as_ref().map(|open| open.socket_cookie))
+    let kernel =
+        judged.kernel.as_ref().filter(|kernel| judged.errno.is_none() && kernel.hook.starts_with("cgroup/connect"));
+    kernel.map(|kernel| kernel.socket_cookie).or_else(|| judged.already_open.as_ref().map(|open| open.socket_cookie))
 }
 
 fn target(judged: &Decision) -> String {
