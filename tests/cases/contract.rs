@@ -142,10 +142,18 @@ fn what_an_approval_let_through_has_it_as_its_grant() {
 
 #[test]
 fn who_is_offboarded_is_refused_in_observe_mode_and_under_broken_glass_by_every_door() {
-    let peer = UdpPeer::new();
-    let mut config = Config::new().destination("db", peer.address);
-    config.agent = "mode = \"observe\"\n".to_owned();
-    let host = Host::start(&config);
+    for mode in ["observe", "enforce"] {
+        let peer = UdpPeer::new();
+        let mut config = Config::new().destination("db", peer.address);
+        config.agent = format!("mode = \"{mode}\"\n");
+        if mode == "enforce" {
+            config = config.permit("to-db", "db");
+        }
+        who_is_offboarded_is_refused(&Host::start(&config), &peer);
+    }
+}
+
+fn who_is_offboarded_is_refused(host: &Host, peer: &UdpPeer) {
     let question = json!({
         "subject": { "type": "service_account", "id": config::ACCOUNT },
         "action": { "name": "connect" },
@@ -153,7 +161,7 @@ fn who_is_offboarded_is_refused_in_observe_mode_and_under_broken_glass_by_every_
     });
     let asked = || host.request("POST", "/access/v1/evaluation", question.clone()).body;
     host.attempt("udp-judge", &[peer.address]).assert_succeeded();
-    assert_eq!(asked()["decision"], true, "observed");
+    assert_eq!(asked()["decision"], true);
     host.writ_json(&["account", "offboard", config::ACCOUNT, "--reason", "left", "--json"]);
     for glass in [false, true] {
         if glass {

@@ -234,6 +234,8 @@ fn sessions_outlive_the_daemon_and_are_listed_with_the_decision_that_let_them_th
     let (wanted, other) = (KeepingPeer::new(), KeepingPeer::new());
     let mut host = Host::start(&until_alarm(wanted.address, other.address));
     let mut held = host.hold(1, "tcp", wanted.address);
+    // What a daemon has read and not written as it dies is a loss, and counted as one.
+    let opening = wait::until("the decision is on record", || host.judgements().pop());
     host.kill_daemon();
     host.run_daemon();
 
@@ -241,7 +243,6 @@ fn sessions_outlive_the_daemon_and_are_listed_with_the_decision_that_let_them_th
     let session = sessions.pointer("/sessions/0").expect("the session is listed").clone();
     assert_eq!(session.pointer("/destination/port"), Some(&json!(wanted.address.port())));
     assert_eq!(session.get("pid"), Some(&json!(held.pid())));
-    let opening = host.judgements().pop().expect("it was let through");
     assert_eq!(session.get("decision"), Some(&json!(opening.text("/id"))));
     // As the kernel's own list has it: local and remote address, in hexadecimal, are the second and third field.
     let listed = std::fs::read_to_string("/proc/net/tcp").expect("the kernel lists its sockets");
