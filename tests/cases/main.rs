@@ -9,6 +9,7 @@
     reason = "a test fails by panicking"
 )]
 
+mod askers;
 mod attached;
 mod auditor;
 mod authzen;

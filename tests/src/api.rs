@@ -1,6 +1,6 @@
 //! Questions to the daemon's API, as `writ simulate` and its kin ask them, without a process for each.
 
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
@@ -31,10 +31,7 @@ impl Api {
     /// Posts JSON and says so, as AuthZEN asks for; the status and the answer.
     #[track_caller]
     pub fn post_json(&mut self, path: &str, body: &Value) -> (u16, Value) {
-        let body = body.to_string();
-        let kind = "content-type: application/json";
-        let head = format!("POST {path} HTTP/1.1\r\nhost: writ\r\n{kind}\r\ncontent-length: {}\r\n\r\n", body.len());
-        self.exchange(&format!("{head}{body}"))
+        self.exchange(&json_request(path, body))
     }
 
     /// Reads; the status and the answer.
@@ -43,13 +40,24 @@ impl Api {
         self.exchange(&format!("GET {path} HTTP/1.1\r\nhost: writ\r\n\r\n"))
     }
 
+    /// Posts JSON as long as the daemon is there; `None`: it has hung up.
+    pub fn post_json_while_it_lasts(&mut self, path: &str, body: &Value) -> Option<(u16, Value)> {
+        self.try_exchange(&json_request(path, body)).ok()
+    }
+
     #[track_caller]
     fn exchange(&mut self, request: &str) -> (u16, Value) {
-        self.stream.get_mut().write_all(request.as_bytes()).expect("the daemon reads");
-        let status = self.line().split(' ').nth(1).and_then(|code| code.parse().ok()).expect("a status");
+        self.try_exchange(request).expect("the daemon answers")
+    }
+
+    fn try_exchange(&mut self, request: &str) -> io::Result<(u16, Value)> {
+        self.stream.get_mut().write_all(request.as_bytes())?;
+        let head = self.line()?;
+        let status = head.split(' ').nth(1).and_then(|code| code.parse().ok());
+        let status = status.ok_or_else(|| io::Error::other(format!("no status: {head:?}")))?;
         let mut length = 0;
         loop {
-            let line = self.line();
+            let line = self.line()?;
             if line.is_empty() {
                 break;
             }
@@ -58,14 +66,21 @@ impl Api {
             }
         }
         let mut body = vec![0; length];
-        self.stream.read_exact(&mut body).expect("the daemon answers");
-        (status, serde_json::from_slice(&body).expect("the answer is JSON"))
+        self.stream.read_exact(&mut body)?;
+        Ok((status, serde_json::from_slice(&body)?))
     }
 
-    #[track_caller]
-    fn line(&mut self) -> String {
+    fn line(&mut self) -> io::Result<String> {
         let mut line = String::new();
-        self.stream.read_line(&mut line).expect("the daemon answers");
-        line.trim_end().to_owned()
+        match self.stream.read_line(&mut line)? {
+            0 => Err(io::ErrorKind::UnexpectedEof.into()),
+            _ => Ok(line.trim_end().to_owned()),
+        }
     }
+}
+
+fn json_request(path: &str, body: &Value) -> String {
+    let body = body.to_string();
+    let kind = "content-type: application/json";
+    format!("POST {path} HTTP/1.1\r\nhost: writ\r\n{kind}\r\ncontent-length: {}\r\n\r\n{body}", body.len())
 }

@@ -236,13 +236,15 @@ impl Bundle {
             Some(plain) => (Entities::empty(), plain),
             None => (Entities::from_json_value(json!(given), schema).map_err(|error| misfit(&error))?, Vec::new()),
         };
-        let own: BTreeMap<String, Entity> = account
-            .into_iter()
-            .chain(about)
-            .flat_map(|policy| policy.entities.iter().cloned())
-            .map(|entity| (entity.uid().to_string(), entity))
-            .collect();
-        let entities = entities.add_entities(own.into_values().chain(plain), schema).map_err(|error| misfit(&error))?;
+        let mut own: Vec<&Entity> = account.iter().chain(&about).flat_map(|policy| &policy.entities).collect();
+        if about.is_some() {
+            // Two accounts can have a team in common.
+            let mut known = HashSet::new();
+            own.retain(|entity| known.insert(entity.uid()));
+        }
+        // What the asker says is held against the schema; of writ's own entities the schema was made.
+        let entities = entities.add_entities(plain, schema).map_err(|error| misfit(&error))?;
+        let entities = entities.add_entities(own.into_iter().cloned(), None).map_err(|error| misfit(&error))?;
         let judge = account.map_or(&*self.outsiders, |policy| &policy.shared.others);
         let evaluation = judge.judge(&self.authorizer, &request, &entities);
         Ok(ActionAnswer { evaluation, context, entities: given, until: self.action_until(state.now) })
@@ -252,10 +254,8 @@ impl Bundle {
     fn state_of(&self, asked: &ActionRequest<'_>, state: &AccountState) -> Map<String, Value> {
         let Some(declared) = self.own_actions.contexts.get(asked.action) else { return Map::new() };
         // Not the executable: nobody is connecting.
-        let own = question::state_json(state, asked.approvals, &self.moment(state)).into_iter();
-        own.filter(|(name, _)| *name != "executable" && declared.contains(*name))
-            .map(|(name, value)| (name.to_owned(), value))
-            .collect()
+        let asks = |name: &str| name != "executable" && declared.contains(name);
+        question::state_json(state, asked.approvals, &self.moment(state), asks)
     }
 
     /// The next moment at which time alone may change an answer. The times in policies for own actions are not analysed

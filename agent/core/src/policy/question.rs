@@ -6,7 +6,7 @@ use std::net::IpAddr;
 
 use cedar_policy::{Context, Entities, Entity, EntityId, EntityTypeName, EntityUid, Request, RestrictedExpression};
 use jiff::Timestamp;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use writ_abi::{Family, Protocol};
 
 use super::UNLISTED;
@@ -152,16 +152,18 @@ fn state(
     ])
 }
 
-/// The state as JSON, by the names of its members, for a question in which nobody connects; `approvals` are the ids of the
-/// escalating policies that a person approved for it.
+/// The members of the state that a question asks for as JSON, by their names, where nobody connects; `approvals` are the ids
+/// of the escalating policies that a person approved for it.
 pub(crate) fn state_json(
     state_of: &AccountState,
     approvals: &BTreeSet<String>,
     moment: &Moment,
-) -> BTreeMap<&'static str, Value> {
+    asks: impl Fn(&str) -> bool,
+) -> Map<String, Value> {
     let approvals = approvals.iter().map(String::as_str).collect();
     let members = state(state_of.risk, &state_of.signals, &state_of.fresh, &approvals, UNLISTED, moment);
-    members.into_iter().map(|(name, member)| (name, member.json())).collect()
+    let asked = members.into_iter().filter(|(name, _)| asks(name));
+    asked.map(|(name, member)| (name.to_owned(), member.json())).collect()
 }
 
 impl Question<'_> {
@@ -228,7 +230,7 @@ impl Question<'_> {
 
     /// The request as `cedar authorize --request-json` takes it.
     pub(crate) fn request_json(&self) -> Value {
-        let context: serde_json::Map<String, Value> =
+        let context: Map<String, Value> =
             self.members().into_iter().map(|(name, member)| (name.to_owned(), member.json())).collect();
         json!({
             "principal": format!("ServiceAccount::{}", quoted(&self.account.name)),
@@ -243,7 +245,7 @@ impl Question<'_> {
         let account = self.account;
         let entity = |kind: &str, id: &str, attributes: Value, parents: Vec<Value>| json!({"uid": {"type": kind, "id": id}, "attrs": attributes, "parents": parents});
         let named = |kind: &str, id: &str| json!({"type": kind, "id": id});
-        let mut attributes: serde_json::Map<String, Value> =
+        let mut attributes: Map<String, Value> =
             account.attributes.iter().map(|(name, value)| (name.clone(), json!(value))).collect();
         attributes.insert("name".into(), json!(account.name));
         attributes.insert("owner".into(), json!(account.owner.as_deref().unwrap_or("")));

@@ -34,6 +34,7 @@ mod reload;
 mod repeats;
 mod resolution;
 mod rotation;
+mod seat;
 mod selftest;
 mod sessions;
 mod status;

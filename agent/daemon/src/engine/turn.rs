@@ -13,6 +13,7 @@ use writ_core::record::Lifecycle;
 use super::clock::Clocks;
 use super::handle::{Handle, Question};
 use super::refresh::Why;
+use super::seat::{Seat, Turn};
 use super::together::MOST_TOGETHER;
 use super::{Actor, Engine, Refusal};
 use crate::kernel::{ClockSet, give_back_memory, watch};
@@ -51,24 +52,25 @@ pub(crate) enum Ended {
 /// # Errors
 /// No thread or descriptor is free.
 pub(crate) fn run(engine: Engine) -> std::io::Result<(Handle, oneshot::Receiver<Ended>)> {
-    let (handle, questions) = Handle::new(engine.changes.news());
     let (stopped, stopping) = oneshot::channel();
     let ring = engine.kernel.readiness()?;
+    let (handle, seat, questions) = Handle::new(engine);
     std::thread::Builder::new().name("engine".into()).stack_size(STACK).spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let ended = match runtime {
-            Ok(runtime) => runtime.block_on(turn(engine, questions, ring)),
+            Ok(runtime) => runtime.block_on(turns(&seat, questions, ring)),
             Err(error) => {
                 tracing::error!(%error, "the engine cannot run");
                 Ended::Failed
             }
         };
+        seat.leave();
         let _ = stopped.send(ended);
     })?;
     Ok((handle, stopping))
 }
 
-async fn turn(mut engine: Engine, mut questions: mpsc::Receiver<Question>, ring: OwnedFd) -> Ended {
+async fn turns(seat: &Seat, mut questions: mpsc::Receiver<Question>, ring: OwnedFd) -> Ended {
     let ring = match watch(ring) {
         Ok(ring) => ring,
         Err(error) => {
@@ -92,61 +94,117 @@ async fn turn(mut engine: Engine, mut questions: mpsc::Receiver<Question>, ring:
     let rest = tokio::time::sleep(REST);
     tokio::pin!(rest);
     let mut rests = false;
-    let (passed, prepared) = (engine.kernel.barrier_over(), Arc::new(Notify::new()));
-    engine.neighbours.start(Arc::clone(&prepared));
-    while engine.ending.is_none() {
-        let deadline = engine.next_deadline().map(|at| {
-            let left = at.duration_since(Timestamp::now());
-            Duration::try_from(left).unwrap_or(Duration::ZERO).min(Duration::from_secs(3600))
-        });
-        if engine.neighbours.wait() {
-            engine.prepare_neighbour();
+    let prepared = Arc::new(Notify::new());
+    let passed = match seat.take().as_mut().and_then(Turn::engine) {
+        Some(engine) => {
+            engine.neighbours.start(Arc::clone(&prepared));
+            engine.kernel.barrier_over()
         }
-        tokio::select! {
+        None => return Ended::Failed,
+    };
+    loop {
+        let Some(waits) = seat.take().as_mut().and_then(Turn::engine).map(Engine::waits) else { return broken() };
+        let Waits { deadline, passes, ending } = waits;
+        if ending {
+            break;
+        }
+        let next = tokio::select! {
             question = questions.recv() => match question {
-                Some(question) => {
-                    // Before anything is judged, or begins, by a clock that was set a moment ago.
-                    engine.compare_clocks();
-                    question(&mut engine);
-                    // What came meanwhile shares the grace period.
-                    for _ in 1..MOST_TOGETHER {
-                        match questions.try_recv() {
-                            Ok(question) => question(&mut engine),
-                            Err(_) => break,
-                        }
-                    }
-                }
+                Some(question) => Next::Question(question),
                 None => break,
             },
-            () = &mut rest, if rests => rests = false,
+            () = seat.wanted() => Next::Wanted,
+            () = &mut rest, if rests => {
+                rests = false;
+                continue;
+            }
             ready = ring.readable(), if !behind && !rests => {
                 if let Ok(mut ready) = ready {
                     // Cleared first: what arrives while we read makes it ready again.
                     ready.clear_ready();
                 }
+                Next::Ring
+            }
+            () = tokio::task::yield_now(), if behind => Next::MoreOfRing,
+            () = passed.notified(), if passes => Next::Passed,
+            () = prepared.notified() => Next::Prepared,
+            () = sleep(deadline) => Next::Expiry,
+            () = clock_set(set.as_ref()) => Next::Expiry,
+            _ = tick.tick() => Next::Second,
+        };
+        let mut turn = seat.take();
+        let Some(engine) = turn.as_mut().and_then(Turn::engine) else { return broken() };
+        match next {
+            Next::Question(question) => {
+                // Before anything is judged, or begins, by a clock that was set a moment ago.
+                engine.compare_clocks();
+                question(engine);
+                // What came meanwhile shares the grace period.
+                for _ in 1..MOST_TOGETHER {
+                    match questions.try_recv() {
+                        Ok(question) => question(engine),
+                        Err(_) => break,
+                    }
+                }
+            }
+            Next::Ring => {
                 behind = engine.pump();
                 rest.as_mut().reset(tokio::time::Instant::now() + REST);
                 rests = !behind;
             }
-            () = tokio::task::yield_now(), if behind => {
+            Next::MoreOfRing => {
                 behind = engine.pump();
                 if deadline.is_some_and(|left| left.is_zero()) {
                     engine.expire();
                 }
             }
-            () = passed.notified(), if engine.unsettled.passes() => {}
-            () = prepared.notified() => engine.take_prepared(),
-            () = sleep(deadline) => engine.expire(),
-            () = clock_set(set.as_ref()) => engine.expire(),
-            _ = tick.tick() => behind |= engine.tick(),
+            Next::Prepared => engine.take_prepared(),
+            Next::Expiry => engine.expire(),
+            Next::Second => behind |= engine.tick(),
+            Next::Wanted | Next::Passed => {}
         }
         engine.settle_soon();
+        if turn.as_mut().is_some_and(|turn| !turn.answer()) {
+            seat.want();
+        }
     }
+    let mut turn = seat.take();
+    let Some(engine) = turn.as_mut().and_then(Turn::engine) else { return broken() };
     engine.settle();
     engine.stop();
+    let ended = engine.ending.unwrap_or(Ended::Asked);
+    drop(turn);
     // Only now do those who wait for us see the end: see `Handle::drained`.
     drop(questions);
-    engine.ending.unwrap_or(Ended::Asked)
+    ended
+}
+
+/// What the engine's own thread waits for.
+struct Waits {
+    /// How long until something ends by time.
+    deadline: Option<Duration>,
+    /// Whether a grace period passes.
+    passes: bool,
+    /// Nothing any more.
+    ending: bool,
+}
+
+/// What came.
+enum Next {
+    Question(Question),
+    Wanted,
+    Ring,
+    MoreOfRing,
+    Passed,
+    Prepared,
+    Expiry,
+    Second,
+}
+
+/// An asker's question did not come to an end.
+fn broken() -> Ended {
+    tracing::error!("a question broke off: what is in force stays, and the daemon must be started anew");
+    Ended::Failed
 }
 
 /// Resolves when the wall clock was set or the host woke: the deadline above counts neither.
@@ -170,6 +228,23 @@ async fn sleep(duration: Option<Duration>) {
 }
 
 impl Engine {
+    /// What its own thread waits for now.
+    fn waits(&mut self) -> Waits {
+        if self.neighbours.wait() {
+            self.prepare_neighbour();
+        }
+        let deadline = self.next_deadline().map(|at| {
+            let left = at.duration_since(Timestamp::now());
+            Duration::try_from(left).unwrap_or(Duration::ZERO).min(Duration::from_secs(3600))
+        });
+        Waits { deadline, passes: self.unsettled.passes(), ending: self.ending.is_some() }
+    }
+
+    /// Whether its own thread would wait for something else now than before.
+    pub(super) fn wants_turn(&self) -> bool {
+        self.deadline.is_none() || self.unsettled.passes() || self.ending.is_some()
+    }
+
     /// What happens every second: lines retried, gaps counted, the head signed, the clocks compared. Returns whether the
     /// ring holds more.
     fn tick(&mut self) -> bool {

@@ -117,8 +117,7 @@ fn router(serving: Serving, https: Arc<Https>) -> Router {
         .method_not_allowed_fallback(|| async {
             Fault::new(StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", "this path does not answer that method")
         })
-        .layer(middleware::from_fn(connection::read_whole))
-        .layer(middleware::from_fn(authzen::echo_request_id))
+        .layer(middleware::from_fn(authzen::take_in))
         .with_state(serving)
 }
 

@@ -2,19 +2,19 @@
 
 use std::time::Duration;
 
+use axum::Router;
 use axum::body::Bytes;
 use axum::extract::{ConnectInfo, FromRef, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use axum::{Extension, Router};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::json;
 use writ_core::signal::Incoming;
 use writ_core::stance::{BreakGlassRequest, Escalation, GrantRequest, Offboarded};
 
-use super::caller::Peer;
+use super::caller::{Looked, Peer};
 use super::held::Held;
 use super::limit::Limits;
 use super::segment::Segment;
@@ -117,20 +117,24 @@ async fn ask<R: Send + 'static>(
     peer: Peer,
     question: impl FnOnce(&mut Engine, &Actor) -> Result<R, Fault> + Send + 'static,
 ) -> Result<R, Fault> {
-    let caller = peer.look().await;
-    engine
-        .ask(move |engine| {
-            if !caller.is_known() {
-                // How the caller and its ancestors were started may still be in the ring.
-                engine.pump();
-            }
-            match caller.actor(engine) {
-                Ok(actor) => question(engine, &actor),
-                Err(error) => Err(Fault::unidentified(&error)),
-            }
-        })
-        .await
-        .map_err(|_| Fault::stopped())?
+    engine.ask(as_caller(peer.look().await, question)).await.map_err(|_| Fault::stopped())?
+}
+
+/// A question asked as the caller.
+fn as_caller<R>(
+    caller: Looked,
+    question: impl FnOnce(&mut Engine, &Actor) -> Result<R, Fault>,
+) -> impl FnOnce(&mut Engine) -> Result<R, Fault> {
+    move |engine| {
+        if !caller.is_known() {
+            // How the caller and its ancestors were started may still be in the ring.
+            engine.pump();
+        }
+        match caller.actor(engine) {
+            Ok(actor) => question(engine, &actor),
+            Err(error) => Err(Fault::unidentified(&error)),
+        }
+    }
 }
 
 /// What requests are answered with.
@@ -151,6 +155,12 @@ impl FromRef<Serving> for Handle {
 impl FromRef<Serving> for Held {
     fn from_ref(serving: &Serving) -> Self {
         serving.held.clone()
+    }
+}
+
+impl FromRef<Serving> for Limits {
+    fn from_ref(serving: &Serving) -> Self {
+        serving.limits.clone()
     }
 }
 
@@ -192,9 +202,7 @@ pub(super) fn router(serving: Serving) -> Router {
         .method_not_allowed_fallback(|| async {
             Fault::new(StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", "this path does not answer that method")
         })
-        .layer(axum::middleware::from_fn(super::connection::read_whole))
-        .layer(axum::middleware::from_fn(authzen::echo_request_id))
-        .layer(Extension(serving.limits.clone()))
+        .layer(axum::middleware::from_fn(authzen::take_in))
         .with_state(serving)
 }
 
@@ -225,7 +233,7 @@ async fn status(State(engine): State<Handle>, ConnectInfo(peer): ConnectInfo<Pee
 async fn metrics(
     State(engine): State<Handle>,
     ConnectInfo(peer): ConnectInfo<Peer>,
-    Extension(limits): Extension<Limits>,
+    State(limits): State<Limits>,
 ) -> Answer {
     let refused = limits.refused();
     let page = ask(&engine, peer, move |engine, actor| {
@@ -316,8 +324,10 @@ async fn send_signal(State(engine): State<Handle>, ConnectInfo(peer): ConnectInf
         evidence: sent.evidence,
         at: sent.at,
     };
-    let received = ask(&engine, peer, move |engine, actor| engine.signal(&incoming, actor).map_err(Fault::from));
-    ok(&received.await?)
+    let signal =
+        as_caller(peer.look().await, move |engine, actor| engine.signal(&incoming, actor).map_err(Fault::from));
+    // On this thread if it can be: until another one had woken up, what it forbids would still go on.
+    ok(&engine.ask_brief(signal).await.map_err(|_| Fault::stopped())??)
 }
 
 async fn clear_signal(

@@ -9,11 +9,13 @@ use axum::extract::{ConnectInfo, Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use serde_json::{Value, json};
+use serde::Serialize;
+use serde_json::{Map, Value, json};
 use tokio::time::Instant;
 
 use self::read::{Batch, Semantic};
 use super::caller::Peer;
+use super::connection::read_whole;
 use super::held::Held;
 use crate::engine::{Answered, Asked, Handle, Refusal};
 
@@ -22,6 +24,7 @@ const MOST_WAIT: Duration = Duration::from_secs(600);
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// An error as AuthZEN writes one: a status, and a message.
+#[derive(Clone)]
 struct Trouble(StatusCode, String);
 
 impl IntoResponse for Trouble {
@@ -36,10 +39,10 @@ impl From<String> for Trouble {
     }
 }
 
-/// Gives an answer the request's id back.
-pub(super) async fn echo_request_id(request: Request, next: Next) -> Response {
+/// Takes a request in as a whole, and gives its answer the request's id back.
+pub(super) async fn take_in(request: Request, next: Next) -> Response {
     let id = request.headers().get(&REQUEST_ID).cloned();
-    let mut response = next.run(request).await;
+    let mut response = read_whole(request, next).await;
     if let Some(id) = id {
         response.headers_mut().insert(REQUEST_ID, id);
     }
@@ -48,7 +51,7 @@ pub(super) async fn echo_request_id(request: Request, next: Next) -> Response {
 
 /// `GET /.well-known/authzen-configuration`
 pub(super) async fn configuration(State(engine): State<Handle>) -> Response {
-    let https = engine.ask(|engine| Some(engine.current()?.config.agent.https.as_ref()?.origin.clone()));
+    let https = engine.ask_brief(|engine| Some(engine.current()?.config.agent.https.as_ref()?.origin.clone()));
     // A unix socket has no origin of its own: a gateway that puts this on HTTPS states its own.
     let origin = https.await.ok().flatten().unwrap_or_else(|| "https://localhost".to_owned());
     configuration_of(origin).await
@@ -77,8 +80,7 @@ pub(super) async fn evaluation(
         let asked = read::question(&read::object(json_body(&headers, &body)?)?)?;
         held(&engine, &places, &peer, asked, wait(&headers), &mut waited).await
     };
-    let answer = answer.await.map(|answered| whole(&answered));
-    respond(answer, waited)
+    respond(answer.await.as_ref().map(Whole::of), waited)
 }
 
 /// `POST /access/v1/evaluations`
@@ -98,8 +100,7 @@ pub(super) async fn evaluations(
             Batch::Several(items, semantic) => several(&engine, &peer, items, semantic).await,
         }
     };
-    let answer = answer.await;
-    respond(answer, waited)
+    respond(answer.await.as_ref(), waited)
 }
 
 async fn several(
@@ -161,9 +162,10 @@ async fn held(
     patience: Option<Duration>,
     waited: &mut Option<Duration>,
 ) -> Result<Answered, Trouble> {
+    let Some(patience) = patience else { return ask(engine, peer, asked).await };
     let mut news = engine.news();
     let answered = ask(engine, peer, asked.clone()).await?;
-    let (Some(patience), Some(id)) = (patience, answered.escalation.clone()) else { return Ok(answered) };
+    let Some(id) = answered.escalation.clone() else { return Ok(answered) };
     let Some(_place) = places.take(&peer.who()) else { return Ok(answered) };
     *waited = Some(patience);
     let deadline = Instant::now() + patience;
@@ -214,10 +216,23 @@ fn whole(answered: &Answered) -> Value {
     json!({ "decision": answered.decision, "context": answered.context })
 }
 
-fn respond(answer: Result<Value, Trouble>, waited: Option<Duration>) -> Response {
+/// An answer as it is sent.
+#[derive(Serialize)]
+struct Whole<'a> {
+    decision: bool,
+    context: &'a Map<String, Value>,
+}
+
+impl<'a> Whole<'a> {
+    fn of(answered: &'a Answered) -> Self {
+        Self { decision: answered.decision, context: &answered.context }
+    }
+}
+
+fn respond(answer: Result<impl Serialize, &Trouble>, waited: Option<Duration>) -> Response {
     let mut response = match answer {
         Ok(answer) => json_answer(&answer),
-        Err(trouble) => trouble.into_response(),
+        Err(trouble) => trouble.clone().into_response(),
     };
     if let Some(value) = waited.and_then(|waited| HeaderValue::try_from(format!("wait={}", waited.as_secs())).ok()) {
         response.headers_mut().insert(HeaderName::from_static("preference-applied"), value);
@@ -225,10 +240,13 @@ fn respond(answer: Result<Value, Trouble>, waited: Option<Duration>) -> Response
     response
 }
 
-fn json_answer(body: &Value) -> Response {
+fn json_answer(body: &impl Serialize) -> Response {
     // An answer holds for the asker and for as long as it says itself.
     let headers = [(header::CONTENT_TYPE, "application/json"), (header::CACHE_CONTROL, "no-store")];
-    (StatusCode::OK, headers, body.to_string()).into_response()
+    match serde_json::to_vec(body) {
+        Ok(body) => (StatusCode::OK, headers, body).into_response(),
+        Err(error) => Trouble(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
+    }
 }
 
 #[cfg(test)]

@@ -1,0 +1,114 @@
+//! Whose turn it is: the engine's own thread's, or that of an asker who finds the engine idle and spares both the wait for
+//! the other to wake up.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
+
+use tokio::sync::{Notify, mpsc};
+
+use super::Engine;
+use super::handle::Question;
+use super::together::MOST_TOGETHER;
+
+/// One at a time has it.
+#[derive(Clone)]
+pub(super) struct Seat(Arc<Shared>);
+
+struct Shared {
+    seated: Mutex<Option<Seated>>,
+    /// Whether the engine's own thread waits for the seat: no asker takes it before it has been there.
+    waits: AtomicBool,
+    /// Rung when there is something that only the engine's own thread does, or does in time.
+    bell: Notify,
+}
+
+/// The engine, and what is asked of it that whoever has the seat may answer.
+struct Seated {
+    engine: Engine,
+    brief: mpsc::Receiver<Question>,
+}
+
+/// The engine of whoever has the seat.
+pub(super) struct Turn<'a>(MutexGuard<'a, Option<Seated>>);
+
+impl Seat {
+    pub(super) fn new(engine: Engine, brief: mpsc::Receiver<Question>) -> Self {
+        let seated = Mutex::new(Some(Seated { engine, brief }));
+        Self(Arc::new(Shared { seated, waits: AtomicBool::new(false), bell: Notify::new() }))
+    }
+
+    /// The engine's own thread takes the seat, as soon as an asker who has it is done; `None`: an asker did not come to an
+    /// end, and nothing that the engine believes can be relied on.
+    pub(super) fn take(&self) -> Option<Turn<'_>> {
+        self.0.waits.store(true, Ordering::Release);
+        let seated = self.0.seated.lock();
+        self.0.waits.store(false, Ordering::Release);
+        seated.ok().map(Turn)
+    }
+
+    /// Resolves when the engine's own thread is wanted.
+    pub(super) async fn wanted(&self) {
+        self.0.bell.notified().await;
+    }
+
+    /// Has the engine's own thread come once more.
+    pub(super) fn want(&self) {
+        self.0.bell.notify_one();
+    }
+
+    /// An asker answers what was asked, its own question too, unless the seat is taken: then whoever has it does, or the
+    /// engine's own thread after them.
+    pub(super) fn answer(&self) {
+        if self.0.waits.load(Ordering::Acquire) {
+            return self.want();
+        }
+        match self.0.seated.try_lock() {
+            Ok(mut seated) => {
+                // At its end the engine answers nothing more: what came too late goes with the seat.
+                let Some(seated) = seated.as_mut().filter(|seated| seated.engine.ending.is_none()) else { return };
+                if !seated.answer() || seated.engine.wants_turn() {
+                    self.want();
+                }
+            }
+            Err(TryLockError::WouldBlock | TryLockError::Poisoned(_)) => self.want(),
+        }
+    }
+
+    /// Nobody takes the seat any more; what was not answered is not.
+    pub(super) fn leave(&self) {
+        let left = self.0.seated.lock().unwrap_or_else(PoisonError::into_inner).take();
+        drop(left);
+    }
+}
+
+impl Seated {
+    /// Answers what was asked up to now; `false` if more may be waiting.
+    fn answer(&mut self) -> bool {
+        let mut answered = 0;
+        while answered < MOST_TOGETHER {
+            let Ok(question) = self.brief.try_recv() else { break };
+            if answered == 0 {
+                // Before anything is judged by a clock that was set a moment ago.
+                self.engine.compare_clocks();
+            }
+            question(&mut self.engine);
+            answered += 1;
+        }
+        if answered > 0 {
+            // What they recorded is written at once.
+            self.engine.settle_soon();
+        }
+        answered < MOST_TOGETHER
+    }
+}
+
+impl Turn<'_> {
+    /// Answers what askers left; `false` if more may be waiting.
+    pub(super) fn answer(&mut self) -> bool {
+        self.0.as_mut().is_none_or(Seated::answer)
+    }
+
+    pub(super) fn engine(&mut self) -> Option<&mut Engine> {
+        self.0.as_mut().map(|seated| &mut seated.engine)
+    }
+}
