@@ -1,5 +1,7 @@
 //! A security event token (RFC 8417, as the Shared Signals Framework narrows it): verified, or refused with RFC 8935's code.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jiff::Timestamp;
 use jsonwebtoken::errors::ErrorKind;
 use jsonwebtoken::jwk::{Jwk, JwkSet};
@@ -92,9 +94,10 @@ pub(super) fn verify(
             ErrorKind::InvalidIssuer => refused("invalid_issuer", "`iss` is not this issuer"),
             ErrorKind::InvalidAudience => refused("invalid_audience", "the token is for somebody else"),
             ErrorKind::InvalidSignature => refused("authentication_failed", "the signature does not hold"),
-            ErrorKind::InvalidKeyFormat | ErrorKind::InvalidAlgorithm | ErrorKind::InvalidRsaKey(_) => {
-                refused("invalid_key", "the key is not one for this signature")
-            }
+            ErrorKind::InvalidKeyFormat
+            | ErrorKind::InvalidAlgorithm
+            | ErrorKind::InvalidRsaKey(_)
+            | ErrorKind::InvalidEcdsaKey => refused("invalid_key", "the key is not one for this signature"),
             ErrorKind::MissingRequiredClaim(claim) if claim == "aud" => refused("invalid_audience", "`aud` is missing"),
             _ => invalid(format!("the token: {error}")),
         })?;
@@ -112,7 +115,7 @@ fn key_for<'a>(kid: Option<&str>, keys: &'a JwkSet) -> Result<&'a Jwk, Refused> 
 }
 
 fn decoding_key(key: &Jwk) -> Result<DecodingKey, Refused> {
-    use jsonwebtoken::jwk::AlgorithmParameters;
+    use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve};
     match &key.algorithm {
         // Six bits a character.
         AlgorithmParameters::RSA(rsa) if rsa.n.len() * 6 / 8 < LEAST_MODULUS => {
@@ -123,7 +126,31 @@ fn decoding_key(key: &Jwk) -> Result<DecodingKey, Refused> {
         }
         _ => {}
     }
-    DecodingKey::from_jwk(key).map_err(|error| refused("invalid_key", error.to_string()))
+    let mut key = key.clone();
+    if let AlgorithmParameters::EllipticCurve(point) = &mut key.algorithm {
+        let octets = match point.curve {
+            EllipticCurve::P256 => 32,
+            EllipticCurve::P384 => 48,
+            _ => 0,
+        };
+        for coordinate in [&mut point.x, &mut point.y] {
+            *coordinate = whole(coordinate, octets);
+        }
+    }
+    DecodingKey::from_jwk(&key).map_err(|error| refused("invalid_key", error.to_string()))
+}
+
+/// A point's coordinate as long as its curve wants it (RFC 7518 §6.2.1.2): one in 128 keys has a leading zero, which some
+/// libraries leave out.
+fn whole(coordinate: &str, octets: usize) -> String {
+    match URL_SAFE_NO_PAD.decode(coordinate) {
+        Ok(given) if given.len() < octets => {
+            let mut whole = vec![0; octets - given.len()];
+            whole.extend(given);
+            URL_SAFE_NO_PAD.encode(whole)
+        }
+        _ => coordinate.to_owned(),
+    }
 }
 
 /// What the claims say.
@@ -154,4 +181,17 @@ fn seconds(value: &Value) -> Option<Timestamp> {
     // A NumericDate may have a fraction; a whole second is precise enough for a signal.
     let seconds = value.as_i64().or_else(|| value.as_f64().map(|seconds| seconds as i64))?;
     Timestamp::from_second(seconds).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_coordinate_without_its_leading_zeros_is_made_whole_and_no_other_is_touched() {
+        assert_eq!(whole("AQI", 4), "AAABAg");
+        assert_eq!(whole("AQI", 2), "AQI");
+        assert_eq!(whole("AQID", 2), "AQID", "too long is for the verifier to refuse");
+        assert_eq!(whole("no base64 ", 4), "no base64 ");
+    }
 }
