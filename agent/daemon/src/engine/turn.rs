@@ -132,8 +132,14 @@ async fn turns(seat: &Seat, mut questions: mpsc::Receiver<Question>, ring: Owned
             () = clock_set(set.as_ref()) => Next::Expiry,
             _ = tick.tick() => Next::Second,
         };
+        if matches!(next, Next::Wanted) {
+            // A bell that rings again and again costs nothing of what tokio lets a task do in one go: without this, a flood of
+            // questions would keep the ring, the second and every deadline from being noticed.
+            tokio::task::yield_now().await;
+        }
         let mut turn = seat.take();
         let Some(engine) = turn.as_mut().and_then(Turn::engine) else { return broken() };
+        let (due, expires) = (deadline.is_some_and(|left| left.is_zero()), matches!(next, Next::Expiry));
         match next {
             Next::Question(question) => {
                 // Before anything is judged, or begins, by a clock that was set a moment ago.
@@ -152,16 +158,17 @@ async fn turns(seat: &Seat, mut questions: mpsc::Receiver<Question>, ring: Owned
                 rest.as_mut().reset(tokio::time::Instant::now() + REST);
                 rests = !behind;
             }
-            Next::MoreOfRing => {
-                behind = engine.pump();
-                if deadline.is_some_and(|left| left.is_zero()) {
-                    engine.expire();
-                }
-            }
+            Next::MoreOfRing => behind = engine.pump(),
             Next::Prepared => engine.take_prepared(),
             Next::Expiry => engine.expire(),
             Next::Second => behind |= engine.tick(),
+            // Nothing else reads on while it is behind and is wanted each time.
+            Next::Wanted | Next::Passed if behind => behind = engine.pump(),
             Next::Wanted | Next::Passed => {}
+        }
+        if due && !expires {
+            // What waits for a deadline is made anew each turn: one that has passed is not left to it.
+            engine.expire();
         }
         engine.settle_soon();
         if turn.as_mut().is_some_and(|turn| !turn.answer()) {
