@@ -51,7 +51,7 @@ pub(super) fn run(config_dir: &Path, _: &Args) -> anyhow::Result<ExitCode> {
     let https = engine.current().and_then(|current| current.config.agent.https.clone());
     // Whichever thread lets go of a policy set last takes its policies apart, by recursion too.
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
-    // Two serve: one reads requests and writes answers while the other one asks the engine.
+    // With two, one can read requests while the other is the engine's.
     let runtime = runtime.worker_threads(2).thread_stack_size(STACK).enable_all().build()?;
     let code = runtime.block_on(async move {
         let server = match serve::bind(&socket).await {

@@ -64,8 +64,7 @@ impl Seat {
         }
         match self.0.seated.try_lock() {
             Ok(mut seated) => {
-                // At its end the engine answers nothing more: what came too late goes with the seat.
-                let Some(seated) = seated.as_mut().filter(|seated| seated.engine.ending.is_none()) else { return };
+                let Some(seated) = seated.as_mut() else { return };
                 if !seated.answer() || seated.engine.wants_turn() {
                     self.want();
                 }
@@ -74,10 +73,9 @@ impl Seat {
         }
     }
 
-    /// Nobody takes the seat any more; what was not answered is not.
+    /// Nobody takes the seat any more, if somebody still could; what was not answered is not.
     pub(super) fn leave(&self) {
-        let left = self.0.seated.lock().unwrap_or_else(PoisonError::into_inner).take();
-        drop(left);
+        Turn(self.0.seated.lock().unwrap_or_else(PoisonError::into_inner)).end();
     }
 }
 
@@ -103,6 +101,11 @@ impl Seated {
 }
 
 impl Turn<'_> {
+    /// The last one: whoever comes for the seat finds nobody there.
+    pub(super) fn end(mut self) {
+        drop(self.0.take());
+    }
+
     /// Answers what askers left; `false` if more may be waiting.
     pub(super) fn answer(&mut self) -> bool {
         self.0.as_mut().is_none_or(Seated::answer)

@@ -175,12 +175,13 @@ async fn turns(seat: &Seat, mut questions: mpsc::Receiver<Question>, ring: Owned
             seat.want();
         }
     }
-    let mut turn = seat.take();
-    let Some(engine) = turn.as_mut().and_then(Turn::engine) else { return broken() };
+    let Some(mut turn) = seat.take() else { return broken() };
+    let Some(engine) = turn.engine() else { return broken() };
     engine.settle();
     engine.stop();
     let ended = engine.ending.unwrap_or(Ended::Asked);
-    drop(turn);
+    // In the same turn: nothing is answered after the last record.
+    turn.end();
     // Only now do those who wait for us see the end: see `Handle::drained`.
     drop(questions);
     ended
