@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use serde::Serialize;
 use serde_json::{Map, Value, json};
 use writ_abi::Protocol;
 
@@ -29,17 +30,19 @@ pub(crate) struct Asked {
     pub(crate) context: Map<String, Value>,
 }
 
-/// An answer.
-#[derive(Clone, PartialEq, Debug)]
+/// An answer; what is sent of it is its decision and its context.
+#[derive(Clone, PartialEq, Debug, Serialize)]
 pub(crate) struct Answered {
     /// Whether it may.
     pub(crate) decision: bool,
     /// What else there is to say.
     pub(crate) context: Map<String, Value>,
     /// The escalation that waits for a person, if one does.
+    #[serde(skip)]
     pub(crate) escalation: Option<String>,
     /// What is answered instead where it is worth nothing without its record: the record is then replaced too (see
     /// [`super::Engine::settle`]).
+    #[serde(skip)]
     pub(crate) without_record: Option<Map<String, Value>>,
 }
 

@@ -10,7 +10,7 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use self::read::{Batch, Semantic};
@@ -24,7 +24,6 @@ const MOST_WAIT: Duration = Duration::from_secs(600);
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// An error as AuthZEN writes one: a status, and a message.
-#[derive(Clone)]
 struct Trouble(StatusCode, String);
 
 impl IntoResponse for Trouble {
@@ -80,7 +79,7 @@ pub(super) async fn evaluation(
         let asked = read::question(&read::object(json_body(&headers, &body)?)?)?;
         held(&engine, &places, &peer, asked, wait(&headers), &mut waited).await
     };
-    respond(answer.await.as_ref().map(Whole::of), waited)
+    respond(answer.await, waited)
 }
 
 /// `POST /access/v1/evaluations`
@@ -95,12 +94,12 @@ pub(super) async fn evaluations(
     let answer = async {
         match read::batch(&read::object(json_body(&headers, &body)?)?)? {
             Batch::Single(asked) => {
-                Ok(whole(&held(&engine, &places, &peer, *asked, wait(&headers), &mut waited).await?))
+                Ok(json!(held(&engine, &places, &peer, *asked, wait(&headers), &mut waited).await?))
             }
             Batch::Several(items, semantic) => several(&engine, &peer, items, semantic).await,
         }
     };
-    respond(answer.await.as_ref(), waited)
+    respond(answer.await, waited)
 }
 
 async fn several(
@@ -114,7 +113,7 @@ async fn several(
         let (decision, answer) = match item {
             Err(what) => (false, broken(StatusCode::BAD_REQUEST, &what)),
             Ok(asked) => match ask(engine, peer, asked).await {
-                Ok(answered) => (answered.decision, whole(&answered)),
+                Ok(answered) => (answered.decision, json!(answered)),
                 // What one question may not know is no reason to refuse the others.
                 Err(Trouble(StatusCode::FORBIDDEN, what)) => (false, broken(StatusCode::FORBIDDEN, &what)),
                 Err(trouble) => return Err(trouble),
@@ -212,27 +211,10 @@ fn wait(headers: &HeaderMap) -> Option<Duration> {
     waits.next().map(|seconds| Duration::from_secs(seconds).min(MOST_WAIT))
 }
 
-fn whole(answered: &Answered) -> Value {
-    json!({ "decision": answered.decision, "context": answered.context })
-}
-
-/// An answer as it is sent.
-#[derive(Serialize)]
-struct Whole<'a> {
-    decision: bool,
-    context: &'a Map<String, Value>,
-}
-
-impl<'a> Whole<'a> {
-    fn of(answered: &'a Answered) -> Self {
-        Self { decision: answered.decision, context: &answered.context }
-    }
-}
-
-fn respond(answer: Result<impl Serialize, &Trouble>, waited: Option<Duration>) -> Response {
+fn respond(answer: Result<impl Serialize, Trouble>, waited: Option<Duration>) -> Response {
     let mut response = match answer {
         Ok(answer) => json_answer(&answer),
-        Err(trouble) => trouble.clone().into_response(),
+        Err(trouble) => trouble.into_response(),
     };
     if let Some(value) = waited.and_then(|waited| HeaderValue::try_from(format!("wait={}", waited.as_secs())).ok()) {
         response.headers_mut().insert(HeaderName::from_static("preference-applied"), value);
