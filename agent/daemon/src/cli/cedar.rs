@@ -7,6 +7,7 @@ use std::process::{Command, Stdio};
 use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context as _, bail};
+use tempfile::TempDir;
 use writ_core::record::Verdict;
 use writ_core::replay::files::{Answer, agrees};
 use writ_core::replay::{Archived, Attempt};
@@ -18,19 +19,10 @@ const FAILED_CONDITION: &str = "error while evaluating policy";
 pub(super) struct Cedar {
     program: PathBuf,
     directory: PathBuf,
-    /// Whether the files are for somebody to look at afterwards.
-    keep: bool,
+    /// Removed with this, unless the files are for somebody to look at afterwards.
+    temporary: Option<TempDir>,
     /// Which policy sets are written already.
     sets: Mutex<HashMap<String, PathBuf>>,
-}
-
-impl Drop for Cedar {
-    fn drop(&mut self) {
-        if !self.keep {
-            // What is left lies in the directory for temporary files.
-            let _ = fs::remove_dir_all(&self.directory);
-        }
-    }
 }
 
 impl Cedar {
@@ -47,14 +39,17 @@ impl Cedar {
         if !version.status.success() {
             bail!("`{} --version` failed: {}", program.display(), String::from_utf8_lossy(&version.stderr).trim());
         }
-        let directory = match files {
+        let (directory, temporary) = match files {
             Some(files) => {
                 fs::create_dir_all(files).with_context(|| format!("cannot make {}", files.display()))?;
-                files.to_owned()
+                (files.to_owned(), None)
             }
-            None => nix::unistd::mkdtemp(&std::env::temp_dir().join("writ-replay-XXXXXX"))?,
+            None => {
+                let temporary = tempfile::Builder::new().prefix("writ-replay-").tempdir()?;
+                (temporary.path().to_owned(), Some(temporary))
+            }
         };
-        Ok(Self { program, directory, keep: files.is_some(), sets: Mutex::default() })
+        Ok(Self { program, directory, temporary, sets: Mutex::default() })
     }
 
     /// Asks about one record that policy decided; `None` if it is not a question for Cedar.
@@ -74,7 +69,7 @@ impl Cedar {
             let all = self.run(&policies, "policies.cedar", &request, &entities)?;
             self.compare("would.verdict", would.verdict, if all.errs { "policy-error" } else { "policy" }, &all)?;
         }
-        if !self.keep {
+        if self.temporary.is_some() {
             let _ = fs::remove_file(&request);
             let _ = fs::remove_file(&entities);
         }
