@@ -18,3 +18,21 @@ pub(crate) fn stand_back() {
     // SAFETY: 0 is the calling thread; the parameters outlive the call.
     let _ = unsafe { libc::sched_setscheduler(0, libc::SCHED_IDLE, &raw const parameters) };
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_allocator_is_set_up_as_the_build_says() {
+        let mut arenas = 0_u32;
+        let mut size = size_of::<u32>();
+        let nothing = std::ptr::null_mut();
+        // SAFETY: the name ends with a zero, the control reads into a number of its own size, and nothing is written.
+        let failed = unsafe {
+            tikv_jemalloc_sys::mallctl(c"opt.narenas".as_ptr(), (&raw mut arenas).cast(), &raw mut size, nothing, 0)
+        };
+        assert_eq!((failed, arenas), (0, 2));
+        give_back();
+    }
+}
