@@ -11,18 +11,18 @@ use writ_tests::{Api, Config, Host, UdpPeer, config, wait};
 const ASKERS: usize = 8;
 const ONE: &str = "/access/v1/evaluation";
 
-/// One key is issued, no other is.
-fn config(peer: &UdpPeer) -> Config {
+/// One key is issued, no other is. Policy sets of another round are other sets that say the same.
+fn config(peer: &UdpPeer, round: u32) -> Config {
     let schema = "entity Credential;\naction issue appliesTo { principal: [ServiceAccount], resource: [Credential], context: {} };\n";
-    let policies = r#"
-@id("own-key") @owner("tests") @reason("it deploys")
-permit (principal, action == Action::"issue", resource == Credential::"own-key");
-"#;
+    let policies = format!(
+        "@id(\"own-key\") @owner(\"tests\") @reason(\"it deploys, round {round}\")\n\
+         permit (principal, action == Action::\"issue\", resource == Credential::\"own-key\");\n"
+    );
     Config::new()
         .destination("open", peer.address)
         .permit("to-open", "open")
         .file("schema.d/keys.cedarschema", schema)
-        .file("policies.d/keys.cedar", policies)
+        .file("policies.d/keys.cedar", &policies)
 }
 
 /// Asks about either key in turn, until `over` or the daemon hangs up; the decisions that were answered.
@@ -69,25 +69,28 @@ fn assert_on_record(host: &Host, decisions: &[String]) {
 #[test]
 fn answers_are_right_and_on_record_while_connects_flood_and_policy_is_loaded_anew() {
     let peer = UdpPeer::new();
-    let host = Host::start(&config(&peer));
-    let prober = host.prober("udp-connect", peer.address);
+    let host = Host::start(&config(&peer, 0));
+    let flood = host.flood("udp-connect", peer.address);
     let (over, answered) = (AtomicBool::new(false), AtomicUsize::new(0));
     let decisions = thread::scope(|scope| {
         let (over, answered) = (&over, &answered);
         let askers: Vec<_> =
             (0..ASKERS).map(|_| host.api()).map(|api| scope.spawn(|| ask(api, over, answered))).collect();
-        for _ in 0..5 {
+        for round in 1..=5 {
             wait_for(answered, 200);
             let signal = json!({ "account": config::ACCOUNT, "kind": "noticed", "risk": 5, "ttl": "1m" });
             let (status, answer) = host.api().post("/v1/signals", &signal);
             assert_eq!(status, 200, "{answer}");
+            let before = host.status()["policy_digest"].clone();
+            host.configure(&config(&peer, round));
             assert!(host.writ_output(&["reload"]).status.success());
+            assert_ne!(host.status()["policy_digest"], before, "another set is in force");
         }
         over.store(true, Ordering::Relaxed);
         askers.into_iter().flat_map(|asker| asker.join().unwrap()).collect::<Vec<_>>()
     });
-    let probed = prober.stop();
-    assert!(probed.failed.is_empty(), "{probed:?}");
+    let connects = flood.stop();
+    assert!(connects.failed.is_empty(), "{connects:?}");
     assert_on_record(&host, &decisions);
     host.assert_verified(host.settled());
 }
@@ -95,7 +98,7 @@ fn answers_are_right_and_on_record_while_connects_flood_and_policy_is_loaded_ane
 #[test]
 fn what_is_asked_while_the_daemon_stops_is_answered_and_on_record_or_not_answered() {
     let peer = UdpPeer::new();
-    let mut host = Host::start(&config(&peer));
+    let mut host = Host::start(&config(&peer, 0));
     for _ in 0..5 {
         let (over, answered) = (AtomicBool::new(false), AtomicUsize::new(0));
         let decisions = thread::scope(|scope| {
