@@ -1,7 +1,8 @@
 //! What a connect costs: a UDP connect loop bare, under a program that does nothing, under writ unmanaged and managed.
 //!
 //! Rounds are interleaved and the medians compared within one run: a shared machine's absolute times prove nothing.
-//! Every connect goes to another of the permitted addresses, so that no lookup is warm. `writ-bench-connect [ROUNDS]`.
+//! However many prefixes are permitted, a round goes to ten thousand addresses in them, each once, so that no lookup is warm and
+//! only the policy's size differs between rows. `writ-bench-connect [ROUNDS]`.
 //!
 //! The second table is one connect at a time under the policy of a thousand accounts: percentiles, each the median over the
 //! rounds with its confidence interval. The third adds a datagram, because the others judge packets, not connects.
@@ -27,10 +28,10 @@ const CONNECTS: u32 = 10_000;
 
 fn main() -> anyhow::Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    if let [worker, cgroup, uid, addresses] = arguments.as_slice()
+    if let [worker, cgroup, uid, prefixes] = arguments.as_slice()
         && worker == "worker"
     {
-        return work(Path::new(cgroup), uid.parse()?, addresses.parse()?);
+        return work(Path::new(cgroup), uid.parse()?, prefixes.parse()?);
     }
     if let [mode, cgroup, uid, rules] = arguments.as_slice()
         && mode == "single"
@@ -43,12 +44,12 @@ fn main() -> anyhow::Result<()> {
         return measure_here(Path::new(cgroup), uid.parse()?);
     }
     let rounds: usize = arguments.first().map_or(Ok(11), |text| text.parse())?;
-    println!("| CIDRs | bare | no-op | unmanaged | managed | unmanaged − no-op | managed − bare |");
+    println!("| prefixes | bare | no-op | unmanaged | managed | unmanaged − no-op | managed − bare |");
     println!("|---|---|---|---|---|---|---|");
-    for addresses in [10, 1_000, 10_000, 50_000] {
-        let [bare, noop, unmanaged, managed] = measure(rounds, addresses)?;
+    for prefixes in [10, 1_000, 10_000, 50_000] {
+        let [bare, noop, unmanaged, managed] = measure(rounds, prefixes)?;
         println!(
-            "| {addresses} | {bare:.0} ns | {noop:.0} ns (×{:.2}) | {unmanaged:.0} ns (×{:.2}) | {managed:.0} ns (×{:.2}) | {:+.0} ns | {:+.0} ns |",
+            "| {prefixes} | {bare:.0} ns | {noop:.0} ns (×{:.2}) | {unmanaged:.0} ns (×{:.2}) | {managed:.0} ns (×{:.2}) | {:+.0} ns | {:+.0} ns |",
             noop / bare,
             unmanaged / bare,
             managed / bare,
@@ -117,14 +118,28 @@ fn interval(mut samples: Vec<f64>) -> String {
     format!("{:.0} [{:.0}–{:.0}] ns", at(middle), at(middle - half), at(middle + half))
 }
 
-/// The `index`-th permitted address.
-fn address(index: u32) -> Ipv4Addr {
-    // An odd multiplier spreads the prefixes over the whole of 127.0.0.0/8.
-    Ipv4Addr::from(0x7f00_0000 | (index.wrapping_mul(0x009e_3779) & 0x00ff_ffff) | 1)
+/// How far apart prefixes begin when so many lie in 127.0.0.0/8: a power of two. Each is half as long, so that no two of them
+/// are neighbours, which would be one range.
+fn stride(prefixes: u32) -> u32 {
+    1 << (1_u32 << 24).div_euclid(prefixes).ilog2()
 }
 
-fn measure(rounds: usize, addresses: u32) -> anyhow::Result<[f64; 4]> {
-    let list = (0..addresses).map(|index| format!("\"{}\"", address(index))).collect::<Vec<_>>().join(", ");
+/// The `index`-th permitted prefix.
+fn prefix(index: u32, prefixes: u32) -> String {
+    let stride = stride(prefixes);
+    format!("{}/{}", Ipv4Addr::from(0x7f00_0000 + index * stride), 33 - stride.ilog2())
+}
+
+/// Where the `index`-th connect goes: somewhere in a prefix, both as good as random; an odd multiplier visits each once.
+fn address(index: u32, prefixes: u32) -> Ipv4Addr {
+    let stride = stride(prefixes);
+    let spread = index.wrapping_mul(2_654_435_761);
+    let place = (spread.rotate_left(16) % (stride / 2)) | 1;
+    Ipv4Addr::from(0x7f00_0000 + (spread % prefixes) * stride + place)
+}
+
+fn measure(rounds: usize, prefixes: u32) -> anyhow::Result<[f64; 4]> {
+    let list = (0..prefixes).map(|index| format!("\"{}\"", prefix(index, prefixes))).collect::<Vec<_>>().join(", ");
     let config = Config::new()
         .file("destinations.d/many.toml", &format!("[destination.many]\naddresses = [{list}]\n"))
         .permit("many", "many");
@@ -140,7 +155,7 @@ fn measure(rounds: usize, addresses: u32) -> anyhow::Result<[f64; 4]> {
     for round in 0..=rounds {
         for (variant, samples) in variants.iter().zip(&mut samples) {
             let (cgroup, uid) = *variant;
-            let sample = run("worker", cgroup, uid, &addresses.to_string())?.first().copied().context("no number")?;
+            let sample = run("worker", cgroup, uid, &prefixes.to_string())?.first().copied().context("no number")?;
             // The first round only warms up.
             if round > 0 {
                 samples.push(sample);
@@ -237,11 +252,11 @@ fn measure_here(cgroup: &Path, uid: u32) -> anyhow::Result<()> {
 }
 
 /// Enters the cgroup, becomes the user, connects, and prints nanoseconds per connect.
-fn work(cgroup: &Path, uid: u32, addresses: u32) -> anyhow::Result<()> {
+fn work(cgroup: &Path, uid: u32, prefixes: u32) -> anyhow::Result<()> {
     become_worker(cgroup, uid)?;
     let socket = UdpSocket::bind("127.0.0.1:0")?;
     let targets: Vec<SocketAddr> = (0..CONNECTS)
-        .map(|index| SocketAddr::from((address(index.wrapping_mul(2_654_435_761) % addresses), 9)))
+        .map(|index| SocketAddr::from((address(index, prefixes), 9)))
         .collect();
     let began = Instant::now();
     for target in &targets {
