@@ -5,6 +5,7 @@ use std::fs;
 use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
@@ -88,6 +89,7 @@ pub(crate) fn boot(job: &Job<'_>) -> Result<Outcome> {
         match follow(child, &console, job.timeout, accelerated.then_some(FIRST_WORD)) {
             Ok(Ended::Silent) => {
                 println!("    under KVM the machine says nothing; once more, emulated");
+                SILENT.store(true, Ordering::Relaxed);
                 accelerated = false;
             }
             Ok(Ended::Off) => break Ok(()),
@@ -135,8 +137,21 @@ fn qemu(job: &Job<'_>, input: &Path, left: &Path, console: &Path, accelerated: b
     qemu
 }
 
+/// Whether a machine was silent under KVM: the next one would be too.
+static SILENT: AtomicBool = AtomicBool::new(false);
+
+/// Whether the processor has what KVM needs to run any kernel. Without it there can be a KVM all the same (kvm-pvm), that runs
+/// only kernels made for it, and others step by step until it meets an instruction that it does not know.
+fn virtualizes(cpuinfo: &str) -> bool {
+    let flags = cpuinfo.lines().find_map(|line| line.strip_prefix("flags")).unwrap_or_default();
+    flags.split_whitespace().any(|flag| matches!(flag, "vmx" | "svm"))
+}
+
 /// Whether KVM works, not only whether its device is there: some hosts have one that refuses, or that never returns.
 fn kvm_usable() -> bool {
+    if SILENT.load(Ordering::Relaxed) || !virtualizes(&fs::read_to_string("/proc/cpuinfo").unwrap_or_default()) {
+        return false;
+    }
     let accelerated = ["-accel", "kvm", "-cpu", "host", "-display", "none", "-nodefaults", "-S", "-monitor", "stdio"];
     let mut trial = command("qemu-system-x86_64");
     trial.args(accelerated).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
@@ -224,6 +239,14 @@ fn judge(console: &str, code: Option<&str>) -> Result<i32> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn kvm_is_believed_only_where_the_processor_virtualizes() {
+        assert!(virtualizes("processor\t: 0\nflags\t\t: fpu vmx sse\n"));
+        assert!(virtualizes("flags\t\t: fpu svm\n"));
+        assert!(!virtualizes("flags\t\t: fpu hypervisor\nvmx flags\t: vnmi\n"));
+        assert!(!virtualizes(""));
+    }
 
     #[test]
     fn one_verdict_that_agrees_with_the_result_counts() {
