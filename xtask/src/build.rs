@@ -37,9 +37,10 @@ pub(crate) fn build(options: &Options) -> Result<()> {
     bpf_object()?;
     say("building writ");
     let mut cargo = cargo_with_object();
-    cargo.args(["build", "--package", "writ", "--bin", "writ"]);
+    cargo.args(["build", "--bin", "writ"]);
     if options.release {
-        cargo.arg("--release");
+        // What is shipped has the features that it asks for itself, and no others.
+        cargo.args(["--package", "writ", "--release"]);
     }
     run(&mut cargo)?;
     println!("    built {}", workspace::writ(options.release).display());
@@ -72,7 +73,8 @@ pub(crate) fn bpf_cargo(subcommand: &str) -> Command {
 }
 
 /// Cargo for the host, with the object (if there is one) named to the daemon's build script: always the same way, so
-/// that building, linting and testing share what they compile.
+/// that building, linting and testing share what they compile. For the same reason debug builds choose targets and no packages:
+/// cargo would compile Cedar and half of the rest anew, with the features that another choice of packages asks for.
 pub(crate) fn cargo_with_object() -> Command {
     let mut cargo = process::cargo();
     let object = workspace::bpf_object();

@@ -19,6 +19,6 @@ pub(crate) fn soak(options: &Options) -> Result<()> {
     build::build(&build::Options::default())?;
     let mut cargo = cargo_with_object();
     cargo.env("WRIT_BIN", workspace::writ(false)).env("WRIT_KILL_ROUNDS", options.rounds.to_string());
-    cargo.args(["test", "--package", "writ-tests", "--", "--test-threads=1", "--nocapture", "crash::"]);
+    cargo.args(["test", "--test", "cases", "--", "--test-threads=1", "--nocapture", "crash::"]);
     process::run(&mut cargo)
 }

@@ -304,7 +304,7 @@ struct Executable {
 /// Builds the tests crate, and says what it made: its integration tests and its binaries.
 fn test_executables() -> Result<Vec<Executable>> {
     let mut cargo = cargo_with_object();
-    cargo.args(["test", "--package", "writ-tests", "--no-run", "--quiet", "--message-format=json"]);
+    cargo.args(["test", "--test", "cases", "--no-run", "--quiet", "--message-format=json"]);
     let mut executables = Vec::new();
     for line in read(&mut cargo)?.lines() {
         let message: Value = serde_json::from_str(line).context("cannot read cargo's messages")?;

@@ -193,11 +193,16 @@ pub(super) fn init_user_ns() -> u64 {
 }
 
 fn address_in(symbols: &Path) -> Option<u64> {
-    for line in io::BufReader::new(fs::File::open(symbols).ok()?).lines().map_while(Result::ok) {
-        let mut words = line.split_ascii_whitespace();
-        let (Some(address), _, Some("init_user_ns")) = (words.next(), words.next(), words.next()) else { continue };
-        // Zero is what the table says to those who may not know.
-        return u64::from_str_radix(address, 16).ok().filter(|address| *address != 0);
+    let mut table = io::BufReader::new(fs::File::open(symbols).ok()?);
+    let mut line = Vec::new();
+    // Two hundred thousand lines, of which one is wanted: nothing is made of the others.
+    while table.read_until(b'\n', &mut line).ok()? > 0 {
+        if line.trim_ascii_end().ends_with(b" init_user_ns") {
+            let address = std::str::from_utf8(&line).ok()?.split_ascii_whitespace().next()?;
+            // Zero is what the table says to those who may not know.
+            return u64::from_str_radix(address, 16).ok().filter(|address| *address != 0);
+        }
+        line.clear();
     }
     None
 }

@@ -19,6 +19,7 @@ mod recovery;
 mod regrow;
 mod retention;
 mod segment;
+mod settling;
 mod signing;
 #[cfg(test)]
 pub(crate) mod tests;

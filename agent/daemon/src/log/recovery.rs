@@ -46,6 +46,15 @@ pub(super) struct State {
     /// First index and length of the last segment.
     pub(super) segment: Option<(u64, u64)>,
     pub(super) signed: Option<u64>,
+    /// From which line on tiles may not be on the disk.
+    pub(super) tiles_from: u64,
+}
+
+impl State {
+    /// A log without a line.
+    fn empty() -> Self {
+        Self { edge: Edge::default(), tiles: TileWriter::default(), segment: None, signed: None, tiles_from: 0 }
+    }
 }
 
 pub(super) fn recover(
@@ -72,7 +81,7 @@ pub(super) fn recover(
             set_aside(layout, "damaged", &mut recovery)?;
             recovery.repairs.push(format!("the log in place could not be continued ({reason}): a new log was begun"));
             (recovery.unsigned_tail, recovery.cut_bytes, recovery.restored) = (0, 0, 0);
-            State { edge: Edge::default(), tiles: TileWriter::default(), segment: None, signed: None }
+            State::empty()
         }
     };
     let vkey = format!("{vkey}\n");
@@ -95,12 +104,14 @@ fn continue_log(layout: &Layout, signer: &NoteSigner, recovery: &mut Recovery) -
         None => None,
     };
     let Some((last_first, (last_len, total))) = last else {
-        return Ok(State { edge: Edge::default(), tiles: TileWriter::default(), segment: None, signed: None });
+        return Ok(State::empty());
     };
     recovery.unsigned_tail = total - signed.min(total);
     let regrow = Regrow { layout, checkpoint: checkpoint.as_ref(), total, anew: false };
-    // From the last segment's beginning where a checkpoint can confirm it; from the log's beginning otherwise.
-    let near = last_first / TILE_WIDTH * TILE_WIDTH;
+    // From the beginning of the segment before the last, whose tiles may have been on their way to the disk, where a checkpoint
+    // can confirm it; from the log's beginning otherwise.
+    let tiles_from = segments.iter().rev().nth(1).map_or(last_first, |(first, _)| *first);
+    let near = tiles_from / TILE_WIDTH * TILE_WIDTH;
     let attempt = if checkpoint.is_some() && signed >= near { regrow.run(near) } else { regrow.run(0) };
     let outcome = match attempt {
         Err(Damage::Log(_)) if near > 0 => regrow.run(0)?,
@@ -115,6 +126,7 @@ fn continue_log(layout: &Layout, signer: &NoteSigner, recovery: &mut Recovery) -
         tiles,
         segment: Some((last_first, last_len)),
         signed: checkpoint.map(|head| head.size),
+        tiles_from,
     })
 }
 

@@ -2,6 +2,7 @@
 
 use std::time::SystemTime;
 
+use writ_core::config::Fsync;
 use writ_core::log::{Pruned, TILE_WIDTH, TileKind, TilePath};
 
 use super::file::{remove, replace};
@@ -30,7 +31,12 @@ impl LogWriter {
             self.rotate()?;
         }
         let Some(retention) = self.settings().retention else { return Ok(None) };
-        let (current, _) = self.current_segment();
+        let (mut current, _) = self.current_segment();
+        if self.settings().fsync != Fsync::Never {
+            // Until its tiles are on the disk, a segment's lines are what they would be made from.
+            self.settled(false)?;
+            current = current.min(self.tiles_from);
+        }
         let Some(limit) = now.checked_sub(retention) else { return Ok(None) };
         let segments = self.layout().segments()?;
         let mut files = Vec::new();

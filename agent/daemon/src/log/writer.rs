@@ -13,6 +13,7 @@ use writ_core::record::MAX_LINE;
 use super::file::{make_dir, open_for_writing, replace};
 use super::regrow::{Damage, Outcome, Regrow};
 use super::segment::Segment;
+use super::settling::Settling;
 use super::signing::{Pending, Signing};
 use super::tiles::{TileWriter, partial_bundle};
 use super::{AppendError, KeySource, Layout, LogError, Recovery, recovery};
@@ -41,6 +42,10 @@ pub(crate) struct LogWriter {
     pub(super) signing: Option<Signing>,
     /// The one that is being made.
     pub(super) pending: Option<Pending>,
+    /// The tiles of the segment that was closed last, until they are on the disk.
+    pub(super) settling: Option<Settling>,
+    /// From which line on tiles may not be on the disk.
+    pub(super) tiles_from: u64,
     _lock: Flock<File>,
 }
 
@@ -64,6 +69,8 @@ impl LogWriter {
             Some((first, len)) => Segment::open(&layout, first, len)?,
             None => Segment::create(&layout, state.edge.size())?,
         };
+        let settles = settings.fsync != Fsync::Never && state.tiles_from < segment.first;
+        let settling = settles.then(|| Settling::begin(&segment.file, segment.first));
         let writer = Self {
             layout,
             signer,
@@ -76,6 +83,8 @@ impl LogWriter {
             failure: None,
             signing: None,
             pending: None,
+            settling,
+            tiles_from: state.tiles_from,
             _lock: lock,
         };
         Ok((writer, recovery))
@@ -87,7 +96,7 @@ impl LogWriter {
         let first = self.edge.size();
         let mut rest = lines;
         let mut written = 0;
-        if let Err(error) = self.finish_checkpoint(false) {
+        if let Err(error) = self.finish_checkpoint(false).and_then(|()| self.settled(false)) {
             self.failure = Some(error);
         }
         if self.segment.doubtful {
@@ -145,25 +154,30 @@ impl LogWriter {
     pub(crate) fn close(mut self) -> Result<(), LogError> {
         self.checkpoint()?;
         if self.settings.fsync != Fsync::Never {
-            self.sync_everything()?;
+            self.settled(true)?;
+            self.settling = Some(Settling::begin(&self.segment.file, self.edge.size()));
+            self.settled(true)?;
         }
         self.segment.give_back_space();
         Ok(())
     }
 
     /// Closes the segment and begins the next. Done by [`Self::append`] when the segment is full.
+    ///
+    /// What recovery relies on: the lines of closed segments are on the disk, and all tiles but those of the last two segments.
     pub(crate) fn rotate(&mut self) -> Result<(), LogError> {
         if self.segment.first == self.edge.size() {
             return Ok(());
         }
+        // Long ago, unless the disk is slower than the lines come.
+        self.settled(true)?;
         self.checkpoint()?;
-        if self.settings.fsync != Fsync::Never {
-            // What recovery relies on: tiles of closed segments are on the disk, only those of the last are made again.
-            self.sync_everything()?;
-        }
         let next = Segment::create(&self.layout, self.edge.size())?;
         self.segment.give_back_space();
-        self.segment = next;
+        let closed = std::mem::replace(&mut self.segment, next);
+        if self.settings.fsync != Fsync::Never {
+            self.settling = Some(Settling::begin(&closed.file, self.edge.size()));
+        }
         Ok(())
     }
 
@@ -278,10 +292,10 @@ impl LogWriter {
         Ok(())
     }
 
-    /// Writes every full tile of this segment again, from its lines; partial ones follow with the next checkpoint.
+    /// Writes every full tile again that may not be on the disk, from its lines; partial ones follow with the next checkpoint.
     fn make_tiles_again(&mut self) -> Result<(), LogError> {
         let regrow = Regrow { layout: &self.layout, checkpoint: None, total: self.edge.size(), anew: true };
-        let near = self.segment.first / TILE_WIDTH * TILE_WIDTH;
+        let near = self.tiles_from.min(self.segment.first) / TILE_WIDTH * TILE_WIDTH;
         // What the tree is loaded from may be lost too; the root in memory tells. Then it is grown from the first line.
         let right = |outcome: &Outcome| outcome.edge.root() == self.edge.root();
         let outcome = match regrow.run(near) {
@@ -300,13 +314,6 @@ impl LogWriter {
         }
         self.tiles.trust_nothing_on_disk();
         Ok(())
-    }
-
-    fn sync_everything(&mut self) -> Result<(), LogError> {
-        let synced = nix::unistd::syncfs(&self.segment.file);
-        // It also tells of tiles that could not be written back since this was asked last.
-        self.segment.doubtful |= synced.is_err();
-        synced.map_err(|error| LogError::io("sync the file system of", self.layout.dir())(error.into()))
     }
 }
 

@@ -255,9 +255,7 @@ fn measure_here(cgroup: &Path, uid: u32) -> anyhow::Result<()> {
 fn work(cgroup: &Path, uid: u32, prefixes: u32) -> anyhow::Result<()> {
     become_worker(cgroup, uid)?;
     let socket = UdpSocket::bind("127.0.0.1:0")?;
-    let targets: Vec<SocketAddr> = (0..CONNECTS)
-        .map(|index| SocketAddr::from((address(index, prefixes), 9)))
-        .collect();
+    let targets: Vec<SocketAddr> = (0..CONNECTS).map(|index| SocketAddr::from((address(index, prefixes), 9))).collect();
     let began = Instant::now();
     for target in &targets {
         socket.connect(target)?;
