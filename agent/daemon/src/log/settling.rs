@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, TryRecvError, sync_channel};
 
 use nix::unistd::syncfs;
+use writ_core::config::Fsync;
 
 use super::LogError;
 use super::writer::LogWriter;
@@ -63,22 +64,40 @@ impl LogWriter {
         }
         Ok(())
     }
+
+    /// Waits until the tiles of all lines below `next` are on the disk, where anything is forced to it at all.
+    ///
+    /// # Errors
+    /// As for [`LogWriter::settled`].
+    pub(super) fn settle_below(&mut self, next: u64) -> Result<(), LogError> {
+        self.settled(true)?;
+        if self.settings.fsync == Fsync::Never || self.tiles_from >= next {
+            return Ok(());
+        }
+        self.settling = Some(Settling::begin(&self.segment.file, next));
+        self.settled(true)
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use writ_core::config::Fsync;
     use writ_core::log::{TILE_WIDTH, TileKind, TilePath};
 
     use super::super::tests::{Log, lines};
     use super::*;
 
-    #[test]
-    fn tiles_that_could_not_be_brought_to_the_disk_are_made_again_before_another_line_is_taken() {
+    /// A log of several segments, forced to the disk.
+    fn written() -> (Log, LogWriter) {
         let mut log = Log::new(40_000);
         log.settings.fsync = Fsync::Checkpoint;
         let (mut writer, _) = log.open();
         writer.append(&lines(0..2000)).unwrap();
+        (log, writer)
+    }
+
+    #[test]
+    fn tiles_that_could_not_be_brought_to_the_disk_are_made_again_before_another_line_is_taken() {
+        let (log, mut writer) = written();
         writer.settled(true).unwrap();
         assert_eq!(writer.tiles_from, writer.segment.first, "all tiles of closed segments are on the disk");
         let segments = writer.layout.segments().unwrap();
@@ -95,16 +114,17 @@ mod tests {
         writer.checkpoint().unwrap();
         assert!(lost.exists());
         writer.append(&lines(2000..2010)).unwrap();
+        // Recovery looks at the last two segments only.
+        let last = writer.segment.first;
+        writer.rotate().unwrap();
+        assert!(writer.tiles_from >= last, "no segment is closed before the tiles of those before it are on the disk");
         writer.close().unwrap();
         assert_eq!(log.assert_sound(), 2010);
     }
 
     #[test]
     fn a_log_that_is_opened_brings_what_the_last_process_left_to_the_disk() {
-        let mut log = Log::new(40_000);
-        log.settings.fsync = Fsync::Checkpoint;
-        let (mut writer, _) = log.open();
-        writer.append(&lines(0..2000)).unwrap();
+        let (log, mut writer) = written();
         writer.checkpoint().unwrap();
         drop(writer);
         let (mut writer, recovery) = log.open();

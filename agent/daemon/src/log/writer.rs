@@ -153,11 +153,7 @@ impl LogWriter {
     /// The last checkpoint, everything forced to the disk.
     pub(crate) fn close(mut self) -> Result<(), LogError> {
         self.checkpoint()?;
-        if self.settings.fsync != Fsync::Never {
-            self.settled(true)?;
-            self.settling = Some(Settling::begin(&self.segment.file, self.edge.size()));
-            self.settled(true)?;
-        }
+        self.settle_below(self.edge.size())?;
         self.segment.give_back_space();
         Ok(())
     }
@@ -169,8 +165,8 @@ impl LogWriter {
         if self.segment.first == self.edge.size() {
             return Ok(());
         }
-        // Long ago, unless the disk is slower than the lines come.
-        self.settled(true)?;
+        // Done long ago, unless the disk failed or is slower than the lines come.
+        self.settle_below(self.segment.first)?;
         self.checkpoint()?;
         let next = Segment::create(&self.layout, self.edge.size())?;
         self.segment.give_back_space();
