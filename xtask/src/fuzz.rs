@@ -26,8 +26,7 @@ pub(crate) fn fuzz(options: &Options) -> Result<()> {
     println!("    seed {seed}: `--seed {seed}` repeats this run");
     let mut cargo = cargo_with_object();
     cargo.env("WRIT_FUZZ_MS", (options.seconds * 1_000).to_string()).env("WRIT_FUZZ_SEED", seed.to_string());
-    let tally =
-        counted(cargo.args(["test", "-p", "writ-core", "-p", "writ", "--no-fail-fast", "fuzz", "--", "--nocapture"]))?;
+    let tally = counted(cargo.args(["test", "--no-fail-fast", "fuzz", "--", "--nocapture"]))?;
     if tally.failed > 0 {
         bail!("{} targets panicked; each printed its input", tally.failed);
     }

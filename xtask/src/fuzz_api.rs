@@ -21,7 +21,7 @@ pub(crate) struct Options {
 /// Builds, gets schemathesis into `target/tools`, and runs it.
 pub(crate) fn fuzz_api(options: &Options) -> Result<()> {
     build::build(&build::Options { release: false })?;
-    run(cargo_with_object().args(["build", "--package", "writ-tests", "--bins"]))?;
+    run(cargo_with_object().args(["build", "--bin", "writ-probe", "--bin", "writ-fuzz-api"]))?;
     let tools = workspace::root().join("target/tools/schemathesis");
     let program = tools.join("bin/schemathesis");
     if !program.exists() {

@@ -24,7 +24,7 @@ const FLOOD: Duration = Duration::from_secs(5);
 const SENDERS: usize = 32;
 /// How long one kind of measurement may take: then it is what it is, and the row says of how many rounds. All of them
 /// together are done in about three minutes.
-const MOST: Duration = Duration::from_secs(40);
+const MOST: Duration = Duration::from_secs(20);
 /// How long the daemon is waited for to have nothing left to prepare.
 const QUIET: Duration = Duration::from_secs(25);
 
