@@ -19,8 +19,8 @@ pub(super) struct Settling {
 }
 
 impl Settling {
-    /// Begins on a thread of its own; where none is free, it is done when this returns. `file` has been open since before any
-    /// of these tiles was written: the kernel tells it of each that could not be.
+    /// Begins on a thread of its own; where none is free, it is done when this returns. The kernel tells of each tile that could
+    /// not be written if `file` was open before, and in a log that was just opened if nobody has been told yet (`errseq_t`).
     pub(super) fn begin(file: &Arc<File>, next: u64) -> Self {
         let (told, outcome) = sync_channel(1);
         let sync = {
