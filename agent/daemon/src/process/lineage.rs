@@ -4,12 +4,15 @@
 //! the way from a signal to the kernel, once for each ancestor.
 
 use std::collections::HashMap;
-use std::fs;
+use std::fs::{self, File};
+use std::io::Read as _;
 
 use super::device::file_at;
 
 /// How many ancestors are looked at.
 const MOST_ANCESTORS: usize = 64;
+/// What `status` holds, but for users in hundreds of groups: read at once.
+const STATUS: usize = 4_096;
 
 /// One process of a lineage, as it is now.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -35,14 +38,21 @@ pub(crate) struct Credentials {
 }
 
 /// The process itself, then its ancestors, as far as they are there.
-pub(crate) fn lineage(pid: u32) -> Vec<Ancestor> {
+///
+/// `before` is what was found when this same process was looked at earlier, or nothing. Every ancestor is older than those who
+/// descend from it, also after it has taken an orphan over: that is another ancestor of the orphan, or the first process of its
+/// namespace (`find_new_reaper` in kernel/exit.c). So a pid that was among them then is the same process now, and `stat`, the
+/// slowest file to read, has nothing new to tell of it.
+pub(crate) fn lineage(pid: u32, before: &[Ancestor]) -> Vec<Ancestor> {
     let mut found = Vec::new();
     let mut pid = pid;
     while pid != 0 && found.len() < MOST_ANCESTORS {
-        let (parent, started) = stat(pid).unwrap_or_default();
+        let known = before.iter().find(|ancestor| ancestor.pid == pid && ancestor.started != 0);
+        let started = known.map(|ancestor| ancestor.started).or_else(|| Some(stat(pid)?.1)).unwrap_or_default();
+        let (parent, credentials) = status_of(pid).unzip();
         let executable = file_at(format!("/proc/{pid}/exe"));
-        found.push(Ancestor { pid, started, credentials: credentials(pid), executable });
-        pid = parent;
+        found.push(Ancestor { pid, started, credentials, executable });
+        pid = parent.unwrap_or_default();
     }
     found
 }
@@ -67,22 +77,27 @@ pub(crate) fn origins(is_one: impl Fn((u32, u64)) -> bool) -> Vec<(u32, (u32, u6
     running.keys().filter_map(|pid| Some((*pid, first(pid)?))).collect()
 }
 
-/// As whom a process runs; `None` if it is gone.
-fn credentials(pid: u32) -> Option<Credentials> {
-    let text = fs::read(format!("/proc/{pid}/status")).ok()?;
-    credentials_in(&String::from_utf8_lossy(&text))
+/// A process's parent, and as whom it runs; `None` if it is gone.
+fn status_of(pid: u32) -> Option<(u32, Credentials)> {
+    let mut text = Vec::with_capacity(STATUS);
+    File::open(format!("/proc/{pid}/status")).ok()?.read_to_end(&mut text).ok()?;
+    status_in(&String::from_utf8_lossy(&text))
 }
 
-fn credentials_in(status: &str) -> Option<Credentials> {
-    let numbers = |name: &str| {
-        let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
+/// proc_pid_status(5): a line for each, in this order; what is in a name is escaped.
+fn status_in(text: &str) -> Option<(u32, Credentials)> {
+    let mut lines = text.lines();
+    let mut numbers = |name: &str| {
+        let line = lines.find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
         Some(line.split_ascii_whitespace().map_while(|number| number.parse::<u32>().ok()))
     };
-    let three = |name: &str| {
+    let parent = numbers("PPid")?.next()?;
+    let mut three = |name: &str| {
         let mut numbers = numbers(name)?;
         Some([numbers.next()?, numbers.next()?, numbers.next()?])
     };
-    Some(Credentials { uids: three("Uid")?, gids: three("Gid")?, groups: numbers("Groups")?.collect() })
+    let (uids, gids) = (three("Uid")?, three("Gid")?);
+    Some((parent, Credentials { uids, gids, groups: numbers("Groups")?.collect() }))
 }
 
 /// Parent and start, in clock ticks since boot.
@@ -107,11 +122,12 @@ mod tests {
         let own = std::process::id();
         let known = procfs::process::Process::myself().unwrap();
         let (status, stat) = (known.status().unwrap(), known.stat().unwrap());
-        let read = credentials(own).unwrap();
+        let (parent, read) = status_of(own).unwrap();
+        assert_eq!(parent, stat.ppid.unsigned_abs());
         assert_eq!(read.uids, [status.ruid, status.euid, status.suid]);
         assert_eq!(read.gids, [status.rgid, status.egid, status.sgid]);
         assert_eq!(read.groups, status.groups);
-        let lineage = lineage(own);
+        let lineage = lineage(own, &[]);
         let (first, parent) = (lineage.first().unwrap(), lineage.get(1).unwrap());
         assert_eq!((first.pid, first.started), (own, stat.starttime));
         assert_eq!(first.credentials.as_ref(), Some(&read));
@@ -121,10 +137,23 @@ mod tests {
     }
 
     #[test]
+    fn what_was_found_before_is_found_again_and_what_has_another_pid_is_read() {
+        let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        let first = lineage(child.id(), &[]);
+        assert!(first.iter().all(|ancestor| ancestor.started != 0 || ancestor.pid == 1));
+        assert_eq!(lineage(child.id(), &first), first);
+        let (_, ours) = first.split_first().unwrap();
+        assert_eq!(lineage(child.id(), ours), first, "the child was not there");
+        let unread = Ancestor { started: 0, ..first.first().unwrap().clone() };
+        assert_eq!(lineage(child.id(), &[unread]), first, "it could not be read then");
+        child.kill().and_then(|()| child.wait()).unwrap();
+    }
+
+    #[test]
     fn who_descends_from_a_file_is_found_and_the_first_one_counts() {
         let own = file_at("/proc/self/exe").unwrap();
         let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
-        let parent = lineage(std::process::id()).get(1).and_then(|parent| parent.executable);
+        let parent = lineage(std::process::id(), &[]).get(1).and_then(|parent| parent.executable);
         let found: HashMap<_, _> = origins(|file| file == own).into_iter().collect();
         assert_eq!(found.get(&child.id()), Some(&own), "though it runs something else");
         assert_eq!(found.get(&std::process::id()), Some(&own));
@@ -139,10 +168,11 @@ mod tests {
         let line = "7 (a) b 9 (c)) S 4 7 7 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 5150 1 2";
         assert_eq!(stat_in(line), Some((4, 5150)));
         assert_eq!(stat_in("7 (a"), None);
-        assert_eq!(
-            credentials_in("Name:\tUid: 0\nUid:\t1\t2\t3\t4\nGid:\t5\t6\t7\t8\nGroups:\t \n").unwrap().uids,
-            [1, 2, 3]
-        );
-        assert_eq!(credentials_in("Uid:\t1\n"), None);
+        let text =
+            "Name:\tPPid: 9\nState:\tS\nPPid:\t8\nUid:\t1\t2\t3\t4\nGid:\t5\t6\t7\t8\nGroups:\t9 10 \nNStgid:\t7\n";
+        let credentials = Credentials { uids: [1, 2, 3], gids: [5, 6, 7], groups: vec![9, 10] };
+        assert_eq!(status_in(text), Some((8, credentials)));
+        assert_eq!(status_in("PPid:\t8\nUid:\t1\n"), None);
+        assert_eq!(status_in("Uid:\t1\t2\t3\t4\nGid:\t5\t6\t7\t8\nGroups:\t\n"), None);
     }
 }

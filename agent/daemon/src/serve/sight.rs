@@ -89,13 +89,15 @@ impl Sighting {
 
     /// What the host says of the process, now or a moment ago; `None` if it is gone.
     pub(super) async fn look(&self, (uid, pid, _): Process) -> Option<Arc<Sight>> {
-        if let Some(last) = self.last().filter(|last| last.at.elapsed() < LOOK) {
-            return Some(last);
+        let last = self.last();
+        if let Some(last) = last.as_ref().filter(|last| last.at.elapsed() < LOOK) {
+            return Some(Arc::clone(last));
         }
         let at = Instant::now();
         let process = pid.unsigned_abs();
         let loginuid = process::loginuid_of(process);
-        let lineage = process::lineage(process);
+        // The process is the one that was looked at then: whoever asks compares that, before what is seen counts.
+        let lineage = process::lineage(process, last.as_ref().map_or(&[], |last| &last.lineage));
         let credentials = lineage.first()?.credentials.as_ref()?;
         let [real, effective, _] = credentials.gids;
         let gids = credentials.groups.iter().copied().chain([effective, real]).collect();
