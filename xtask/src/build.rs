@@ -47,6 +47,13 @@ pub(crate) fn build(options: &Options) -> Result<()> {
     Ok(())
 }
 
+/// Builds the object, the binary and the whole-system tests, which are compiled beside each other.
+pub(crate) fn with_cases() -> Result<()> {
+    bpf_object()?;
+    say("building writ and the whole-system tests");
+    run(cargo_with_object().args(["build", "--bin", "writ", "--test", "cases"]))
+}
+
 /// Builds the BPF object.
 pub(crate) fn bpf_object() -> Result<()> {
     if !exists("bpf-linker") {

@@ -1,6 +1,7 @@
 //! `cargo xtask`: one door to everything that builds, runs, tests and shows writ.
 
 mod bench;
+mod beside;
 mod build;
 mod demo;
 mod fuzz;

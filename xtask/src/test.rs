@@ -1,15 +1,22 @@
 //! `cargo xtask test`: everything CI runs, each step printed, with one summary line at the end.
 
-use std::process::ExitCode;
+use std::path::Path;
+use std::process::{Command, ExitCode};
 use std::time::Instant;
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
 use clap::Args;
 
+use crate::beside::Beside;
 use crate::build::{self, cargo_with_object};
-use crate::process::say;
+use crate::process::{command, say};
 use crate::tally::{Tally, counted, counted_by_name, once_more};
 use crate::{demo, lint, package, rollout, setup, vm, workspace};
+
+/// The whole-system tests' executable.
+const CASES: &str = "cases";
+/// How much way lint and unit tests give to everything else: they are done long before it.
+const MUCH: u8 = 10;
 
 /// What to leave out.
 #[derive(Args, Clone, Copy, Debug)]
@@ -20,14 +27,27 @@ pub(crate) struct Options {
     /// A test that fails and then passes alone has failed
     #[arg(long)]
     strict: bool,
+    /// Only lint and unit tests, of what is set up and built
+    #[arg(long, hide = true)]
+    checks: bool,
 }
 
 /// Runs every step whatever the others do, except that nothing can run without the build.
 pub(crate) fn test(options: &Options) -> Result<ExitCode> {
-    if options.no_vm && std::env::var_os("CI").is_some() {
-        bail!("CI leaves nothing out: `--no-vm` is for developers");
-    }
     let mut report = Report::default();
+    if options.checks {
+        report.step("lint", || lint::lint().map(|()| Tally::default()));
+        report.step("unit tests", || unit(options));
+    } else if options.no_vm && std::env::var_os("CI").is_some() {
+        bail!("CI leaves nothing out: `--no-vm` is for developers");
+    } else {
+        everything(options, &mut report);
+    }
+    Ok(report.close())
+}
+
+fn everything(options: &Options, report: &mut Report) {
+    let (mut disks, mut built) = (None, None);
     let prepared = report.step("setup", || {
         setup::setup(&setup::Options {
             build: true,
@@ -38,55 +58,76 @@ pub(crate) fn test(options: &Options) -> Result<ExitCode> {
             ..Default::default()
         })?;
         Ok(Tally::default())
-    }) && report.step("build", || build::build(&build::Options::default()).map(|()| Tally::default()));
-    if prepared {
-        let (mut machines, mut packed) = (None, None);
-        if options.no_vm {
-            println!("==> in virtual machines and on three hosts: left out (--no-vm)");
-        } else {
-            report.step("package, and virtual machines beside what follows", || {
-                let deb = packed.insert(package::deb(false)?);
-                machines = Some(vm::Beside::begin(deb.clone(), options.strict)?);
-                Ok(Tally::default())
-            });
+    }) && report.step("build", || {
+        if !options.no_vm {
+            disks = Some(vm::prepare()?);
         }
-        report.step("lint", || lint::lint().map(|()| Tally::default()));
-        report.step("unit tests", || unit(options));
-        report.step("whole-system tests, on this kernel", || whole_system(options));
-        report.step("demo", || demo::demo(&demo::Options::default()).map(|()| Tally::ONE_SUCCESS));
-        if let Some(deb) = packed {
-            report.step("what fleets are given", rollout::fleet);
-            report.step("rollout to three hosts", || rollout::claims(&deb));
-        }
-        if let Some(machines) = machines {
-            report.step("whole-system tests and the package, in virtual machines", || machines.end());
-        }
+        build::with_cases()?;
+        built = Some(vm::test_executables()?);
+        Ok(Tally::default())
+    });
+    let Some(built) = built.filter(|_| prepared) else { return };
+    let cases = built.iter().find(|built| built.name == CASES).map(|cases| cases.path.clone());
+    let (mut machines, mut checks, mut packed) = (None, None, None);
+    if let Some(disks) = disks {
+        report.step("package", || {
+            let deb = packed.insert(package::deb(false)?);
+            disks.done()?;
+            machines = Some(vm::beside(built, deb.clone(), options.strict)?);
+            Ok(Tally::default())
+        });
+    } else {
+        println!("==> in virtual machines and on three hosts: left out (--no-vm)");
     }
-    Ok(report.close())
+    report.step("lint and unit tests, begun", || {
+        let strict = options.strict.then_some("--strict");
+        checks = Some(Beside::begin("lint and unit tests", MUCH, ["test", "--checks"].into_iter().chain(strict))?);
+        Ok(Tally::default())
+    });
+    report.step("whole-system tests, on this kernel", || {
+        whole_system(options, &cases.context("the tests crate built no whole-system tests")?)
+    });
+    if let Some(checks) = checks {
+        report.step("lint and unit tests", || checks.end());
+    }
+    report.step("demo", || demo::demo(&demo::Options::default()).map(|()| Tally::ONE_SUCCESS));
+    if let Some(deb) = packed {
+        report.step("what fleets are given", rollout::fleet);
+        report.step("rollout to three hosts", || rollout::claims(&deb));
+    }
+    if let Some(machines) = machines {
+        report.step("whole-system tests and the package, in virtual machines", || machines.end());
+    }
 }
 
 /// The tests that need no kernel and no root, of every crate: all but [`whole_system`]'s, which are run only by name.
 fn unit(options: &Options) -> Result<Tally> {
-    suite(options, &[], &[])
-}
-
-/// The built `writ` on the kernel that runs here, confined to cgroups of the tests' own.
-fn whole_system(options: &Options) -> Result<Tally> {
-    // One at a time: each test asks the kernel for maps and programs of its own, and waits by the clock.
-    suite(options, &["--test", "cases"], &["--test-threads=1"])
-}
-
-fn suite(options: &Options, what: &[&str], how: &[&str]) -> Result<Tally> {
-    let cargo = || {
+    suite(options, || {
         let mut cargo = cargo_with_object();
-        cargo.env("WRIT_BIN", workspace::writ(false)).arg("test").args(what).arg("--no-fail-fast").arg("--").args(how);
+        cargo.args(["test", "--no-fail-fast", "--"]);
         cargo
-    };
-    let (tally, failed) = counted_by_name(&mut cargo())?;
+    })
+}
+
+/// The built `writ` on the kernel that runs here, confined to cgroups of the tests' own. Not by way of cargo, which lets nobody
+/// else build until it has begun.
+fn whole_system(options: &Options, cases: &Path) -> Result<Tally> {
+    suite(options, || {
+        let mut suite = command(cases);
+        suite.current_dir(workspace::root().join("tests")).env("WRIT_BIN", workspace::writ(false));
+        // One at a time: each test asks the kernel for maps and programs of its own, and waits by the clock.
+        suite.arg("--test-threads=1");
+        suite
+    })
+}
+
+/// Runs a suite, and what failed of it alone.
+fn suite(options: &Options, runner: impl Fn() -> Command) -> Result<Tally> {
+    let (tally, failed) = counted_by_name(&mut runner())?;
     if options.strict {
         return Ok(tally);
     }
-    once_more(tally, &failed, |names| counted(cargo().arg("--exact").args(names)))
+    once_more(tally, &failed, |names| counted(runner().arg("--exact").args(names)))
 }
 
 /// What the steps did.

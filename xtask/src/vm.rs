@@ -1,7 +1,6 @@
 //! `cargo xtask vm`: the whole-system suite in virtual machines, on each kernel of the matrix, with writ at the root
 //! cgroup; and the package, on a host with systemd.
 
-mod beside;
 mod boot;
 mod install;
 mod kernel;
@@ -18,6 +17,7 @@ use clap::Args;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::beside::Beside;
 use crate::build::{self, cargo_with_object};
 use crate::package;
 use crate::process::{command, read, run, say};
@@ -25,7 +25,6 @@ use crate::setup;
 use crate::tally::{Tally, once_more};
 use crate::workspace;
 
-pub(crate) use beside::Beside;
 pub(crate) use root::remove;
 
 /// Which kernels, which tests.
@@ -62,26 +61,24 @@ pub(crate) struct Options {
     /// Everything is built and set up; this file lists what is to run, and with the package if it names one
     #[arg(long, hide = true, value_name = "FILE", conflicts_with = "package")]
     built: Option<PathBuf>,
+    /// Only get the kernels and make the disks
+    #[arg(long, hide = true, conflicts_with_all = ["package", "built"])]
+    prepare: bool,
 }
 
 /// The subjects that an emulated machine runs: every hook, form and identity at the root cgroup. The others ask nothing more
 /// of the kernel, and are too heavy for emulation: load, floods, servers, and a daemon that has to start beside two probers.
-const SUBJECTS: [&str; 9] = [
-    "clock::",
-    "connect::",
-    "families::",
-    "forms::",
-    "harness::",
-    "identity::",
-    "kernels::",
-    "reload::",
-    "unmanaged::",
-];
+///
+/// Reloads are among the package's claims there.
+const SUBJECTS: [&str; 8] =
+    ["clock::", "connect::", "families::", "forms::", "harness::", "identity::", "kernels::", "unmanaged::"];
 /// How a kernel dies whose emulator runs an instruction that was replaced meanwhile: each attachment of a BPF LSM program puts a
 /// breakpoint over the hook's first bytes for a moment (`text_poke_bp` in arch/x86/kernel/alternative.c), and QEMU without
 /// KVM can still have it translated when it is gone. Processors do not.
 /// Linux 6.10 and later put `Oops: ` before it.
 const STALE_BREAKPOINT: &str = "int3: 0000 [#";
+/// How much way machines give to everything else: they run for longest, so not to what can wait as well.
+const LITTLE: u8 = 5;
 /// The subject that changes the whole machine: left out everywhere else.
 const OF_THE_MACHINE: &str = "clock::";
 /// The subjects of kernels that only `--all` asks for.
@@ -91,8 +88,15 @@ const REFUSED: [&str; 1] = ["kernels::"];
 
 /// Runs what was asked for and fails if any claim failed.
 pub(crate) fn vm(options: &Options) -> Result<()> {
+    if options.prepare {
+        let cache = cache()?;
+        return versions(options).into_iter().try_for_each(|version| {
+            root::image(&cache, &kernel::fetch(&cache, version)?)?;
+            Ok(())
+        });
+    }
     let built = match &options.built {
-        Some(list) => beside::read(list)?,
+        Some(list) => read_built(list)?,
         None => {
             setup::setup(&setup::Options { build: true, vm: true, deb: options.package, ..Default::default() })?;
             build::build(&build::Options { release: options.release })?;
@@ -108,6 +112,27 @@ pub(crate) fn vm(options: &Options) -> Result<()> {
     Ok(())
 }
 
+/// Gets the kernels and makes the disks, beside what follows.
+pub(crate) fn prepare() -> Result<Beside> {
+    Beside::begin("the machines' disks", LITTLE, ["vm", "--prepare"])
+}
+
+/// Runs the suite and then the package's claims beside what follows, of what is built now: what is built later does not
+/// change it.
+pub(crate) fn beside(executables: Vec<Executable>, deb: PathBuf, strict: bool) -> Result<Beside> {
+    let list = cache()?.join("built.json");
+    let text = serde_json::to_vec(&Built { executables, package: Some(deb) }).context("cannot list what was built")?;
+    fs::write(&list, text).with_context(|| format!("cannot write `{}`", list.display()))?;
+    let arguments = ["vm".as_ref(), "--built".as_ref(), list.as_os_str()];
+    Beside::begin("the virtual machines", LITTLE, arguments.into_iter().chain(strict.then_some("--strict".as_ref())))
+}
+
+/// What was built, as [`beside`] wrote it down.
+fn read_built(list: &Path) -> Result<Built> {
+    let text = fs::read(list).with_context(|| format!("cannot read `{}`", list.display()))?;
+    serde_json::from_slice(&text).with_context(|| format!("`{}` is no list of what was built", list.display()))
+}
+
 /// What a machine is booted for.
 enum Claims<'a> {
     /// The whole-system tests of these subjects.
@@ -121,13 +146,8 @@ enum Claims<'a> {
 /// Runs it on every chosen kernel: all are run, whatever one of them does.
 fn everything(options: &Options, built: &Built) -> Result<Tally> {
     let cache = cache()?;
-    let versions: Vec<&str> = if options.kernel.is_empty() {
-        kernel::MATRIX.iter().filter(|entry| options.all || entry.always).map(|entry| entry.version).collect()
-    } else {
-        options.kernel.iter().map(String::as_str).collect()
-    };
     let mut tally = Tally::default();
-    for version in versions {
+    for version in versions(options) {
         let subjects = Some(Claims::Subjects(subjects(options, version))).filter(|_| !options.package);
         // All claims only by hand: what takes minutes on an emulated machine is for the native suite.
         let thorough = options.package && !options.brief;
@@ -143,6 +163,15 @@ fn everything(options: &Options, built: &Built) -> Result<Tally> {
         }
     }
     Ok(tally)
+}
+
+/// Which kernels are asked for.
+fn versions(options: &Options) -> Vec<&str> {
+    if options.kernel.is_empty() {
+        kernel::MATRIX.iter().filter(|entry| options.all || entry.always).map(|entry| entry.version).collect()
+    } else {
+        options.kernel.iter().map(String::as_str).collect()
+    }
 }
 
 /// Which subjects this kernel is asked for.
@@ -295,14 +324,14 @@ struct Built {
 
 /// An executable of the tests crate.
 #[derive(Serialize, Deserialize)]
-struct Executable {
-    name: String,
-    path: PathBuf,
+pub(crate) struct Executable {
+    pub(crate) name: String,
+    pub(crate) path: PathBuf,
     test: bool,
 }
 
 /// Builds the tests crate, and says what it made: its integration tests and its binaries.
-fn test_executables() -> Result<Vec<Executable>> {
+pub(crate) fn test_executables() -> Result<Vec<Executable>> {
     let mut cargo = cargo_with_object();
     cargo.args(["test", "--test", "cases", "--no-run", "--quiet", "--message-format=json"]);
     let mut executables = Vec::new();
