@@ -10,7 +10,7 @@ use thiserror::Error;
 use writ_abi::{Cell, NEVER, STANCE_WORDS, Stance};
 
 use super::outlook::deadline;
-use super::schedule::{RowName, row_name, rows_of, schedule, strictest};
+use super::schedule::{RowName, Schedule, row_name, rows_of, schedule, strictest};
 use super::{Explanation, Generation, Outlook};
 use crate::policy::{AccountState, Approval, Bundle, Classes, Moment, Row, RowCell};
 
@@ -113,12 +113,16 @@ impl Generation {
             let nothing = self.place(&Row::denied(&classes, None))?;
             return self.add(timed(&nothing), &nothing.digest);
         }
-        for (name, (digest, row)) in rows_of(bundle, &classes, account, outlook, &self.layout.rows) {
-            let placed = self.place_as(&row, digest)?;
-            self.layout.rows.insert(name, placed);
-        }
-        let schedule =
-            schedule(bundle, account, first, &states, &mut |asked| self.place_states(bundle, account, asked))?;
+        let schedule = match self.placed(bundle, account, first, &states) {
+            Some(schedule) => schedule,
+            None => {
+                for (name, (digest, row)) in rows_of(bundle, &classes, account, outlook, &self.layout.rows) {
+                    let placed = self.place_as(&row, digest)?;
+                    self.layout.rows.insert(name, placed);
+                }
+                schedule(bundle, account, first, &states, &mut |asked| self.place_states(bundle, account, asked))?
+            }
+        };
         let placed = schedule.now;
         let mut stance = timed(&placed);
         if let Some((until, fallback)) = schedule.then {
@@ -149,10 +153,21 @@ impl Generation {
         let states: Vec<AccountState> =
             std::iter::once(&outlook.state).chain(&outlook.later).map(|state| bundle.canonical_state(state)).collect();
         let Some(first) = states.first() else { return false };
+        self.placed(bundle, account, first, &states).is_some()
+    }
+
+    /// What an account may do now and later, if every row of it is laid out already.
+    fn placed(
+        &self,
+        bundle: &Bundle,
+        account: &str,
+        first: &AccountState,
+        states: &[AccountState],
+    ) -> Option<Schedule<Placed>> {
         let mut known = |asked: &[(&AccountState, Moment)]| {
             self.layout.rows.get(&row_name(bundle, account, asked).0).cloned().ok_or(())
         };
-        schedule(bundle, account, first, &states, &mut known).is_ok()
+        schedule(bundle, account, first, states, &mut known).ok()
     }
 
     /// Works out the rows that accounts' outlooks need, on every processor, and lays them out. What follows finds them.

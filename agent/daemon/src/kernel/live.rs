@@ -48,10 +48,12 @@ impl Kernel {
     pub(crate) fn extend(&mut self, generation: &Generation) -> Result<(), InstallError> {
         let side = self.active().map_err(failed("ACTIVE"))?.side();
         let Extent { cells, projections, stances } = self.written;
-        // A word of projections can be half full: the first one is written again, with the same first half.
-        let word = projections / 4;
-        let new = packed(generation.projections.get(word * 4..).unwrap_or(&[]));
-        append("PROJECTIONS", &self.outer.projections, side, word, new)?;
+        if projections < generation.projections.len() {
+            // A word of projections can be half full: the first one is written again, with the same first half.
+            let word = projections / 4;
+            let new = packed(generation.projections.get(word * 4..).unwrap_or(&[]));
+            append("PROJECTIONS", &self.outer.projections, side, word, new)?;
+        }
         let new = generation.cells.get(cells..).unwrap_or(&[]);
         append("CELLS", &self.outer.cells, side, cells, new.iter().copied())?;
         let new = generation.stances.get(stances..).unwrap_or(&[]);

@@ -44,7 +44,7 @@ pub(crate) fn views(pid: u32) -> Views {
         }
     }
     uids.extend(user_namespace_owners(pid).into_iter().map(|uid| (uid, View::USER_NAMESPACE)));
-    let lineage = lineage(pid, &[]);
+    let lineage = lineage(pid);
     let mut lineage = lineage.iter().filter_map(|process| process.executable);
     Views {
         uids,

@@ -38,23 +38,31 @@ pub(crate) struct Credentials {
 }
 
 /// The process itself, then its ancestors, as far as they are there.
-///
-/// `before` is what was found when this same process was looked at earlier, or nothing. Every ancestor is older than those who
-/// descend from it, also after it has taken an orphan over: that is another ancestor of the orphan, or the first process of its
-/// namespace (`find_new_reaper` in kernel/exit.c). So a pid that was among them then is the same process now, and `stat`, the
-/// slowest file to read, has nothing new to tell of it.
-pub(crate) fn lineage(pid: u32, before: &[Ancestor]) -> Vec<Ancestor> {
+pub(crate) fn lineage(pid: u32) -> Vec<Ancestor> {
     let mut found = Vec::new();
     let mut pid = pid;
     while pid != 0 && found.len() < MOST_ANCESTORS {
-        let known = before.iter().find(|ancestor| ancestor.pid == pid && ancestor.started != 0);
-        let started = known.map(|ancestor| ancestor.started).or_else(|| Some(stat(pid)?.1)).unwrap_or_default();
         let (parent, credentials) = status_of(pid).unzip();
-        let executable = file_at(format!("/proc/{pid}/exe"));
-        found.push(Ancestor { pid, started, credentials, executable });
+        let started = stat(pid).map(|(_, started)| started).unwrap_or_default();
+        found.push(Ancestor { pid, started, credentials, executable: executable(pid) });
         pid = parent.unwrap_or_default();
     }
     found
+}
+
+/// The same process's lineage once more: itself as it is now, and the ancestors that it had, unless its parent is another one.
+pub(crate) fn lineage_again(before: &[Ancestor]) -> Vec<Ancestor> {
+    let Some((own, ancestors)) = before.split_first() else { return Vec::new() };
+    let (parent, credentials) = status_of(own.pid).unzip();
+    if parent.is_some_and(|parent| ancestors.first().map_or(0, |known| known.pid) != parent) {
+        return lineage(own.pid);
+    }
+    let now = Ancestor { credentials, executable: executable(own.pid), ..*own };
+    std::iter::once(now).chain(ancestors.iter().cloned()).collect()
+}
+
+fn executable(pid: u32) -> Option<(u32, u64)> {
+    file_at(format!("/proc/{pid}/exe"))
 }
 
 /// A process's parent, and the file that it runs.
@@ -64,7 +72,7 @@ type Running = (u32, Option<(u32, u64)>);
 fn running() -> HashMap<u32, Running> {
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
     let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
-    pids.filter_map(|pid| Some((pid, (stat(pid)?.0, file_at(format!("/proc/{pid}/exe")))))).collect()
+    pids.filter_map(|pid| Some((pid, (stat(pid)?.0, executable(pid))))).collect()
 }
 
 /// Which of these files each process descends from, or is itself: the one that it cannot shed, which came first.
@@ -127,7 +135,7 @@ mod tests {
         assert_eq!(read.uids, [status.ruid, status.euid, status.suid]);
         assert_eq!(read.gids, [status.rgid, status.egid, status.sgid]);
         assert_eq!(read.groups, status.groups);
-        let lineage = lineage(own, &[]);
+        let lineage = lineage(own);
         let (first, parent) = (lineage.first().unwrap(), lineage.get(1).unwrap());
         assert_eq!((first.pid, first.started), (own, stat.starttime));
         assert_eq!(first.credentials.as_ref(), Some(&read));
@@ -137,23 +145,33 @@ mod tests {
     }
 
     #[test]
-    fn what_was_found_before_is_found_again_and_what_has_another_pid_is_read() {
+    fn a_process_is_read_again_and_its_ancestors_only_if_it_has_another_parent() {
         let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
-        let first = lineage(child.id(), &[]);
-        assert!(first.iter().all(|ancestor| ancestor.started != 0 || ancestor.pid == 1));
-        assert_eq!(lineage(child.id(), &first), first);
-        let (_, ours) = first.split_first().unwrap();
-        assert_eq!(lineage(child.id(), ours), first, "the child was not there");
-        let unread = Ancestor { started: 0, ..first.first().unwrap().clone() };
-        assert_eq!(lineage(child.id(), &[unread]), first, "it could not be read then");
+        let first = lineage(child.id());
+        assert!(first.len() > 2 && first.iter().all(|ancestor| ancestor.started != 0 || ancestor.pid == 1));
+        assert_eq!(lineage_again(&first), first);
+        let with = |own: Credentials, parent: u32, ancestors: Credentials| {
+            let mut before = first.clone();
+            before[0].credentials = Some(own);
+            before[1].pid = parent;
+            before[1].credentials = Some(ancestors);
+            before
+        };
+        let (was, known) = (Credentials::default(), Credentials { uids: [7, 7, 7], ..Credentials::default() });
+        let again = lineage_again(&with(was.clone(), first[1].pid, known.clone()));
+        assert_eq!(again[0], first[0], "what it is now");
+        assert_eq!(again[1].credentials, Some(known.clone()), "as it was");
+        assert_eq!(lineage_again(&with(was, 0, known)), first, "another parent: all of it");
         child.kill().and_then(|()| child.wait()).unwrap();
+        assert_eq!(lineage_again(&first)[0].credentials, None, "it is gone");
+        assert_eq!(lineage_again(&[]), []);
     }
 
     #[test]
     fn who_descends_from_a_file_is_found_and_the_first_one_counts() {
         let own = file_at("/proc/self/exe").unwrap();
         let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
-        let parent = lineage(std::process::id(), &[]).get(1).and_then(|parent| parent.executable);
+        let parent = lineage(std::process::id()).get(1).and_then(|parent| parent.executable);
         let found: HashMap<_, _> = origins(|file| file == own).into_iter().collect();
         assert_eq!(found.get(&child.id()), Some(&own), "though it runs something else");
         assert_eq!(found.get(&std::process::id()), Some(&own));

@@ -16,6 +16,9 @@ use crate::process::{self, Ancestor};
 /// How long what was seen of a process is taken for what it is. It holds only while a connection is open that the process had
 /// before it could become anything else; whether the process is there is looked at every time.
 const LOOK: Duration = Duration::from_millis(100);
+/// How long those it descends from are taken for what they are. What an ancestor becomes afterwards does not make anybody its
+/// descendant who was there before; and an account cannot have been somebody else when it began.
+const DESCENT: Duration = Duration::from_secs(60);
 /// How long a user's or group's name is.
 const NAME: Duration = Duration::from_secs(5);
 /// How many names are kept; then all are asked for anew.
@@ -46,6 +49,8 @@ pub(super) struct Sighting {
 #[derive(Debug)]
 pub(super) struct Sight {
     at: Instant,
+    /// When its ancestors were looked at.
+    descended: Instant,
     /// Name of the user that it connected as.
     pub(super) user: Option<String>,
     /// Names of its groups.
@@ -96,8 +101,11 @@ impl Sighting {
         let at = Instant::now();
         let process = pid.unsigned_abs();
         let loginuid = process::loginuid_of(process);
-        // The process is the one that was looked at then: whoever asks compares that, before what is seen counts.
-        let lineage = process::lineage(process, last.as_ref().map_or(&[], |last| &last.lineage));
+        let known = last.as_ref().filter(|last| last.descended.elapsed() < DESCENT);
+        let (descended, lineage) = match known {
+            Some(last) => (last.descended, process::lineage_again(&last.lineage)),
+            None => (at, process::lineage(process)),
+        };
         let credentials = lineage.first()?.credentials.as_ref()?;
         let [real, effective, _] = credentials.gids;
         let gids = credentials.groups.iter().copied().chain([effective, real]).collect();
@@ -105,7 +113,7 @@ impl Sighting {
         let executable = process::executable_of(process);
         let cgroup = process::cgroup_of(process);
         let (user, groups) = self.names.of(uid, gids).await;
-        let sight = Arc::new(Sight { at, user, groups, loginuid, uids, lineage, cgroup, executable });
+        let sight = Arc::new(Sight { at, descended, user, groups, loginuid, uids, lineage, cgroup, executable });
         *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&sight));
         Some(sight)
     }
