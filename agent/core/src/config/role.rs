@@ -43,7 +43,8 @@ pub fn role(name: &str) -> Role {
     }
     match DIRECTORIES.iter().find(|(known, wanted, _)| *known == directory && *wanted == extension) {
         Some((_, _, role)) => *role,
-        None if matches!(extension, "toml" | "cedar" | "cedarschema") => Role::Misplaced,
+        // A slip of the shift key too.
+        None if matches!(extension.to_ascii_lowercase().as_str(), "toml" | "cedar" | "cedarschema") => Role::Misplaced,
         None => Role::Ignored,
     }
 }
@@ -65,6 +66,8 @@ mod tests {
             ("policies.d/base.toml", Role::Misplaced),
             ("policies.d/team/base.cedar", Role::Misplaced),
             ("policy.d/base.cedar", Role::Misplaced),
+            ("policies.d/base.Cedar", Role::Misplaced),
+            ("Writ.TOML", Role::Misplaced),
             ("policies.d/base.cedar~", Role::Ignored),
             ("policies.d/.base.cedar", Role::Ignored),
             ("policies.d/#base.cedar#", Role::Ignored),

@@ -8,6 +8,7 @@ use writ_core::diagnostic::{Diagnostic, Severity};
 use writ_core::policy::Bundle;
 
 use super::output;
+use crate::configuration::render::plural;
 use crate::configuration::{self, render};
 
 /// What `check` takes.
@@ -32,18 +33,19 @@ pub(super) fn run(config_dir: &Path, args: &Args) -> anyhow::Result<ExitCode> {
         printed = writeln!(out, "{}", render::to_json(&findings));
     } else {
         eprint!("{}", render::render(&findings, &loaded.sources, output::colours()));
-        let warnings = findings.len() - refused;
         match (refused, &loaded.config) {
             (0, Some(config)) => {
                 printed = writeln!(
                     out,
-                    "ok: {} service accounts, {} destinations, {} policy files, {warnings} warnings",
-                    config.accounts.len(),
-                    config.destinations.len(),
-                    config.policies.len()
+                    "ok: {}, {}, {}, {}",
+                    plural(config.accounts.len(), "service account"),
+                    plural(config.destinations.len(), "destination"),
+                    plural(config.policies.len(), "policy file"),
+                    plural(findings.len(), "warning")
                 );
             }
-            _ => eprintln!("refused: {refused} errors, {warnings} warnings"),
+            // How many there are stands above it.
+            _ => eprintln!("refused: `writ run` would not start with it, and a reload would change nothing"),
         }
     }
     output::found(refused == 0 && loaded.config.is_some(), printed.map_err(anyhow::Error::from))
