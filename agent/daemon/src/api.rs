@@ -26,6 +26,13 @@ pub(crate) struct Problem {
     pub findings: Vec<serde_json::Value>,
 }
 
+/// `GET /v1/signals?account=NAME`
+#[derive(Clone, Debug, Deserialize)]
+pub(crate) struct SignalsQuery {
+    /// Only signals about this account.
+    pub account: Option<String>,
+}
+
 /// `POST /v1/signals`
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

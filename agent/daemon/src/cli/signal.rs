@@ -153,8 +153,9 @@ fn send(config_dir: &Path, sent: &SendArgs) -> anyhow::Result<()> {
 }
 
 fn list(config_dir: &Path, account: Option<&str>, json: bool) -> anyhow::Result<()> {
-    let mut signals: Vec<Signal> = output::converse(config_dir, async |client| client.get("/v1/signals").await)?;
-    signals.retain(|signal| account.is_none_or(|account| signal.account == account));
+    let of = account.map_or_else(String::new, |account| format!("?account={}", segment(account)));
+    let path = format!("/v1/signals{of}");
+    let signals: Vec<Signal> = output::converse(config_dir, async |client| client.get(&path).await)?;
     if output::is_json(json) {
         return output::json(&signals);
     }

@@ -6,6 +6,7 @@ use writ_abi::Protocol;
 use writ_core::config::Config;
 use writ_core::policy::{AccountState, Attempt, Bundle, Evaluation};
 use writ_core::record::PolicyRef;
+use writ_core::signal::Signal;
 
 use super::{Engine, Refusal};
 use crate::api::{SimulateBody, Simulated};
@@ -51,6 +52,20 @@ impl Engine {
         members.insert("sessions".into(), json!(self.sessions(Some(name))));
         members.insert("destinations_seen".into(), json!(seen));
         Some(view)
+    }
+
+    /// Live signals, of one account or of all.
+    ///
+    /// # Errors
+    /// There is no such account, and no signal about one.
+    pub(crate) fn signals(&self, account: Option<&str>) -> Result<Vec<Signal>, Refusal> {
+        let wanted = |signal: &&Signal| account.is_none_or(|account| signal.account == account);
+        let found: Vec<Signal> = self.live.signals().all(Timestamp::now()).filter(wanted).cloned().collect();
+        let config = self.config()?;
+        match account.filter(|account| found.is_empty() && !config.accounts.contains_key(*account)) {
+            Some(unknown) => Err(Refusal::NotFound(config.no_such_account(unknown))),
+            None => Ok(found),
+        }
     }
 
     /// What a connect would meet, from live state.

@@ -6,8 +6,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::body::Body;
-use axum::extract::{ConnectInfo, FromRequestParts, Query, State};
-use axum::http::request::Parts;
+use axum::extract::{ConnectInfo, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use http_body_util::channel::Channel;
@@ -17,6 +16,7 @@ use tokio::time::Instant;
 
 use super::caller::Peer;
 use super::routes::Fault;
+use super::segment::Wanted;
 use crate::engine::{Change, Engine, Handle, Page};
 
 /// How long an answer waits for a change, unless the asker says otherwise, and at most.
@@ -27,21 +27,10 @@ const ALIVE: Duration = Duration::from_secs(15);
 
 /// What is asked for.
 #[derive(Clone, Debug, Default, Deserialize)]
-pub(super) struct Wanted {
+pub(super) struct Since {
     since: Option<u64>,
     wait: Option<u64>,
     account: Option<String>,
-}
-
-impl<S: Sync> FromRequestParts<S> for Wanted {
-    type Rejection = Fault;
-
-    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Fault> {
-        match Query::try_from_uri(&parts.uri) {
-            Ok(Query(wanted)) => Ok(wanted),
-            Err(error) => Err(Fault::invalid(format!("the query is not what is asked for: {}", error.body_text()))),
-        }
-    }
 }
 
 /// What the peer may see of what followed. Whether it may see an account's changes is whether it may ask about it.
@@ -74,7 +63,7 @@ async fn page(engine: &Handle, peer: &Peer, since: Option<u64>, account: Option<
 pub(super) async fn changes(
     State(engine): State<Handle>,
     ConnectInfo(peer): ConnectInfo<Peer>,
-    wanted: Wanted,
+    Wanted(wanted): Wanted<Since>,
     headers: HeaderMap,
 ) -> Response {
     let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());

@@ -17,10 +17,11 @@ use writ_core::stance::{BreakGlassRequest, Escalation, GrantRequest, Offboarded}
 use super::caller::{Looked, Peer};
 use super::held::Held;
 use super::limit::Limits;
-use super::segment::Segment;
+use super::segment::{Segment, Wanted};
 use super::{authzen, changes, ssf};
 use crate::api::{
-    self, ApproveBody, BreakGlassBody, Failure, GrantBody, Problem, ReasonBody, RevokeBody, SignalBody, SimulateBody,
+    self, ApproveBody, BreakGlassBody, Failure, GrantBody, Problem, ReasonBody, RevokeBody, SignalBody, SignalsQuery,
+    SimulateBody,
 };
 use crate::engine::{Actor, Engine, Handle, Refusal};
 
@@ -305,10 +306,14 @@ async fn why(State(engine): State<Handle>, ConnectInfo(peer): ConnectInfo<Peer>)
     .await?)
 }
 
-async fn signals(State(engine): State<Handle>, ConnectInfo(peer): ConnectInfo<Peer>) -> Answer {
-    let listed = ask(&engine, peer, |engine, actor| {
+async fn signals(
+    State(engine): State<Handle>,
+    ConnectInfo(peer): ConnectInfo<Peer>,
+    Wanted(SignalsQuery { account }): Wanted<SignalsQuery>,
+) -> Answer {
+    let listed = ask(&engine, peer, move |engine, actor| {
         readable(engine, actor)?;
-        Ok(engine.live.signals().all(jiff::Timestamp::now()).cloned().collect::<Vec<_>>())
+        engine.signals(account.as_deref()).map_err(Fault::from)
     });
     ok(&listed.await?)
 }

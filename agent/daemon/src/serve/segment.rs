@@ -1,7 +1,8 @@
-//! What a path names: an account, or an id. A path that names nothing is answered as every other error is.
+//! What a path names, an account or an id, and what its query asks for. What cannot be read is answered as every other error is.
 
-use axum::extract::{FromRequestParts, Path};
+use axum::extract::{FromRequestParts, Path, Query};
 use axum::http::request::Parts;
+use serde::de::DeserializeOwned;
 
 use super::routes::Fault;
 
@@ -19,6 +20,20 @@ impl<S: Send + Sync> FromRequestParts<S> for Segment {
     }
 }
 
+/// What follows the `?`.
+pub(super) struct Wanted<T>(pub(super) T);
+
+impl<S: Sync, T: DeserializeOwned> FromRequestParts<S> for Wanted<T> {
+    type Rejection = Fault;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Fault> {
+        match Query::try_from_uri(&parts.uri) {
+            Ok(Query(wanted)) => Ok(Self(wanted)),
+            Err(error) => Err(Fault::invalid(format!("the query is not what is asked for: {}", error.body_text()))),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use axum::Router;
@@ -31,13 +46,13 @@ mod tests {
     use hyper_util::service::TowerToHyperService;
     use serde_json::Value;
 
-    use super::super::changes::Wanted;
+    use super::super::changes::Since;
     use super::*;
 
     async fn answer(uri: &str) -> (StatusCode, Vec<u8>) {
         let router = Router::new()
             .route("/v1/accounts/{name}", get(|Segment(name): Segment| async { name }))
-            .route("/v1/changes", get(|_: Wanted| async {}));
+            .route("/v1/changes", get(|_: Wanted<Since>| async {}));
         let request = Request::builder().uri(uri).body(axum::body::Body::empty()).unwrap();
         let response: Response = TowerToHyperService::new(router).call(request).await.unwrap();
         (response.status(), response.into_body().collect().await.unwrap().to_bytes().to_vec())
