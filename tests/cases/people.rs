@@ -57,6 +57,7 @@ fn a_slip_of_a_name_is_answered_with_the_name_to_those_who_may_know_it_and_to_no
     for arguments in [
         &["account", "show", "testde"][..],
         &["account", "offboard", "testde", "--reason", "r"],
+        &["signal", "list", "--account", "testde"],
         &["break-glass", "--account", "testde", "--ttl", "1m", "--reason", "r"],
         &["simulate", "--account", "testde", "--to", "127.0.0.1:9"],
         &["grant", "create", "--account", "testde", "--to", "db", "--ttl", "1m", "--reason", "r"],
