@@ -58,14 +58,18 @@ fn everything(options: &Options, report: &mut Report) {
             ..Default::default()
         })?;
         Ok(Tally::default())
-    }) && report.step("build", || {
-        if !options.no_vm {
-            disks = Some(vm::prepare()?);
-        }
-        build::with_cases()?;
-        built = Some(vm::test_executables()?);
-        Ok(Tally::default())
     });
+    // Not in the middle of what takes half an hour: it is the slip that is made most.
+    report.step("house rules and formatting", || lint::rules().map(|()| Tally::default()));
+    let prepared = prepared
+        && report.step("build", || {
+            if !options.no_vm {
+                disks = Some(vm::prepare()?);
+            }
+            build::with_cases()?;
+            built = Some(vm::test_executables()?);
+            Ok(Tally::default())
+        });
     let Some(built) = built.filter(|_| prepared) else { return };
     let cases = built.iter().find(|built| built.name == CASES).map(|cases| cases.path.clone());
     let (mut machines, mut checks, mut packed) = (None, None, None);
