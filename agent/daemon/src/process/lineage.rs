@@ -11,6 +11,8 @@ use super::device::file_at;
 
 /// How many ancestors are looked at.
 const MOST_ANCESTORS: usize = 64;
+/// How often they are walked through if one of them ends meanwhile.
+const MOST_WALKS: usize = 4;
 /// What `status` holds, but for users in hundreds of groups: read at once.
 const STATUS: usize = 4_096;
 
@@ -37,8 +39,26 @@ pub(crate) struct Credentials {
     pub(crate) groups: Vec<u32>,
 }
 
-/// The process itself, then its ancestors, as far as they are there.
+/// The process itself, then its ancestors, as far as they are there. One that ends meanwhile leaves its children to another:
+/// then all of it is read again.
 pub(crate) fn lineage(pid: u32) -> Vec<Ancestor> {
+    let mut found = walk(pid);
+    for _ in 1..MOST_WALKS {
+        // Without the process itself there is nothing to walk from.
+        if found.len() == 1 || is_whole(&found) {
+            break;
+        }
+        found = walk(pid);
+    }
+    found
+}
+
+/// Whether nobody is missing between the process and the first one there is: who cannot be seen could be anybody.
+pub(crate) fn is_whole(lineage: &[Ancestor]) -> bool {
+    lineage.len() < MOST_ANCESTORS && lineage.iter().all(|process| process.credentials.is_some())
+}
+
+fn walk(pid: u32) -> Vec<Ancestor> {
     let mut found = Vec::new();
     let mut pid = pid;
     while pid != 0 && found.len() < MOST_ANCESTORS {
@@ -149,7 +169,12 @@ mod tests {
         let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
         let first = lineage(child.id());
         assert!(first.len() > 2 && first.iter().all(|ancestor| ancestor.started != 0 || ancestor.pid == 1));
+        assert!(is_whole(&first));
         assert_eq!(lineage_again(&first), first);
+        let mut unseen = first.clone();
+        unseen[1].credentials = None;
+        assert!(!is_whole(&unseen), "one of them could not be read");
+        assert!(!is_whole(&vec![first[0].clone(); MOST_ANCESTORS]), "there may be more");
         let with = |own: Credentials, parent: u32, ancestors: Credentials| {
             let mut before = first.clone();
             before[0].credentials = Some(own);

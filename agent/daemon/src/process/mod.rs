@@ -10,7 +10,7 @@ mod sighting;
 pub(crate) use device::file_at;
 pub(crate) use fingerprint::{Baselines, Changed, Fingerprints};
 pub(crate) use holders::{holders, views};
-pub(crate) use lineage::{Ancestor, lineage, lineage_again, origins};
+pub(crate) use lineage::{Ancestor, is_whole, lineage, lineage_again, origins};
 pub(crate) use services::{Owner, Service, services};
 pub(crate) use sighting::Sighting;
 mod peer;

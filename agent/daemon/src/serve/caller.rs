@@ -72,7 +72,10 @@ impl Remote {
 
 /// A peer that is gone, or whose pid belongs to somebody else by now, is nobody.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
-#[error("the caller could not be identified: it is gone, not on this host, or not declared")]
+#[error(
+    "the caller could not be identified: it is gone, not on this host, not declared, or a process that it descends from cannot be \
+     read"
+)]
 pub(super) struct Unidentified;
 
 impl Peer {

@@ -16,8 +16,8 @@ use crate::process::{self, Ancestor};
 /// How long what was seen of a process is taken for what it is. It holds only while a connection is open that the process had
 /// before it could become anything else; whether the process is there is looked at every time.
 const LOOK: Duration = Duration::from_millis(100);
-/// How long those it descends from are taken for what they are. What an ancestor becomes afterwards does not make anybody its
-/// descendant who was there before; and an account cannot have been somebody else when it began.
+/// How long those it descends from are taken for what they are. An ancestor is older than its descendants, so nobody is added to
+/// them; and what one of them becomes afterwards is not where the process came from.
 const DESCENT: Duration = Duration::from_secs(60);
 /// How long a user's or group's name is.
 const NAME: Duration = Duration::from_secs(5);
@@ -92,7 +92,7 @@ impl Sighting {
         Some(poll(&mut asked, PollTimeout::ZERO).ok()? > 0)
     }
 
-    /// What the host says of the process, now or a moment ago; `None` if it is gone.
+    /// What the host says of the process, now or a moment ago; `None` if it is gone, or one that it descends from cannot be seen.
     pub(super) async fn look(&self, (uid, pid, _): Process) -> Option<Arc<Sight>> {
         let last = self.last();
         if let Some(last) = last.as_ref().filter(|last| last.at.elapsed() < LOOK) {
@@ -106,6 +106,8 @@ impl Sighting {
             Some(last) => (last.descended, process::lineage_again(&last.lineage)),
             None => (at, process::lineage(process)),
         };
+        // Whoever is not seen could be the very account that may not ask this.
+        let lineage = Some(lineage).filter(|lineage| process::is_whole(lineage))?;
         let credentials = lineage.first()?.credentials.as_ref()?;
         let [real, effective, _] = credentials.gids;
         let gids = credentials.groups.iter().copied().chain([effective, real]).collect();
