@@ -45,7 +45,7 @@ pub(super) fn run(config_dir: &Path, args: &Args) -> anyhow::Result<ExitCode> {
                 );
             }
             // How many there are stands above it.
-            _ => eprintln!("refused: `writ run` would not start with it, and a reload would change nothing"),
+            _ => eprintln!("refused: no daemon takes this up; one that had a valid configuration goes on with that"),
         }
     }
     output::found(refused == 0 && loaded.config.is_some(), printed.map_err(anyhow::Error::from))
