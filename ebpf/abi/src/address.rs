@@ -94,7 +94,13 @@ impl Address {
     /// Whether this is an IPv4 address.
     #[inline(always)]
     pub const fn is_v4(&self) -> bool {
-        self.0[0] == 0 && self.0[1] & !Self::LAST_FOUR == Self::MAPPED
+        self.beside_v4() == 0
+    }
+
+    /// The bits in which this address differs from an IPv4 address: 0 if it is one.
+    #[inline(always)]
+    pub const fn beside_v4(&self) -> u64 {
+        self.0[0] | (self.0[1] & !Self::LAST_FOUR ^ Self::MAPPED)
     }
 
     /// The address the kernel will really connect to: the unspecified addresses are loopback (`connect(2)` to `0.0.0.0`

@@ -16,7 +16,7 @@ use crate::{
     map::{CGROUPS, CLAUSES, EXECUTABLES, ExecutableKey, LINEAGE, USER_FILTER, USERS},
     process, socket,
     tables::{KernelTables, word},
-    task,
+    task::{self, Runs},
 };
 
 /// No account.
@@ -36,6 +36,8 @@ pub(crate) struct Caller {
     /// A view could not be read.
     pub(crate) unknown: u8,
     selectors: [u32; 4],
+    /// A user namespace whose owners are to be followed. Here, because a typed pointer may be no argument of a global function.
+    namespace: u64,
 }
 
 impl Caller {
@@ -50,6 +52,7 @@ impl Caller {
         overflow: 0,
         unknown: 0,
         selectors: [0; 4],
+        namespace: 0,
     };
 
     /// Whether no view leads to an account.
@@ -118,11 +121,11 @@ impl Caller {
 
     #[inline(always)]
     fn users(&mut self, side: u32, task: u64) {
-        let Some(cred) = task::pointer(task, config!(offsets.cred)) else {
+        let Some(Sets { own, real, leading }) = Sets::of(task) else {
             self.unknown = 1;
             return;
         };
-        let Some(mine) = task::credentials(cred) else {
+        let Some(mine) = task::credentials(own) else {
             self.unknown = 1;
             return;
         };
@@ -133,23 +136,11 @@ impl Caller {
             self.user(side, mine.euid, View::EUID);
         }
         self.namespace(side, mine.user_ns);
-        let Some(real) = task::pointer(task, config!(offsets.real_cred)) else {
-            self.unknown = 1;
-            return;
-        };
-        if real != cred {
+        if real != own {
             self.other(side, real, View::REAL_CRED);
         }
-        let Some(leader) = task::pointer(task, config!(offsets.group_leader)) else {
-            self.unknown = 1;
-            return;
-        };
-        if leader != task {
-            match task::pointer(leader, config!(offsets.real_cred)) {
-                Some(theirs) if theirs == cred || theirs == real => {}
-                Some(theirs) => self.other(side, theirs, View::LEADER),
-                None => self.unknown = 1,
-            }
+        if leading != own && leading != real {
+            self.other(side, leading, View::LEADER);
         }
     }
 
@@ -170,15 +161,9 @@ impl Caller {
 
     #[inline(always)]
     fn namespace(&mut self, side: u32, namespace: u64) {
-        if namespace == config!(init_user_ns) {
-            return;
-        }
-        let reached = task::namespace_owners(namespace, |owner| {
-            self.user(side, owner, View::USER_NAMESPACE);
-            true
-        });
-        if !reached {
-            self.unknown = 1;
+        if namespace != config!(init_user_ns) {
+            self.namespace = namespace;
+            follow_namespaces(self, side);
         }
     }
 
@@ -216,6 +201,26 @@ impl Caller {
             Some(entry) => *entry,
             None => 0,
         }
+    }
+}
+
+/// The credentials that a task acts by, those it is acted on by, and the latter of its process's first thread.
+struct Sets {
+    own: u64,
+    real: u64,
+    leading: u64,
+}
+
+impl Sets {
+    /// All of them before any is looked into: the verifier takes as long for a pointer read from a task as for hundreds of
+    /// instructions (see [`task::runs`]), and further on it would come by more than once.
+    #[inline(always)]
+    fn of(task: u64) -> Option<Self> {
+        let own = task::pointer(task, config!(offsets.cred))?;
+        let real = task::pointer(task, config!(offsets.real_cred))?;
+        let leader = task::pointer(task, config!(offsets.group_leader))?;
+        let leading = if leader == task { real } else { task::pointer(leader, config!(offsets.real_cred))? };
+        Some(Self { own, real, leading })
     }
 }
 
@@ -323,6 +328,20 @@ pub(crate) extern "C" fn follow_user(caller: *mut Caller, side: u32, uid: u32, v
     0
 }
 
+/// Adds the accounts that the owners of a user namespace lead to, and of those above it. Global for the same reason as
+/// [`follow_list`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn follow_namespaces(caller: *mut Caller, side: u32) -> u32 {
+    // SAFETY: the verifier holds every caller to passing null or a whole `Caller`.
+    let Some(caller) = (unsafe { caller.as_mut() }) else { return 0 };
+    let namespace = caller.namespace;
+    if !task::namespace_owners(namespace, |owner| caller.user(side, owner, View::USER_NAMESPACE)) {
+        caller.unknown = 1;
+    }
+    0
+}
+
 /// Adds the accounts that a socket leads to, whoever uses it now: by who made it, and in which cgroup. Global for the same
 /// reason as [`follow_list`].
 #[unsafe(no_mangle)]
@@ -354,12 +373,21 @@ pub(crate) extern "C" fn follow_socket(caller: *mut Caller, side: u32, socket: u
 }
 
 /// Finds out who is calling: the task, and the socket it uses, if it uses one that was made before (`socket` is the kernel's
-/// `struct sock`, 0 for none). `Caller::unmanaged` callers leave here. A function of its own in the object too, so that
-/// its stack is given back.
-#[inline(never)]
+/// `struct sock`, 0 for none). `Caller::unmanaged` callers leave here.
+#[inline(always)]
 pub(crate) fn find(tables: &KernelTables, caller: &mut Caller, socket: u64) {
-    let side = tables.side();
-    let active = tables.active();
+    find_caller(tables.active().0, caller, socket);
+}
+
+/// Does what [`find`] says. Global, so that the verifier follows its ways once, and not on to whatever the program does next
+/// from the end of each of them: verifying takes a third as long.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn find_caller(active: u64, caller: *mut Caller, socket: u64) -> u32 {
+    // SAFETY: the verifier holds every caller to passing null or a whole `Caller`.
+    let Some(caller) = (unsafe { caller.as_mut() }) else { return 0 };
+    let active = Active(active);
+    let side = active.side();
     let task = task::current();
     caller.unknown = u8::from(!task::resolved());
     caller.users(side, task);
@@ -369,15 +397,14 @@ pub(crate) fn find(tables: &KernelTables, caller: &mut Caller, socket: u64) {
     let by_executable = active.has(Active::MATCHES_EXECUTABLES | Active::CLASSES_EXECUTABLES);
     let mut entry = 0;
     if by_executable {
-        match task::executable(task) {
-            Some(key) => {
+        match task::runs() {
+            Runs::Executable(key) => {
                 caller.executable = key;
                 entry = caller.executable_entry(side, &key);
                 caller.executable_class = (entry >> 32) as u32;
             }
-            // A kernel thread has none, and none can be pretended to.
-            None if task::pointer(task, config!(offsets.mm)).is_some() => caller.unknown = 1,
-            None => {}
+            Runs::Nothing => {}
+            Runs::Unread => caller.unknown = 1,
         }
     }
     if active.has(Active::MATCHES_CGROUPS) {
@@ -398,10 +425,11 @@ pub(crate) fn find(tables: &KernelTables, caller: &mut Caller, socket: u64) {
     }
     if !by_executable
         && caller.accounts[0] != NOBODY
-        && let Some(key) = task::executable(task)
+        && let Runs::Executable(key) = task::runs()
     {
         caller.executable = key;
     }
+    0
 }
 
 /// Whether the task lies below the cgroup that writ is confined to. The cgroup hooks run only there; tracepoints run for

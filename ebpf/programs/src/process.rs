@@ -18,7 +18,7 @@ use crate::{
     identity::{self, Caller},
     map::{BUDGETS, EXECUTABLES, LINEAGE, LINEAGE_LOST, PROCESSES},
     tables::KernelTables,
-    task,
+    task::{self, Runs},
 };
 
 /// `BPF_NOEXIST`
@@ -40,7 +40,7 @@ fn exec(bprm: u64) -> Option<()> {
     let mut caller = Caller::NONE;
     identity::find(&tables, &mut caller, 0);
     if caller.executable.inode == 0
-        && let Some(key) = task::executable(task::current())
+        && let Runs::Executable(key) = task::runs()
     {
         caller.executable = key;
     }
@@ -102,7 +102,12 @@ fn exec(bprm: u64) -> Option<()> {
         (*event).account = account;
         (*event).reserved = [0; 3];
         let path = &raw mut (*event).path;
-        core::ptr::write_bytes(path.cast::<u64>(), 0, PATH_LEN / 8);
+        // Word by word and volatile: for a `memset` of this length the compiler calls a loop over bytes.
+        let mut word = 0;
+        while word < PATH_LEN / 8 {
+            core::ptr::write_volatile(path.cast::<u64>().add(word), 0);
+            word += 1;
+        }
         let length = match task::follow(bprm, config!(offsets.filename)) {
             Some(filename) => bpf_probe_read_kernel_str(path.cast(), PATH_LEN as u32, filename as *const _),
             None => 0,

@@ -81,7 +81,7 @@ pub(crate) fn credentials(cred: u64) -> Option<Credentials> {
 /// Calls `visit` with the owner of each user namespace from `namespace` up to, not including, the initial one; false if
 /// the way there could not be read.
 #[inline(always)]
-pub(crate) fn namespace_owners(mut namespace: u64, mut visit: impl FnMut(u32) -> bool) -> bool {
+pub(crate) fn namespace_owners(mut namespace: u64, mut visit: impl FnMut(u32)) -> bool {
     let initial = config!(init_user_ns);
     let mut depth = 0;
     while depth < NAMESPACE_DEPTH {
@@ -93,19 +93,52 @@ pub(crate) fn namespace_owners(mut namespace: u64, mut visit: impl FnMut(u32) ->
             return true; // Only the initial namespace has no parent.
         }
         let Some(owner) = read::<u32>(namespace, config!(offsets.ns_owner)) else { return false };
-        if !visit(owner) {
-            return false;
-        }
+        visit(owner);
         namespace = parent;
         depth += 1;
     }
     false
 }
 
-/// The executable a task runs; `None` for kernel threads and where it could not be read.
+/// What the calling task runs.
+pub(crate) enum Runs {
+    Executable(ExecutableKey),
+    /// It is a kernel thread, which nobody can pretend to be.
+    Nothing,
+    /// It could not be read.
+    Unread,
+}
+
+/// What the calling task runs.
 #[inline(always)]
-pub(crate) fn executable(task: u64) -> Option<ExecutableKey> {
-    let mm = pointer(task, config!(offsets.mm))?;
+pub(crate) fn runs() -> Runs {
+    let mut key = ExecutableKey { inode: 0, device: 0, reserved: 0 };
+    match read_executable(&raw mut key) {
+        READ => Runs::Executable(key),
+        NO_MEMORY => Runs::Nothing,
+        _ => Runs::Unread,
+    }
+}
+
+const READ: u32 = 0;
+const NO_MEMORY: u32 = 1;
+const UNREAD: u32 = 2;
+
+/// Does what [`runs`] says. Global, so that the verifier checks it once: since Linux 6.3 it looks the name of a type up among
+/// all of the kernel's wherever a typed pointer is followed.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn read_executable(key: *mut ExecutableKey) -> u32 {
+    let Some(mm) = pointer(current(), config!(offsets.mm)) else { return NO_MEMORY };
+    // SAFETY: the verifier holds every caller to passing null or a whole value.
+    let (Some(key), Some(read)) = (unsafe { key.as_mut() }, executable(mm)) else { return UNREAD };
+    *key = read;
+    READ
+}
+
+/// The executable of an address space; `None` if it could not be read.
+#[inline(always)]
+fn executable(mm: u64) -> Option<ExecutableKey> {
     let file = pointer(mm, config!(offsets.exe_file))?;
     let inode = pointer(file, config!(offsets.f_inode))?;
     let superblock = pointer(inode, config!(offsets.i_sb))?;
