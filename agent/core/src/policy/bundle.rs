@@ -20,7 +20,7 @@ use super::judge::{Evaluation, Judge};
 use super::moment::Moment;
 use super::parse::PolicyInfo;
 use super::places::Places;
-use super::question::{Names, Question, Subject};
+use super::question::{Names, Question, Subject, WrittenRequest};
 use super::row::{self, Row, StateKey};
 use super::state::{AccountState, Approval};
 use super::{UNLISTED, compile};
@@ -199,8 +199,20 @@ impl Bundle {
     }
 
     /// The request in the form that `cedar authorize --request-json` takes; `None` if there is no such account.
-    pub fn cedar_request(&self, account: &str, state: &AccountState, attempt: &Attempt) -> Option<Value> {
-        self.ask(account, state, attempt, |_, question| question.request_json())
+    pub fn cedar_request(&self, account: &str, state: &AccountState, attempt: &Attempt) -> Option<WrittenRequest> {
+        self.ask(account, state, attempt, |_, question| question.written())
+    }
+
+    /// What [`Self::evaluate`] and [`Self::cedar_request`] say, asked once; `None` if there is no such account.
+    pub fn evaluate_written(
+        &self,
+        account: &str,
+        state: &AccountState,
+        attempt: &Attempt,
+    ) -> Option<(Evaluation, WrittenRequest)> {
+        self.ask(account, state, attempt, |policy, question| {
+            (policy.evaluate(&self.authorizer, &self.names, question), question.written())
+        })
     }
 
     /// The entities in the form that `cedar authorize --entities` takes; `None` if there is no such account.

@@ -51,7 +51,7 @@ pub use grant::{Grant, GrantTarget};
 pub use growth::Growth;
 pub use judge::Evaluation;
 pub use parse::PolicyInfo;
-pub use question::now_json;
+pub use question::{WrittenRequest, now_json};
 pub use rebuilt::Permit;
 pub use row::{Projection, Row, RowCell};
 pub use state::{AccountState, Approval};

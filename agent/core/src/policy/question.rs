@@ -6,6 +6,7 @@ use std::net::IpAddr;
 
 use cedar_policy::{Context, Entities, Entity, EntityId, EntityTypeName, EntityUid, Request, RestrictedExpression};
 use jiff::Timestamp;
+use serde::Serialize;
 use serde_json::{Map, Value, json};
 use writ_abi::{Family, Protocol};
 
@@ -33,6 +34,19 @@ pub(crate) struct Question<'a> {
     pub(crate) fresh: &'a BTreeSet<String>,
     pub(crate) approvals: BTreeSet<&'a str>,
     pub(crate) moment: Moment,
+}
+
+/// A request in the form that `cedar authorize --request-json` takes.
+#[derive(Clone, PartialEq, Debug, Serialize)]
+pub struct WrittenRequest {
+    /// E.g. `ServiceAccount::"billing"`.
+    pub principal: String,
+    /// E.g. `Action::"connect"`.
+    pub action: String,
+    /// E.g. `Endpoint::"10.20.0.5:5432/tcp"`.
+    pub resource: String,
+    /// The context, in Cedar's JSON form.
+    pub context: Map<String, Value>,
 }
 
 /// Entity type names, parsed once.
@@ -229,15 +243,13 @@ impl Question<'_> {
     }
 
     /// The request as `cedar authorize --request-json` takes it.
-    pub(crate) fn request_json(&self) -> Value {
-        let context: Map<String, Value> =
-            self.members().into_iter().map(|(name, member)| (name.to_owned(), member.json())).collect();
-        json!({
-            "principal": format!("ServiceAccount::{}", quoted(&self.account.name)),
-            "action": format!("Action::{}", quoted(self.action())),
-            "resource": format!("Endpoint::{}", quoted(&self.endpoint())),
-            "context": context,
-        })
+    pub(crate) fn written(&self) -> WrittenRequest {
+        WrittenRequest {
+            principal: format!("ServiceAccount::{}", quoted(&self.account.name)),
+            action: format!("Action::{}", quoted(self.action())),
+            resource: format!("Endpoint::{}", quoted(&self.endpoint())),
+            context: self.members().into_iter().map(|(name, member)| (name.to_owned(), member.json())).collect(),
+        }
     }
 
     /// The entities as `cedar authorize --entities` takes them.

@@ -153,7 +153,8 @@ fn the_archive_decides_the_same_as_the_bundle() {
             {
                 for attempt in [tcp(to), to_new(tcp(to)), Attempt::OpenSocket { family: Family::Raw }] {
                     let state = state(risk, MONDAY_NOON);
-                    let json = bundle.cedar_request(account, &state, &attempt).unwrap();
+                    let (evaluation, request) = bundle.evaluate_written(account, &state, &attempt).unwrap();
+                    let json = serde_json::to_value(request).unwrap();
                     let entities = bundle.cedar_entities(account, &attempt).unwrap();
                     // As the stock CLI does it: everything checked against the schema.
                     let uid = |name: &str| json[name].as_str().unwrap().parse::<EntityUid>().unwrap();
@@ -163,7 +164,7 @@ fn the_archive_decides_the_same_as_the_bundle() {
                         Request::new(uid("principal"), uid("action"), uid("resource"), context, Some(&schema)).unwrap();
                     let entities = Entities::from_json_value(entities, Some(&schema)).unwrap();
                     let decide = |set| authorizer.is_authorized(&request, set, &entities).decision() == Decision::Allow;
-                    let evaluation = bundle.evaluate(account, &state, &attempt);
+                    assert_eq!(bundle.evaluate(account, &state, &attempt), evaluation);
                     assert_eq!(decide(&enforced), evaluation.verdict == Verdict::Allow, "{account} {attempt:?}");
                     assert_eq!(decide(&full), evaluation.would == Verdict::Allow, "{account} {attempt:?}");
                     allowed += usize::from(decide(&enforced));

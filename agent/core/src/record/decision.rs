@@ -5,7 +5,7 @@ use serde_json::{Map, Value};
 
 use super::{Process, Time};
 use crate::config::Mode;
-use crate::policy::PolicyInfo;
+use crate::policy::{PolicyInfo, WrittenRequest};
 
 /// The judgement, by name.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
@@ -247,6 +247,13 @@ pub struct Request {
     /// What the asker said about principal and resource, as `cedar authorize --entities` takes it (decision point only).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub entities: Vec<Value>,
+}
+
+impl From<WrittenRequest> for Request {
+    fn from(written: WrittenRequest) -> Self {
+        let WrittenRequest { principal, action, resource, context } = written;
+        Self { principal, action, resource, context, entities: Vec::new() }
+    }
 }
 
 /// Where in the kernel an attempt was decided.

@@ -236,13 +236,13 @@ impl Engine {
             name: None,
             groups: bundle.groups_of(ip, port, protocol).into_iter().collect(),
         });
-        if let Some(request) = bundle.cedar_request(account, state, &attempt) {
-            judged.request = serde_json::from_value(request).map_err(|error| error.to_string())?;
-        }
         judged.until = earliest(judged.until, bundle.next_boundary(account, state.now));
-        let evaluation = bundle.evaluate(account, state, &attempt);
+        let (evaluation, written) = bundle.evaluate_written(account, state, &attempt).unzip();
+        if let Some(written) = written {
+            judged.request = written.into();
+        }
         judged.attempt = Some(attempt);
-        Ok(evaluation)
+        Ok(evaluation.unwrap_or_else(refused))
     }
 
     fn judge_action(&self, asked: &Asked, state: &AccountState, judged: &mut Judged) -> Result<Evaluation, String> {

@@ -194,11 +194,8 @@ impl Engine {
             context.groups = names.bundle.groups_of(*ip, *port, *protocol).into_iter().collect();
         }
         if let Some(situation) = situation {
-            context.request = names
-                .bundle
-                .cedar_request(&context.account, &situation.state, attempt)
-                .and_then(|request| serde_json::from_value::<Request>(request).ok())
-                .unwrap_or_default();
+            let written = names.bundle.cedar_request(&context.account, &situation.state, attempt);
+            context.request = written.map(Request::from).unwrap_or_default();
         }
     }
 
