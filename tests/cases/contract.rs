@@ -218,3 +218,17 @@ fn a_grant_for_what_is_declared_no_more_keeps_no_daemon_from_starting() {
     assert!(host.writ_output(&["reload"]).status.success());
     assert_eq!(host.status()["degraded"], json!([]));
 }
+
+#[test]
+fn a_range_of_ports_is_permitted_from_end_to_end_and_nothing_beside_it() {
+    let range = "[destination.range]\naddresses = [\"127.0.0.1\"]\nports = [\"5000-5010\", 7000]\n";
+    let host = Host::start(&Config::new().file("destinations.d/range.toml", range).permit("to-range", "range"));
+    for (port, permitted) in [(4999, false), (5000, true), (5010, true), (5011, false), (6999, false), (7000, true)] {
+        let attempt = host.attempt("udp-judge", &[([127, 0, 0, 1], port).into()]);
+        if permitted {
+            attempt.assert_succeeded();
+        } else {
+            attempt.assert_failed("EACCES");
+        }
+    }
+}

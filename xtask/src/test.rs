@@ -99,9 +99,8 @@ fn everything(options: &Options, report: &mut Report) {
         report.step("what fleets are given", rollout::fleet);
         report.step("rollout to three hosts", || rollout::claims(&deb));
     }
-    if let Some([suite, package]) = machines {
-        report.step("whole-system tests, in virtual machines", || suite.end());
-        report.step("the package, in virtual machines", || package.end());
+    if let Some(machines) = machines {
+        report.step("whole-system tests and the package, in virtual machines", || machines.end());
     }
 }
 

@@ -58,8 +58,8 @@ pub(crate) struct Options {
     /// A test that fails and then passes alone has failed
     #[arg(long)]
     strict: bool,
-    /// Everything is built and set up; this file lists what is to run
-    #[arg(long, hide = true, value_name = "FILE")]
+    /// Everything is built and set up; this file lists what is to run, and with the package if it names one
+    #[arg(long, hide = true, value_name = "FILE", conflicts_with = "package")]
     built: Option<PathBuf>,
     /// Only get the kernels and make the disks
     #[arg(long, hide = true, conflicts_with_all = ["package", "built"])]
@@ -117,26 +117,17 @@ pub(crate) fn prepare() -> Result<Beside> {
     Beside::begin("the machines' disks", LITTLE, ["vm", "--prepare"])
 }
 
-/// Runs the suite beside what follows, and beside that the package's claims, of what is built now: what is built later does not
-/// change it. A machine keeps about one processor busy, and each has directories of its own.
-pub(crate) fn beside(executables: Vec<Executable>, deb: PathBuf, strict: bool) -> Result<[Beside; 2]> {
-    let strict = strict.then_some("--strict");
-    let suite = Built { executables, package: None };
-    let begun = begin("the virtual machines", "built.json", &suite, strict.as_slice())?;
-    let package = Built { package: Some(deb), ..suite };
-    let claims = begin("the package in virtual machines", "packed.json", &package, &["--package", "--brief"])?;
-    Ok([begun, claims])
-}
-
-fn begin(what: &'static str, list: &str, built: &Built, arguments: &[&str]) -> Result<Beside> {
-    let list = cache()?.join(list);
-    let text = serde_json::to_vec(built).context("cannot list what was built")?;
+/// Runs the suite and then the package's claims beside what follows, of what is built now: what is built later does not
+/// change it.
+pub(crate) fn beside(executables: Vec<Executable>, deb: PathBuf, strict: bool) -> Result<Beside> {
+    let list = cache()?.join("built.json");
+    let text = serde_json::to_vec(&Built { executables, package: Some(deb) }).context("cannot list what was built")?;
     fs::write(&list, text).with_context(|| format!("cannot write `{}`", list.display()))?;
-    let of_these = ["vm".as_ref(), "--built".as_ref(), list.as_os_str()];
-    Beside::begin(what, LITTLE, of_these.into_iter().chain(arguments.iter().map(AsRef::as_ref)))
+    let arguments = ["vm".as_ref(), "--built".as_ref(), list.as_os_str()];
+    Beside::begin("the virtual machines", LITTLE, arguments.into_iter().chain(strict.then_some("--strict".as_ref())))
 }
 
-/// What was built, as [`begin`] wrote it down.
+/// What was built, as [`beside`] wrote it down.
 fn read_built(list: &Path) -> Result<Built> {
     let text = fs::read(list).with_context(|| format!("cannot read `{}`", list.display()))?;
     serde_json::from_slice(&text).with_context(|| format!("`{}` is no list of what was built", list.display()))

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-use cedar_policy::{Authorizer, Entities, Entity, PolicyId, PolicySet, Request};
+use cedar_policy::{Authorizer, Entities, PolicyId, PolicySet, Request};
 use writ_abi::{Family, Verdict};
 
 use super::inputs::Inputs;
@@ -17,7 +17,7 @@ use crate::diagnostic::Diagnostic;
 #[derive(Clone, Debug)]
 pub(crate) struct AccountPolicy {
     pub(crate) account: Account,
-    pub(crate) entities: Vec<Entity>,
+    pub(crate) entities: Entities,
     /// The configuration's policies and the account's grants.
     pub(crate) shared: Arc<PolicyGroup>,
     /// The configuration's alone.

@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use cedar_policy::{
-    Context, Entities, Entity, EntityId, EntityTypeName, EntityUid, Request, RestrictedExpression, SchemaFragment,
+    Context, Entities, Entity, EntityId, EntityTypeName, EntityUid, Request, RestrictedExpression, Schema,
+    SchemaFragment,
 };
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
@@ -76,6 +77,8 @@ pub(crate) struct OwnActions {
     attributes: BTreeMap<String, BTreeSet<String>>,
     /// The names of types, parsed: a question names three.
     types: BTreeMap<String, EntityTypeName>,
+    /// Actions that are in groups of actions.
+    grouped: Entities,
     /// Whether some policy asks for `now`, or for the clock.
     now: bool,
     clock: bool,
@@ -85,9 +88,9 @@ impl OwnActions {
     /// Reads them off a schema's text. What cannot be read declares nothing: the schema check then names what is missing.
     /// `policies` are the texts of all policies.
     pub(crate) fn of<'a>(schema: &str, policies: impl Iterator<Item = &'a str>) -> Self {
-        let json =
-            SchemaFragment::from_cedarschema_str(schema).ok().and_then(|(schema, _)| schema.to_json_value().ok());
-        let mut declared = Self::default();
+        let fragment = SchemaFragment::from_cedarschema_str(schema).ok().map(|(fragment, _)| fragment);
+        let json = fragment.clone().and_then(|fragment| fragment.to_json_value().ok());
+        let mut declared = Self { grouped: fragment.and_then(grouped).unwrap_or_default(), ..Self::default() };
         for text in policies {
             let asks = |member: &str| text.contains(&format!(".{member}")) || text.contains(&format!("\"{member}\""));
             declared.now |= asks("now");
@@ -175,6 +178,14 @@ impl OwnActions {
     }
 }
 
+/// The actions of a schema that are in groups; `None` if it is none.
+fn grouped(schema: SchemaFragment) -> Option<Entities> {
+    let actions = Schema::from_schema_fragments([schema]).ok()?.action_entities().ok()?;
+    let in_a_group =
+        |action: &&Entity| actions.ancestors(&action.uid()).is_some_and(|mut groups| groups.next().is_some());
+    Entities::from_entities(actions.iter().filter(in_a_group).cloned(), None).ok()
+}
+
 /// A context of texts, whole numbers, truth values and sets of them, as its JSON says; `None` if there is more to it.
 fn plain_context(members: &Map<String, Value>) -> Option<Context> {
     let pairs = members.iter().map(|(name, value)| Some((name.clone(), plain(value)?)));
@@ -232,19 +243,18 @@ impl Bundle {
         let misfit = |error: &dyn std::fmt::Display| ActionError::Entities(error.to_string());
         let given = self.own_actions.entities(asked.entities)?;
         let plain = given.iter().map(|entity| self.own_actions.plain_entity(entity)).collect::<Option<Vec<Entity>>>();
-        let (entities, plain) = match plain {
-            Some(plain) => (Entities::empty(), plain),
-            None => (Entities::from_json_value(json!(given), schema).map_err(|error| misfit(&error))?, Vec::new()),
+        // Of writ's own entities the schema was made; what the asker says is held against it. Two accounts can have a team in
+        // common, which is then the same.
+        let own = account.map_or_else(Entities::empty, |policy| policy.entities.clone());
+        let further = about.iter().flat_map(|about| about.entities.iter()).chain(self.own_actions.grouped.get(&action));
+        let own = match further.cloned().collect::<Vec<_>>() {
+            none if none.is_empty() => own,
+            further => own.add_entities(further, None).map_err(|error| misfit(&error))?,
         };
-        let mut own: Vec<&Entity> = account.iter().chain(&about).flat_map(|policy| &policy.entities).collect();
-        if about.is_some() {
-            // Two accounts can have a team in common.
-            let mut known = HashSet::new();
-            own.retain(|entity| known.insert(entity.uid()));
-        }
-        // What the asker says is held against the schema; of writ's own entities the schema was made.
-        let entities = entities.add_entities(plain, schema).map_err(|error| misfit(&error))?;
-        let entities = entities.add_entities(own.into_iter().cloned(), None).map_err(|error| misfit(&error))?;
+        let entities = match plain {
+            Some(plain) => own.add_entities(plain, schema).map_err(|error| misfit(&error))?,
+            None => own.add_entities_from_json_value(json!(given), schema).map_err(|error| misfit(&error))?,
+        };
         let judge = account.map_or(&*self.outsiders, |policy| &policy.shared.others);
         let evaluation = judge.judge(&self.authorizer, &request, &entities);
         Ok(ActionAnswer { evaluation, context, entities: given, until: self.action_until(state.now) })
@@ -318,6 +328,33 @@ when { context.pipeline == "release" && context.risk < 50 };"#,
         );
         assert_eq!(ask(&release, &vault(), 50).unwrap().verdict, Verdict::Deny);
         assert_eq!(ask(&release, &json!([]), 10).unwrap().verdict, Verdict::Deny, "not in the vault");
+    }
+
+    #[test]
+    fn an_action_is_what_its_groups_are_whatever_is_said_of_the_resource() {
+        let mut config = config(
+            vec![account("ci", &["platform"])],
+            r#"@id("handle") @owner("o") @reason("r")
+permit (principal == ServiceAccount::"ci", action in Action::"handle", resource);"#,
+        );
+        config.schemas = vec![SourceFile {
+            name: "schema.d/broker.cedarschema".into(),
+            text: "entity Secret = { level?: Long };\naction handle;\naction issue in [handle] appliesTo { principal: [ServiceAccount], resource: [Secret], context: {} };".into(),
+        }];
+        let bundle = bundle(&config);
+        for attributes in [json!({}), json!({ "level": 3 })] {
+            let entities = json!([{"uid": {"type": "Secret", "id": "key"}, "attrs": attributes, "parents": []}]);
+            let request = ActionRequest {
+                principal: "ServiceAccount::\"ci\"",
+                action: "Action::\"issue\"",
+                resource: "Secret::\"key\"",
+                context: &json!({}),
+                entities: &entities,
+                approvals: &BTreeSet::new(),
+            };
+            let answer = bundle.authorize(&request, &state(0, NOON)).unwrap();
+            assert_eq!(answer.evaluation.verdict, Verdict::Allow, "{entities}");
+        }
     }
 
     #[test]

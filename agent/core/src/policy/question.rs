@@ -117,7 +117,7 @@ pub(crate) fn uid(name: &EntityTypeName, id: &str) -> EntityUid {
 }
 
 /// The account and its teams as entities.
-pub(crate) fn account_entities(names: &Names, account: &Account) -> Result<Vec<Entity>, String> {
+pub(crate) fn account_entities(names: &Names, account: &Account) -> Result<Entities, String> {
     let mut entities: Vec<Entity> =
         account.teams.iter().map(|team| Entity::new_no_attrs(uid(&names.team, team), HashSet::new())).collect();
     let text = |text: &str| RestrictedExpression::new_string(text.to_owned());
@@ -140,7 +140,7 @@ pub(crate) fn account_entities(names: &Names, account: &Account) -> Result<Vec<E
     let teams = account.teams.iter().map(|team| uid(&names.team, team)).collect();
     entities
         .push(Entity::new(uid(&names.account, &account.name), attributes, teams).map_err(|error| error.to_string())?);
-    Ok(entities)
+    Entities::from_entities(entities, None).map_err(|error| error.to_string())
 }
 
 /// The account's state, as every action's context can have it.
@@ -236,10 +236,10 @@ impl Question<'_> {
     }
 
     /// The entities the question needs: the account with its teams, and the endpoint in its destinations.
-    pub(crate) fn entities(&self, names: &Names, account: &[Entity]) -> Result<Entities, String> {
+    pub(crate) fn entities(&self, names: &Names, account: &Entities) -> Result<Entities, String> {
         let parents = self.groups().map(|group| uid(&names.destination, group)).collect();
         let endpoint = Entity::new_no_attrs(uid(&names.endpoint, &self.endpoint()), parents);
-        Entities::from_entities(account.iter().cloned().chain([endpoint]), None).map_err(|error| error.to_string())
+        account.clone().add_entities([endpoint], None).map_err(|error| error.to_string())
     }
 
     /// The request as `cedar authorize --request-json` takes it.

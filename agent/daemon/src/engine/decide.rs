@@ -176,8 +176,7 @@ impl Engine {
                 principal: asked.principal(),
                 action: asked.action_uid(),
                 resource: asked.resource.uid(),
-                context: asked.cedar_context(),
-                entities: asked.entities().as_array().cloned().unwrap_or_default(),
+                ..Request::default()
             },
             moment,
             situation,
@@ -199,6 +198,9 @@ impl Engine {
             Err(problem) => {
                 "invalid-request".clone_into(&mut judged.reason_code);
                 judged.problem = Some(problem);
+                // As it was asked.
+                judged.request.context = asked.cedar_context();
+                judged.request.entities = asked.entities();
             }
         }
         if judged.needs_record && self.log_failure.is_some() {
@@ -237,12 +239,11 @@ impl Engine {
             groups: bundle.groups_of(ip, port, protocol).into_iter().collect(),
         });
         judged.until = earliest(judged.until, bundle.next_boundary(account, state.now));
-        let (evaluation, written) = bundle.evaluate_written(account, state, &attempt).unzip();
-        if let Some(written) = written {
-            judged.request = written.into();
-        }
+        let judgement = bundle.evaluate_written(account, state, &attempt);
+        let (evaluation, written) = judgement.ok_or_else(|| format!("no policy set has the account `{account}`"))?;
+        judged.request = written.into();
         judged.attempt = Some(attempt);
-        Ok(evaluation.unwrap_or_else(refused))
+        Ok(evaluation)
     }
 
     fn judge_action(&self, asked: &Asked, state: &AccountState, judged: &mut Judged) -> Result<Evaluation, String> {
@@ -255,7 +256,7 @@ impl Engine {
             action: &judged.request.action,
             resource: &judged.request.resource,
             context: &Value::Object(asked.cedar_context()),
-            entities: &asked.entities(),
+            entities: &Value::Array(asked.entities()),
             approvals: &approvals,
         };
         let answer = current.bundle.authorize(&request, state).map_err(|error| error.to_string())?;

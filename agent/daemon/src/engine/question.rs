@@ -94,13 +94,13 @@ impl Asked {
     }
 
     /// What the asker knows about subject and resource. Of accounts and destinations writ knows better.
-    pub(crate) fn entities(&self) -> Value {
+    pub(crate) fn entities(&self) -> Vec<Value> {
         let subject = self.account().is_none().then(|| self.subject.entity());
         let known = matches!(self.resource.kind.as_str(), "ServiceAccount" | "SubjectType")
             || self.subject.uid() == self.resource.uid();
         let resource = (!known).then(|| self.resource.entity());
         let named = self.context.values().filter_map(party).map(|party| party.entity());
-        Value::Array(subject.into_iter().chain(resource).chain(named).collect())
+        subject.into_iter().chain(resource).chain(named).collect()
     }
 
     /// The context as Cedar reads it: what the asker describes as subjects and resources are described is an entity there.
@@ -172,7 +172,7 @@ mod tests {
             json!({ "posture": { "__entity": { "type": "Posture", "id": "run/7" } }, "other": record, "plain": 1 })
         );
         let entities = asked.entities();
-        let described = entities.as_array().unwrap().last().unwrap();
+        let described = entities.last().unwrap();
         assert_eq!(described["uid"], json!({ "type": "Posture", "id": "run/7" }));
         assert_eq!(described["attrs"], json!({ "repository": "example/payments" }));
     }

@@ -15,6 +15,7 @@ use super::connection;
 use super::held::Held;
 use super::https::HttpsServer;
 use super::limit::{Limits, turn_away};
+use super::quiet::Quiet;
 use super::routes;
 use super::sight::Sightings;
 use super::ssf::Receiver;
@@ -96,6 +97,13 @@ impl Server {
             let Some(admitted) = limits.admit(uid) else {
                 turn_away(&stream);
                 continue;
+            };
+            let stream = match Quiet::new(stream) {
+                Ok(stream) => stream,
+                Err(error) => {
+                    tracing::warn!(%error, "a connection could not be prepared");
+                    continue;
+                }
             };
             let conversation = connection::converse(stream, router.clone(), peer, until.clone());
             open.spawn(async move {
