@@ -213,7 +213,7 @@ struct Sets {
 
 impl Sets {
     /// All of them before any is looked into: the verifier takes as long for a pointer read from a task as for hundreds of
-    /// instructions (see [`task::runs`]), and further on it would come by more than once.
+    /// instructions (see `read_executable`), and further on it would come by more than once.
     #[inline(always)]
     fn of(task: u64) -> Option<Self> {
         let own = task::pointer(task, config!(offsets.cred))?;

@@ -3,8 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use cedar_policy::{
-    Context, Entities, Entity, EntityId, EntityTypeName, EntityUid, Request, RestrictedExpression, Schema,
-    SchemaFragment,
+    Context, Entities, Entity, EntityId, EntityTypeName, EntityUid, Request, RestrictedExpression, SchemaFragment,
 };
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
@@ -77,8 +76,8 @@ pub(crate) struct OwnActions {
     attributes: BTreeMap<String, BTreeSet<String>>,
     /// The names of types, parsed: a question names three.
     types: BTreeMap<String, EntityTypeName>,
-    /// Actions that are in groups of actions.
-    grouped: Entities,
+    /// Every action with the groups it is in; empty if none is in any.
+    actions: Entities,
     /// Whether some policy asks for `now`, or for the clock.
     now: bool,
     clock: bool,
@@ -86,11 +85,16 @@ pub(crate) struct OwnActions {
 
 impl OwnActions {
     /// Reads them off a schema's text. What cannot be read declares nothing: the schema check then names what is missing.
-    /// `policies` are the texts of all policies.
-    pub(crate) fn of<'a>(schema: &str, policies: impl Iterator<Item = &'a str>) -> Self {
-        let fragment = SchemaFragment::from_cedarschema_str(schema).ok().map(|(fragment, _)| fragment);
-        let json = fragment.clone().and_then(|fragment| fragment.to_json_value().ok());
-        let mut declared = Self { grouped: fragment.and_then(grouped).unwrap_or_default(), ..Self::default() };
+    /// `actions` are the schema's, `policies` the texts of all policies.
+    pub(crate) fn of<'a>(schema: &str, actions: Entities, policies: impl Iterator<Item = &'a str>) -> Self {
+        let json =
+            SchemaFragment::from_cedarschema_str(schema).ok().and_then(|(schema, _)| schema.to_json_value().ok());
+        let mut declared = Self::default();
+        let in_a_group =
+            |action: &Entity| actions.ancestors(&action.uid()).is_some_and(|mut groups| groups.next().is_some());
+        if actions.iter().any(in_a_group) {
+            declared.actions = actions;
+        }
         for text in policies {
             let asks = |member: &str| text.contains(&format!(".{member}")) || text.contains(&format!("\"{member}\""));
             declared.now |= asks("now");
@@ -178,14 +182,6 @@ impl OwnActions {
     }
 }
 
-/// The actions of a schema that are in groups; `None` if it is none.
-fn grouped(schema: SchemaFragment) -> Option<Entities> {
-    let actions = Schema::from_schema_fragments([schema]).ok()?.action_entities().ok()?;
-    let in_a_group =
-        |action: &&Entity| actions.ancestors(&action.uid()).is_some_and(|mut groups| groups.next().is_some());
-    Entities::from_entities(actions.iter().filter(in_a_group).cloned(), None).ok()
-}
-
 /// A context of texts, whole numbers, truth values and sets of them, as its JSON says; `None` if there is more to it.
 fn plain_context(members: &Map<String, Value>) -> Option<Context> {
     let pairs = members.iter().map(|(name, value)| Some((name.clone(), plain(value)?)));
@@ -246,7 +242,7 @@ impl Bundle {
         // Of writ's own entities the schema was made; what the asker says is held against it. Two accounts can have a team in
         // common, which is then the same.
         let own = account.map_or_else(Entities::empty, |policy| policy.entities.clone());
-        let further = about.iter().flat_map(|about| about.entities.iter()).chain(self.own_actions.grouped.get(&action));
+        let further = about.iter().flat_map(|about| about.entities.iter()).chain(self.own_actions.actions.iter());
         let own = match further.cloned().collect::<Vec<_>>() {
             none if none.is_empty() => own,
             further => own.add_entities(further, None).map_err(|error| misfit(&error))?,

@@ -66,7 +66,14 @@ pub(super) fn compile(config: &Config, findings: &mut Vec<Diagnostic>) -> Option
     };
     let entities = entities(config);
     let outsiders = Judge::new(policies.iter().filter(|parsed| parsed.actions.others))?;
-    let own_actions = OwnActions::of(&schema_text, policies.iter().map(|parsed| parsed.info.text.as_str()));
+    let actions = match schema.action_entities() {
+        Ok(actions) => actions,
+        Err(error) => {
+            findings.push(Diagnostic::error("schema", format!("the actions of the schema cannot be told: {error}")));
+            return None;
+        }
+    };
+    let own_actions = OwnActions::of(&schema_text, actions, policies.iter().map(|parsed| parsed.info.text.as_str()));
     let order: Vec<String> = policies.iter().map(|parsed| parsed.info.id.clone()).collect();
     let mut bundle = Bundle {
         authorizer: Authorizer::new(),
