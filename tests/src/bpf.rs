@@ -13,6 +13,7 @@ const MAP_UPDATE_ELEM: i64 = 2;
 const MAP_DELETE_ELEM: i64 = 3;
 const OBJ_GET: i64 = 7;
 const MAP_GET_FD_BY_ID: i64 = 14;
+const LINK_DETACH: i64 = 34;
 const ARRAY_OF_MAPS: u64 = 12;
 const RINGBUF: u64 = 27;
 
@@ -33,6 +34,31 @@ fn call(command: i64, attribute: &[u64; 16], size: usize) -> io::Result<i32> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }
 
+fn pinned(path: &Path) -> io::Result<OwnedFd> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    let mut attribute = [0; 16];
+    attribute[0] = path.as_ptr() as u64;
+    bpf(OBJ_GET, &attribute, 16)
+}
+
+/// Takes enforcement away as `writ uninstall` does, whatever state writ is in: links that are only unpinned judge until the kernel
+/// gets round to them, and with them the next test.
+///
+/// # Errors
+/// A pin could not be removed.
+pub(crate) fn take_away(pins: &Path) -> io::Result<()> {
+    for version in fs::read_dir(pins)?.flatten() {
+        for link in fs::read_dir(version.path().join("links")).into_iter().flatten().flatten() {
+            let Ok(link) = pinned(&link.path()) else { continue };
+            let mut attribute = [0; 16];
+            attribute[0] = link.as_raw_fd().unsigned_abs().into();
+            // A kind of link that cannot be detached goes with its pin.
+            let _ = call(LINK_DETACH, &attribute, 4);
+        }
+    }
+    fs::remove_dir_all(pins)
+}
+
 /// A map of a running writ, which a test puts into the state that an attacker would like it to be in.
 #[derive(Debug)]
 pub struct Table(OwnedFd);
@@ -45,10 +71,7 @@ impl Table {
     pub fn pinned(pins: &Path, name: &str) -> io::Result<Self> {
         let versions = fs::read_dir(pins)?.flatten().map(|version| version.path().join("maps").join(name));
         let path = versions.into_iter().find(|path| path.exists()).ok_or(io::ErrorKind::NotFound)?;
-        let path = CString::new(path.as_os_str().as_bytes())?;
-        let mut attribute = [0; 16];
-        attribute[0] = path.as_ptr() as u64;
-        bpf(OBJ_GET, &attribute, 16).map(Self)
+        pinned(&path).map(Self)
     }
 
     /// The map that an array of maps has at this index.

@@ -26,7 +26,7 @@ use crate::probe::{self, Attempt, Batch, Prober};
 use crate::record::Record;
 use crate::settled::Settled;
 use crate::sweep::{self, BPFFS, PREFIX};
-use crate::{user, wait};
+use crate::{bpf, user, wait};
 
 /// Lines of the daemon's own output shown when a test fails.
 const SHOWN_OUTPUT: usize = 80;
@@ -172,9 +172,8 @@ impl Host {
             if let Ok(Some(status)) = child.try_wait() {
                 return Some(Err(format!("`writ run` ended: {status}")));
             }
-            // Asking is a process of its own, which a daemon that starts on an emulated machine would have to wait for.
             let listens = UnixStream::connect(self.socket()).is_ok();
-            (listens && self.writ_output(&["status", "--json"]).status.success()).then_some(Ok(()))
+            (listens && self.request("GET", "/v1/status", Value::Null).status == 200).then_some(Ok(()))
         });
         self.daemon = Some(child);
         match ready {
@@ -257,10 +256,12 @@ impl Host {
         Batch::start(command)
     }
 
-    /// What `status` says.
+    /// What `status` says, asked as it asks: a process for each look is what an emulated machine would be busy with.
     #[track_caller]
     pub fn status(&self) -> Value {
-        self.writ_json(&["status", "--json"])
+        let answer = self.request("GET", "/v1/status", Value::Null);
+        assert_eq!(answer.status, 200, "{answer:?}");
+        answer.body
     }
 
     /// Waits until every attempt is either recorded or counted as lost, and says how many of each.
@@ -403,12 +404,10 @@ impl Host {
         self.directory.path().join("writ-probe")
     }
 
-    /// Every record, oldest first.
+    /// Every record, oldest first: what `tail --json` prints, read as it reads it.
     #[track_caller]
     pub fn records(&self) -> Vec<Record> {
-        let output = self.writ_output(&["tail", "--json"]);
-        assert!(output.status.success(), "`writ tail --json` failed: {output:?}");
-        Record::parse_lines(&String::from_utf8_lossy(&output.stdout))
+        self.follow().rest()
     }
 
     /// Every decision and observation, oldest first.
@@ -464,11 +463,11 @@ impl Drop for Host {
         if std::thread::panicking() {
             eprintln!("--- what `writ` printed ---\n{}\n---", self.output());
         }
-        // What a broken `uninstall` leaves would stay in the kernel; its own tests are elsewhere.
-        let uninstalled = self.writ(&["uninstall"]).stdout(Stdio::null()).stderr(Stdio::null()).status();
-        if self.pins.exists() {
-            eprintln!("`writ uninstall` left `{}` ({uninstalled:?}); removing it", self.pins.display());
-            let _ = fs::remove_dir_all(&self.pins);
+        // Not by `writ uninstall`, which has tests of its own: what a broken one leaves would stay in the kernel.
+        if self.pins.exists()
+            && let Err(error) = bpf::take_away(&self.pins)
+        {
+            eprintln!("`{}` cannot be taken away: {error}", self.pins.display());
         }
         assert!(problems.is_empty(), "records that are not what is published: {problems:#?}");
     }

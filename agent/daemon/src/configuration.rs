@@ -46,7 +46,7 @@ pub(crate) fn load_with(directory: &Path, policies: Option<&Path>) -> Loaded {
         sources.retain(|source| role(&source.name) != Role::Policies);
         diagnostics.retain(|finding| finding.at.as_ref().is_none_or(|at| role(&at.file) != Role::Policies));
     }
-    let mut parsed = parse(&sources, &host_facts());
+    let mut parsed = parse(&sources, &host_facts(&sources));
     if let Some(Files { sources: files, diagnostics: found }) = other {
         if let Some(config) = parsed.config.as_mut().or(parsed.refused.as_mut().map(|refused| &mut refused.config)) {
             config.policies.clone_from(&files);
@@ -129,7 +129,7 @@ fn print(sources: &[SourceFile], outside: &[Diagnostic]) -> String {
     }
     let mut outside: Vec<String> = outside.iter().map(|finding| format!("{finding:?}")).collect();
     outside.sort();
-    hash.update(format!("{outside:?}{:?}", host_facts()));
+    hash.update(format!("{outside:?}{:?}", host_facts(sources)));
     hash.finalize().iter().fold(String::new(), |text, byte| format!("{text}{byte:02x}"))
 }
 

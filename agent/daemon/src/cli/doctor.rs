@@ -11,7 +11,7 @@ use writ_core::printable::printable;
 use super::output;
 use crate::client::ClientError;
 use crate::configuration;
-use crate::engine::{SelfTest, Status, agent_alone};
+use crate::engine::{SelfTest, Status};
 use crate::kernel::{CgroupMount, ForeignProgram, features};
 use crate::surroundings::{Surroundings, Vantage};
 
@@ -54,8 +54,7 @@ pub(super) fn run(config_dir: &Path, args: &Args) -> anyhow::Result<ExitCode> {
     if args.coverage {
         return super::coverage::run(args.json, &args.technique);
     }
-    let sources = configuration::read::read(config_dir).sources;
-    let agent = agent_alone(&sources);
+    let agent = output::agent(config_dir);
     let mut findings = Vec::new();
     for feature in features() {
         let state = match feature.present {

@@ -206,7 +206,7 @@ mod tests {
             files.push(SourceFile { name: format!("service-accounts.d/{name}.toml"), text: account(&name, service) });
             files.push(SourceFile { name: format!("policies.d/{name}.cedar"), text: policy(&name, service) });
         }
-        let parsed = parse(&files, &host_facts());
+        let parsed = parse(&files, &host_facts(&files));
         let config = parsed.config.unwrap_or_else(|| panic!("{:?}", parsed.diagnostics));
         assert_eq!(config.accounts.keys().collect::<Vec<_>>(), ["nginx-a", "nginx-a-2"]);
         let (bundle, findings) = Bundle::compile(&config);

@@ -39,7 +39,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser, Subcommand};
 
-use crate::{configuration, engine};
+use crate::engine;
 
 /// Wrong usage (sysexits.h `EX_USAGE`).
 pub(crate) const USAGE: u8 = 64;
@@ -187,7 +187,7 @@ fn command(cli: &Cli) -> anyhow::Result<ExitCode> {
         Command::Attempt { order } => coverage::attempt(order),
         Command::CoverageInstance => coverage::instance(directory),
         Command::SelfTestProbe { cgroup } => {
-            let configured = || engine::agent_alone(&configuration::read::read(directory).sources).paths.cgroup;
+            let configured = || output::agent(directory).paths.cgroup;
             let cgroup = cgroup.as_ref().map(|path| path.display().to_string()).or_else(configured);
             let probed = engine::self_test_probe(cgroup.as_deref());
             println!("{}", probed.detail);

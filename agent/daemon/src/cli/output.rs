@@ -11,7 +11,7 @@ use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
-use writ_core::config::Mode;
+use writ_core::config::{Agent, Mode};
 use writ_core::diagnostic::Severity;
 use writ_core::printable::{printable, printable_lines};
 
@@ -256,16 +256,19 @@ pub(super) fn in_doubt(config_dir: &Path) -> Option<String> {
     Some(format!("{place}: {}", wrong.message))
 }
 
+/// What `writ.toml` says; the defaults if it cannot be read.
+pub(super) fn agent(config_dir: &Path) -> Agent {
+    agent_alone(&configuration::read::read_agent(config_dir).sources)
+}
+
 /// The socket that the configuration names; the default if the configuration cannot be read.
 pub(super) fn socket(config_dir: &Path) -> PathBuf {
-    let sources = configuration::read::read(config_dir).sources;
-    PathBuf::from(agent_alone(&sources).paths.socket)
+    PathBuf::from(agent(config_dir).paths.socket)
 }
 
 /// The log directory that the configuration names; the default if the configuration cannot be read.
 pub(super) fn log(config_dir: &Path) -> PathBuf {
-    let sources = configuration::read::read(config_dir).sources;
-    PathBuf::from(agent_alone(&sources).paths.log)
+    PathBuf::from(agent(config_dir).paths.log)
 }
 
 /// Runs a conversation with the daemon.

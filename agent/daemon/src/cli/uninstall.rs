@@ -10,8 +10,7 @@ use writ_core::config::Agent;
 use super::status::log_is_written;
 use super::{CONFIG_DIR, NOT_PERMITTED, output};
 use crate::client::ClientError;
-use crate::configuration;
-use crate::engine::{agent_alone, note_uninstalled};
+use crate::engine::note_uninstalled;
 use crate::kernel;
 
 /// How long a daemon that starts is waited for.
@@ -38,7 +37,7 @@ pub(super) fn run(config_dir: &Path, args: &Args) -> anyhow::Result<ExitCode> {
             config_dir.display()
         )));
     }
-    let agent = agent_alone(&configuration::read::read(config_dir).sources);
+    let agent = output::agent(config_dir);
     let pins = PathBuf::from(&agent.paths.pins);
     // A daemon that runs does it itself, since it holds the log; it stops then.
     let socket = PathBuf::from(&agent.paths.socket);

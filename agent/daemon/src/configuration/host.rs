@@ -7,19 +7,25 @@ use std::net::IpAddr;
 use std::path::Path;
 
 use nix::unistd::User;
-use writ_core::config::{Config, HostFacts};
+use writ_core::config::{Config, HostFacts, SourceFile};
 use writ_core::diagnostic::Diagnostic;
 
 /// The stub that programs ask, and the servers that systemd-resolved asks in turn.
 const RESOLVER_FILES: [&str; 2] = ["/etc/resolv.conf", "/run/systemd/resolve/resolv.conf"];
 
-/// What this host says about resolvers and time zones.
-pub(crate) fn host_facts() -> HostFacts {
+/// What this host says about resolvers, and about time zones where a configuration names one: to list them is to open every file
+/// of the zone database, for each command that only wants to know where the socket is.
+pub(crate) fn host_facts(sources: &[SourceFile]) -> HostFacts {
     // A file that is not there names no resolver; `check` says so where an account cannot reach any.
     let resolvers: BTreeSet<IpAddr> =
         RESOLVER_FILES.iter().filter_map(|path| fs::read(path).ok()).flat_map(|text| resolvers(&text)).collect();
-    let zones: BTreeSet<String> = jiff::tz::db().available().map(|zone| zone.to_string()).collect();
-    HostFacts { resolvers: resolvers.into_iter().collect(), time_zones: Some(zones).filter(|zones| !zones.is_empty()) }
+    let zones = sources.iter().any(|source| source.text.contains("time-zone")).then(time_zones);
+    HostFacts { resolvers: resolvers.into_iter().collect(), time_zones: zones.filter(|zones| !zones.is_empty()) }
+}
+
+/// Names of the time zones that this host knows.
+fn time_zones() -> BTreeSet<String> {
+    jiff::tz::db().available().map(|zone| zone.to_string()).collect()
 }
 
 /// The `nameserver` lines of resolv.conf(5).
@@ -79,6 +85,14 @@ pub(crate) fn is_script(path: &Path) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn time_zones_are_listed_where_one_is_named() {
+        let facts = |text: &str| host_facts(&[SourceFile { name: "writ.toml".into(), text: text.into() }]);
+        let named = facts("time-zone = \"Europe/Berlin\"\n").time_zones;
+        assert_eq!(named.map(|zones| zones.contains("Europe/Berlin")), Some(true));
+        assert_eq!(facts("mode = \"enforce\"\n").time_zones, None);
+    }
 
     #[test]
     fn name_servers_are_read_as_the_resolver_reads_them() {

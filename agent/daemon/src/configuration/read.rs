@@ -11,6 +11,8 @@ use writ_core::diagnostic::{Diagnostic, Location, Severity};
 /// A larger file is a mistake, or somebody's attempt to fill the daemon's memory.
 const MAX_FILE: u64 = 16 << 20;
 
+const AGENT: &str = "writ.toml";
+
 /// How deep misplaced files are looked for.
 const MAX_DEPTH: usize = 3;
 
@@ -28,6 +30,16 @@ pub(crate) fn read(directory: &Path) -> Files {
     let mut files = Files::default();
     files.directory(directory, "", 0);
     files.sources.sort_by(|left, right| left.name.cmp(&right.name));
+    files
+}
+
+/// Reads `writ.toml` alone, which says where everything is: a command that only speaks to the daemon needs no more.
+pub(crate) fn read_agent(directory: &Path) -> Files {
+    let mut files = Files::default();
+    let path = directory.join(AGENT);
+    if path.exists() {
+        files.file(&path, AGENT.to_owned());
+    }
     files
 }
 

@@ -77,7 +77,7 @@ pub(crate) fn open(config_dir: &Path) -> Result<OpenedEngine, StartError> {
         refused => {
             let mut findings = loaded.diagnostics.clone();
             findings.extend(refused.and_then(|(compiled, _)| compiled.err()).unwrap_or_default());
-            let earlier = last_good.clone().and_then(|files| Some((parse(&files, &host_facts()).config?, files)));
+            let earlier = last_good.clone().and_then(|files| Some((parse(&files, &host_facts(&files)).config?, files)));
             let Some((mut config, files)) = earlier else { return Err(StartError::Refused(findings, loaded.sources)) };
             let compiled = match compile(&config) {
                 Ok(compiled) => compiled,
@@ -252,7 +252,7 @@ pub(crate) fn open(config_dir: &Path) -> Result<OpenedEngine, StartError> {
     {
         engine.losses.counts_known(&look);
     }
-    if let Some(earlier) = last_good.as_deref().and_then(|files| parse(files, &host_facts()).config) {
+    if let Some(earlier) = last_good.as_deref().and_then(|files| parse(files, &host_facts(files)).config) {
         engine.note_undeclared(&super::undeclared::declared(&earlier));
     }
     let began = Instant::now();
@@ -277,7 +277,7 @@ impl Engine {
         let earlier = match last_good {
             Some(earlier) if earlier == files => Some(Arc::clone(&self.base)),
             Some(earlier) => {
-                parse(earlier, &host_facts()).config.and_then(|config| Bundle::compile(&config).0).map(Arc::new)
+                parse(earlier, &host_facts(earlier)).config.and_then(|config| Bundle::compile(&config).0).map(Arc::new)
             }
             None => None,
         };
@@ -339,7 +339,7 @@ fn compile(config: &Config) -> Result<(Bundle, Vec<Diagnostic>), Vec<Diagnostic>
 /// what can still be read there.
 pub(crate) fn agent_alone(sources: &[SourceFile]) -> Agent {
     let own: Vec<SourceFile> = sources.iter().filter(|source| source.name == "writ.toml").cloned().collect();
-    let parsed = parse(&own, &host_facts());
+    let parsed = parse(&own, &host_facts(&own));
     parsed.config.or(parsed.refused.map(|refused| refused.config)).map(|config| config.agent).unwrap_or_default()
 }
 
