@@ -129,7 +129,11 @@ extern "C" fn write_decision(active: u64, caller: *const Caller, seen: *const Se
     // SAFETY: the verifier holds every caller to passing null or a whole value.
     match unsafe { (caller.as_ref(), seen.as_ref(), outcome.as_ref()) } {
         (Some(caller), Some(seen), Some(outcome)) => u32::from(written(Active(active), caller, seen, outcome)),
-        _ => 0,
+        _ => {
+            count(Counter::LostBudget);
+            count(Counter::Seen);
+            0
+        }
     }
 }
 

@@ -376,16 +376,17 @@ pub(crate) extern "C" fn follow_socket(caller: *mut Caller, side: u32, socket: u
 /// `struct sock`, 0 for none). `Caller::unmanaged` callers leave here.
 #[inline(always)]
 pub(crate) fn find(tables: &KernelTables, caller: &mut Caller, socket: u64) {
-    find_caller(tables.active().0, caller, socket);
+    let missed = find_caller(tables.active().0, caller, socket);
+    caller.unknown |= missed as u8;
 }
 
-/// Does what [`find`] says. Global, so that the verifier follows its ways once, and not on to whatever the program does next
+/// Does what [`find`] says; 1 if it could not. Global, so that the verifier follows its ways once, and not on to whatever the program does next
 /// from the end of each of them: verifying takes a third as long.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn find_caller(active: u64, caller: *mut Caller, socket: u64) -> u32 {
     // SAFETY: the verifier holds every caller to passing null or a whole `Caller`.
-    let Some(caller) = (unsafe { caller.as_mut() }) else { return 0 };
+    let Some(caller) = (unsafe { caller.as_mut() }) else { return 1 };
     let active = Active(active);
     let side = active.side();
     let task = task::current();

@@ -129,7 +129,10 @@ const UNREAD: u32 = 2;
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn read_executable(key: *mut ExecutableKey) -> u32 {
-    let Some(mm) = pointer(current(), config!(offsets.mm)) else { return NO_MEMORY };
+    let Some(mm) = member::<u64>(current(), config!(offsets.mm)) else { return UNREAD };
+    if mm == 0 {
+        return NO_MEMORY;
+    }
     // SAFETY: the verifier holds every caller to passing null or a whole value.
     let (Some(key), Some(read)) = (unsafe { key.as_mut() }, executable(mm)) else { return UNREAD };
     *key = read;

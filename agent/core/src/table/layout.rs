@@ -10,7 +10,7 @@ use thiserror::Error;
 use writ_abi::{Cell, NEVER, STANCE_WORDS, Stance};
 
 use super::outlook::deadline;
-use super::schedule::{RowName, Schedule, row_name, rows_of, schedule, strictest};
+use super::schedule::{PlacedRows, RowName, Schedule, row_name, rows_of, schedule, strictest};
 use super::{Explanation, Generation, Outlook};
 use crate::policy::{AccountState, Approval, Bundle, Classes, Moment, Row, RowCell};
 
@@ -44,7 +44,8 @@ pub(super) struct Layout {
     pub(super) room: HashMap<Axis, usize>,
     explanations: HashMap<Explanation, u32>,
     stances: HashMap<[u64; STANCE_WORDS as usize], u32>,
-    pub(super) rows: BTreeMap<RowName, Placed>,
+    /// By account.
+    pub(super) rows: HashMap<String, PlacedRows>,
 }
 
 /// What a projection is of.
@@ -68,9 +69,16 @@ pub(super) struct Placed {
     pub(super) digest: String,
 }
 
+/// What an account may do by an outlook, now and later, of rows that are all laid out.
+#[derive(Clone, Debug)]
+pub struct Laid(Schedule<Placed>);
+
 impl Generation {
     /// Adds the stance of an account's state, and its fallback's, and says its index. Equal stances are shared, so asking
     /// again for a state costs a lookup.
+    ///
+    /// # Errors
+    /// A new generation is needed.
     pub fn append_stance(
         &mut self,
         bundle: &Bundle,
@@ -92,6 +100,33 @@ impl Generation {
             return Err(StanceError::NewApproval(account.to_owned()));
         }
         let Some(first) = states.first() else { return Err(StanceError::UnknownAccount(account.to_owned())) };
+        if outlook.offboarded {
+            // What policy says does not count. The kernel refuses by the account's flag too.
+            let now = self.place(&Row::denied(&self.layout.classes, None))?;
+            return self.append_laid(Laid(Schedule { now, then: None }), outlook, boot_ns_of);
+        }
+        let schedule = match self.placed(bundle, account, first, &states) {
+            Some(schedule) => schedule,
+            None => {
+                let classes = Arc::clone(&self.layout.classes);
+                let made = rows_of(bundle, &classes, account, outlook, self.layout.rows.get(account));
+                self.place_made(account, made)?;
+                schedule(bundle, account, first, &states, &mut |asked| self.place_states(bundle, account, asked))?
+            }
+        };
+        self.append_laid(Laid(schedule), outlook, boot_ns_of)
+    }
+
+    /// The same of what [`Generation::laid`] found in this generation.
+    ///
+    /// # Errors
+    /// A new generation is needed.
+    pub fn append_laid(
+        &mut self,
+        Laid(schedule): Laid,
+        outlook: &Outlook,
+        boot_ns_of: &dyn Fn(Timestamp) -> u64,
+    ) -> Result<u32, StanceError> {
         let observe_until = deadline(outlook.observe_until, 0, boot_ns_of);
         let learning_until = deadline(outlook.learning_until, 0, boot_ns_of);
         let timed = |placed: &Placed| Stance {
@@ -106,22 +141,6 @@ impl Generation {
             port_base: placed.port_base,
             addresses: placed.addresses,
             ports: placed.ports,
-        };
-        let classes = Arc::clone(&self.layout.classes);
-        if outlook.offboarded {
-            // What policy says does not count. The kernel refuses by the account's flag too.
-            let nothing = self.place(&Row::denied(&classes, None))?;
-            return self.add(timed(&nothing), &nothing.digest);
-        }
-        let schedule = match self.placed(bundle, account, first, &states) {
-            Some(schedule) => schedule,
-            None => {
-                for (name, (digest, row)) in rows_of(bundle, &classes, account, outlook, &self.layout.rows) {
-                    let placed = self.place_as(&row, digest)?;
-                    self.layout.rows.insert(name, placed);
-                }
-                schedule(bundle, account, first, &states, &mut |asked| self.place_states(bundle, account, asked))?
-            }
         };
         let placed = schedule.now;
         let mut stance = timed(&placed);
@@ -144,16 +163,17 @@ impl Generation {
         self.add(Stance { valid_until: 0, ..stance }, &digest)
     }
 
-    /// Whether every row that an account's outlook needs is laid out already, so that its stance costs no question to
-    /// Cedar.
-    pub fn has_rows(&self, bundle: &Bundle, account: &str, outlook: &Outlook) -> bool {
-        if outlook.offboarded {
-            return true;
-        }
+    /// What an account's outlook comes to if every row that it needs is laid out already, so that its stance costs no question
+    /// to Cedar.
+    pub fn laid(&self, bundle: &Bundle, account: &str, outlook: &Outlook) -> Option<Laid> {
         let states: Vec<AccountState> =
             std::iter::once(&outlook.state).chain(&outlook.later).map(|state| bundle.canonical_state(state)).collect();
-        let Some(first) = states.first() else { return false };
-        self.placed(bundle, account, first, &states).is_some()
+        self.placed(bundle, account, states.first()?, &states).map(Laid)
+    }
+
+    /// Whether no question to Cedar is needed for an account's stance.
+    pub fn has_rows(&self, bundle: &Bundle, account: &str, outlook: &Outlook) -> bool {
+        outlook.offboarded || self.laid(bundle, account, outlook).is_some()
     }
 
     /// What an account may do now and later, if every row of it is laid out already.
@@ -164,9 +184,9 @@ impl Generation {
         first: &AccountState,
         states: &[AccountState],
     ) -> Option<Schedule<Placed>> {
-        let mut known = |asked: &[(&AccountState, Moment)]| {
-            self.layout.rows.get(&row_name(bundle, account, asked).0).cloned().ok_or(())
-        };
+        let rows = self.layout.rows.get(account)?;
+        let mut known =
+            |asked: &[(&AccountState, Moment)]| rows.get(&row_name(bundle, account, asked).0).cloned().ok_or(());
         schedule(bundle, account, first, states, &mut known).ok()
     }
 
@@ -188,20 +208,39 @@ impl Generation {
                     // A fault is switched on for a thread, and this may be another.
                     #[cfg(test)]
                     let _guard = crate::policy::mutation::with(mutation);
-                    rows_of(bundle, &classes, name, outlook, &self.layout.rows)
+                    rows_of(bundle, &classes, name, outlook, self.layout.rows.get(*name))
                 })
                 .collect();
-            for (name, (digest, row)) in made.into_iter().flatten() {
-                let placed = self.place_as(&row, digest)?;
-                self.layout.rows.insert(name, placed);
+            for ((name, _), made) in batch.iter().zip(made) {
+                self.place_made(name, made)?;
             }
         }
         Ok(())
     }
 
+    /// Lays out rows that were made for an account.
+    pub(super) fn place_made(
+        &mut self,
+        account: &str,
+        made: Vec<(RowName, (String, Row))>,
+    ) -> Result<(), StanceError> {
+        for (name, (digest, row)) in made {
+            let placed = self.place_as(&row, digest)?;
+            self.keep_placed(account, name, placed);
+        }
+        Ok(())
+    }
+
+    fn keep_placed(&mut self, account: &str, name: RowName, placed: Placed) {
+        match self.layout.rows.get_mut(account) {
+            Some(rows) => drop(rows.insert(name, placed)),
+            None => drop(self.layout.rows.insert(account.to_owned(), PlacedRows::from([(name, placed)]))),
+        }
+    }
+
     /// Forgets the rows of an account whose policies have changed. What is laid out stays where it is.
     pub fn forget_rows(&mut self, account: &str) {
-        self.layout.rows.retain(|(name, _), _| name != account);
+        self.layout.rows.remove(account);
     }
 
     /// Adds the stance that refuses everything, as index 0 of an empty generation.
@@ -248,12 +287,12 @@ impl Generation {
         states: &[(&AccountState, Moment)],
     ) -> Result<Placed, StanceError> {
         let (name, keys) = row_name(bundle, account, states);
-        if let Some(placed) = self.layout.rows.get(&name) {
+        if let Some(placed) = self.layout.rows.get(account).and_then(|rows| rows.get(&name)) {
             return Ok(placed.clone());
         }
         let row = strictest(bundle, &self.layout.classes, account, states, &keys, &mut BTreeMap::new());
         let placed = self.place(&row)?;
-        self.layout.rows.insert(name, placed.clone());
+        self.keep_placed(account, name, placed.clone());
         Ok(placed)
     }
 

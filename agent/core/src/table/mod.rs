@@ -28,7 +28,7 @@ mod views;
 pub use build::build;
 pub use generation::{Explanation, Generation};
 pub use identities::{ClauseList32, Identities, Unresolved};
-pub use layout::StanceError;
+pub use layout::{Laid, StanceError};
 pub use outlook::Outlook;
 pub use prepare::{Preparation, Prepared};
 pub use ranges::{nodes_v4, nodes_v6};

@@ -1,10 +1,9 @@
 //! Rows of an outlook that may come, worked out beside the generation in force and laid out in it if they still fit.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::layout::{Placed, StanceError};
-use super::schedule::{RowName, rows_of};
+use super::layout::StanceError;
+use super::schedule::{PlacedRows, RowName, rows_of};
 use super::{Generation, Outlook};
 use crate::policy::{Bundle, Classes, Row};
 
@@ -16,7 +15,7 @@ pub struct Preparation {
     account: String,
     outlook: Outlook,
     /// The account's rows that are laid out already.
-    placed: BTreeMap<RowName, Placed>,
+    placed: PlacedRows,
 }
 
 /// Rows that were worked out, and what from.
@@ -24,6 +23,7 @@ pub struct Preparation {
 pub struct Prepared {
     bundle: Arc<Bundle>,
     classes: Arc<Classes>,
+    account: String,
     rows: Vec<(RowName, (String, Row))>,
 }
 
@@ -31,8 +31,8 @@ impl Preparation {
     /// Asks Cedar. This takes milliseconds, and can be done on any thread.
     pub fn work_out(self) -> Prepared {
         let Self { bundle, classes, account, outlook, placed } = self;
-        let rows = rows_of(&bundle, &classes, &account, &outlook, &placed);
-        Prepared { bundle, classes, rows }
+        let rows = rows_of(&bundle, &classes, &account, &outlook, Some(&placed));
+        Prepared { bundle, classes, account, rows }
     }
 }
 
@@ -48,14 +48,12 @@ impl Generation {
         {
             return None;
         }
-        let first: RowName = (account.to_owned(), BTreeSet::new());
-        let own = self.layout.rows.range(first..).take_while(|((name, _), _)| name == account);
         Some(Preparation {
             bundle: Arc::clone(bundle),
             classes: Arc::clone(&self.layout.classes),
             account: account.to_owned(),
             outlook: outlook.clone(),
-            placed: own.map(|(name, placed)| (name.clone(), placed.clone())).collect(),
+            placed: self.layout.rows.get(account).cloned().unwrap_or_default(),
         })
     }
 
@@ -68,10 +66,7 @@ impl Generation {
         if !Arc::ptr_eq(bundle, &prepared.bundle) || !Arc::ptr_eq(&self.layout.classes, &prepared.classes) {
             return Ok(false);
         }
-        for (name, (digest, row)) in prepared.rows {
-            let placed = self.place_as(&row, digest)?;
-            self.layout.rows.insert(name, placed);
-        }
+        self.place_made(&prepared.account, prepared.rows)?;
         Ok(true)
     }
 }

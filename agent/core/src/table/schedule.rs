@@ -14,8 +14,11 @@ const MOST_FALLBACK_STATES: usize = 64;
 /// How many boundaries that change nothing a stance reaches over.
 const MOST_IDLE_BOUNDARIES: usize = 32;
 
-/// An account and the states whose strictest row is meant.
-pub(super) type RowName = (String, BTreeSet<StateKey>);
+/// The states of an account whose strictest row is meant.
+pub(super) type RowName = BTreeSet<StateKey>;
+
+/// Where rows of an account lie.
+pub(super) type PlacedRows = BTreeMap<RowName, Placed>;
 
 /// What a row is known by, and for each of its state keys the index of a state that has it.
 pub(super) fn row_name(
@@ -28,7 +31,7 @@ pub(super) fn row_name(
         .enumerate()
         .filter_map(|(index, (state, moment))| Some((bundle.state_key(account, state, moment)?, index)))
         .collect();
-    ((account.to_owned(), keys.keys().cloned().collect()), keys)
+    (keys.keys().cloned().collect(), keys)
 }
 
 /// The row that is as strict as the strictest of these states, cell by cell. `known` are rows of single states of the
@@ -56,7 +59,7 @@ pub(super) fn rows_of(
     classes: &Classes,
     account: &str,
     outlook: &Outlook,
-    placed: &BTreeMap<RowName, Placed>,
+    placed: Option<&PlacedRows>,
 ) -> Vec<(RowName, (String, Row))> {
     let states: Vec<AccountState> =
         std::iter::once(&outlook.state).chain(&outlook.later).map(|state| bundle.canonical_state(state)).collect();
@@ -65,7 +68,7 @@ pub(super) fn rows_of(
     let mut known = BTreeMap::new();
     let mut make = |asked: &[(&AccountState, Moment)]| -> Result<String, ()> {
         let (name, keys) = row_name(bundle, account, asked);
-        if let Some(placed) = placed.get(&name) {
+        if let Some(placed) = placed.and_then(|placed| placed.get(&name)) {
             return Ok(placed.digest.clone());
         }
         if let Some((digest, _)) = made.get(&name) {
@@ -81,6 +84,7 @@ pub(super) fn rows_of(
 }
 
 /// What an account may do now, and what the kernel falls back to by itself, and when.
+#[derive(Clone, Debug)]
 pub(super) struct Schedule<T> {
     pub(super) now: T,
     /// Without a fallback everything is refused.

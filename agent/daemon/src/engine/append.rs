@@ -5,7 +5,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use writ_abi::{AccountFlags, Active, Slot};
 use writ_core::policy::Bundle;
-use writ_core::table::{Outlook, Unresolved};
+use writ_core::table::{Laid, Outlook, Unresolved};
 
 use super::Engine;
 use super::activate::{ActivateError, outlook};
@@ -43,7 +43,10 @@ impl Engine {
             let since = self.numbers.known_since.get(&name).copied().unwrap_or(clocks.wall);
             let epoch = self.epochs.get(&name).copied().unwrap_or(0).wrapping_add(1);
             let mut wanted = outlook(&current.config, &bundle, &mut change.after, epoch, since, clocks.wall);
-            let known = !granted && current.generation.has_rows(&bundle, &name, &wanted);
+            // With other grants the rows are others.
+            let asked = !granted && !wanted.offboarded;
+            let laid = if asked { current.generation.laid(&bundle, &name, &wanted) } else { None };
+            let known = laid.is_some() || !granted && wanted.offboarded;
             // From here on what is known of the generation in force changes before the kernel does: if this is not finished,
             // only another generation is sound.
             self.spoiled = true;
@@ -54,7 +57,9 @@ impl Engine {
             if granted && !self.take_up_grants(&name, bundle, &change.after.policy_digest) {
                 return Ok(false);
             }
-            if !self.make_room(&name, &wanted) || !self.put_stance(&name, index, &mut change.after, &wanted, clocks)? {
+            if !self.make_room(&name, &wanted)
+                || !self.put_stance(&name, index, &mut change.after, (&wanted, laid), clocks)?
+            {
                 return Ok(false);
             }
             self.spoiled = false;
@@ -153,14 +158,16 @@ impl Engine {
         name: &str,
         index: u16,
         after: &mut Moment,
-        wanted: &Outlook,
+        (wanted, laid): (&Outlook, Option<Laid>),
         clocks: &Clocks,
     ) -> Result<bool, InstallError> {
         let Some(current) = &mut self.current else { return Ok(false) };
         let boot_ns_of = |at: Timestamp| clocks.boot_of(at);
-        let Ok(stance) = current.generation.append_stance(&current.bundle, name, wanted, &boot_ns_of) else {
-            return Ok(false);
+        let stance = match laid {
+            Some(laid) => current.generation.append_laid(laid, wanted, &boot_ns_of),
+            None => current.generation.append_stance(&current.bundle, name, wanted, &boot_ns_of),
         };
+        let Ok(stance) = stance else { return Ok(false) };
         if self.kernel.extend(&current.generation).is_err() {
             return Ok(false); // No room left: a new generation makes some.
         }

@@ -12,6 +12,7 @@ mod limit;
 mod metrics;
 #[cfg(test)]
 mod openapi;
+mod pace;
 mod quiet;
 mod routes;
 mod segment;

@@ -15,6 +15,7 @@ use nix::sys::socket::{MsgFlags, recv};
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::UnixStream;
 
+use super::pace::Pace;
 use crate::kernel::peek_each_byte_once;
 
 /// How many bytes that were read are left on the queue at most: who sends more than it holds waits for room.
@@ -25,14 +26,23 @@ pub(super) struct Quiet {
     stream: UnixStream,
     /// Bytes that were read and are on the queue still.
     left: usize,
+    pace: Pace,
 }
 
 impl Quiet {
     /// # Errors
     /// The kernel does not keep a place to peek from.
-    pub(super) fn new(stream: UnixStream) -> io::Result<Self> {
+    pub(super) fn new(stream: UnixStream, pace: Pace) -> io::Result<Self> {
         peek_each_byte_once(&stream)?;
-        Ok(Self { stream, left: 0 })
+        Ok(Self { stream, left: 0, pace })
+    }
+
+    /// Notes what was read.
+    fn has_read(&mut self, read: usize) {
+        if self.left == 0 && read > 0 {
+            self.pace.asked();
+        }
+        self.left += read;
     }
 
     /// Takes off the queue what was read.
@@ -56,6 +66,7 @@ impl Quiet {
     fn written(&mut self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
         if matches!(written, Poll::Ready(Ok(_))) {
             self.take()?;
+            self.pace.answered();
         }
         written
     }
@@ -74,15 +85,21 @@ impl AsyncRead for Quiet {
         if this.left >= MOST_LEFT {
             this.take()?;
         }
+        let most = into.remaining().min(MOST_LEFT);
+        let room = into.initialize_unfilled_to(most);
+        // An error is told by the next read.
+        if let Some(read) = this.pace.wait(|| peek(&this.stream, room).ok()) {
+            into.advance(read);
+            this.has_read(read);
+            return Poll::Ready(Ok(()));
+        }
         loop {
             ready!(this.stream.poll_read_ready(context))?;
-            let most = into.remaining().min(MOST_LEFT);
             let room = into.initialize_unfilled_to(most);
-            let peek = || Ok(recv(this.stream.as_raw_fd(), room, MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT)?);
-            match this.stream.try_io(Interest::READABLE, peek) {
+            match this.stream.try_io(Interest::READABLE, || peek(&this.stream, room)) {
                 Ok(read) => {
                     into.advance(read);
-                    this.left += read;
+                    this.has_read(read);
                     return Poll::Ready(Ok(()));
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
@@ -90,6 +107,10 @@ impl AsyncRead for Quiet {
             }
         }
     }
+}
+
+fn peek(stream: &UnixStream, room: &mut [u8]) -> io::Result<usize> {
+    Ok(recv(stream.as_raw_fd(), room, MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT)?)
 }
 
 impl AsyncWrite for Quiet {
@@ -126,6 +147,7 @@ impl AsyncWrite for Quiet {
 mod tests {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
+    use super::super::pace::Askers;
     use super::*;
 
     fn queued(stream: &UnixStream) -> usize {
@@ -137,7 +159,7 @@ mod tests {
     #[tokio::test]
     async fn every_byte_is_read_once_and_taken_off_with_the_answer() {
         let (mut asker, stream) = UnixStream::pair().unwrap();
-        let mut quiet = Quiet::new(stream).unwrap();
+        let mut quiet = Quiet::new(stream, Askers::default().pace()).unwrap();
         let mut read = [0; 4];
         for (part, question) in [*b"one ", *b"two "].into_iter().enumerate() {
             asker.write_all(&question).await.unwrap();
@@ -157,7 +179,7 @@ mod tests {
     #[tokio::test]
     async fn who_is_not_answered_sees_the_end_and_no_error() {
         let (mut asker, stream) = UnixStream::pair().unwrap();
-        let mut quiet = Quiet::new(stream).unwrap();
+        let mut quiet = Quiet::new(stream, Askers::default().pace()).unwrap();
         asker.write_all(b"head").await.unwrap();
         let mut read = [0; 4];
         quiet.read_exact(&mut read).await.unwrap();
@@ -168,7 +190,7 @@ mod tests {
     #[tokio::test]
     async fn more_than_the_queue_holds_is_read_without_an_answer() {
         let (mut asker, stream) = UnixStream::pair().unwrap();
-        let mut quiet = Quiet::new(stream).unwrap();
+        let mut quiet = Quiet::new(stream, Askers::default().pace()).unwrap();
         let sent: Vec<u8> = (0..1_000_000u32).map(|at| (at % 251) as u8).collect();
         let expected = sent.clone();
         let sending = tokio::spawn(async move {

@@ -15,6 +15,7 @@ use super::connection;
 use super::held::Held;
 use super::https::HttpsServer;
 use super::limit::{Limits, turn_away};
+use super::pace::Askers;
 use super::quiet::Quiet;
 use super::routes;
 use super::sight::Sightings;
@@ -73,7 +74,7 @@ impl Server {
         let https = https.map(|https| tokio::spawn(https.serve(serving.clone(), stop.clone())));
         let limits = serving.limits.clone();
         let router = routes::router(serving);
-        let sightings = Sightings::default();
+        let (sightings, askers) = (Sightings::default(), Askers::default());
         let mut open = JoinSet::new();
         let until = stop.clone();
         loop {
@@ -98,7 +99,7 @@ impl Server {
                 turn_away(&stream);
                 continue;
             };
-            let stream = match Quiet::new(stream) {
+            let stream = match Quiet::new(stream, askers.pace()) {
                 Ok(stream) => stream,
                 Err(error) => {
                     tracing::warn!(%error, "a connection could not be prepared");
