@@ -219,11 +219,7 @@ impl Generation {
     }
 
     /// Lays out rows that were made for an account.
-    pub(super) fn place_made(
-        &mut self,
-        account: &str,
-        made: Vec<(RowName, (String, Row))>,
-    ) -> Result<(), StanceError> {
+    pub(super) fn place_made(&mut self, account: &str, made: Vec<(RowName, (String, Row))>) -> Result<(), StanceError> {
         for (name, (digest, row)) in made {
             let placed = self.place_as(&row, digest)?;
             self.keep_placed(account, name, placed);
