@@ -16,7 +16,7 @@ fn ends(host: &Host, arguments: &[&str]) -> (Option<i32>, String) {
 fn a_mistake_ends_with_the_code_that_says_whose_it_is() {
     let host = Host::start(&Config::new());
     let account = config::ACCOUNT;
-    let cases: [(&[&str], i32, &str); 14] = [
+    let cases: [(&[&str], i32, &str); 15] = [
         (&["bogus"], 64, "unrecognized subcommand"),
         (&["tail", "--since", "yesterday-ish"], 64, "neither a time"),
         (&["tail", "--type", "bogus"], 64, "possible values"),
@@ -26,6 +26,7 @@ fn a_mistake_ends_with_the_code_that_says_whose_it_is() {
         (&["explain", "01M8A8KQJNV9Z0008000000009"], 1, "no record"),
         (&["prove", "nonsense"], 1, "no record"),
         (&["signal", "clear", "S-0"], 64, "--reason"),
+        (&["account", "offboard", config::ACCOUNT, "--reason", " "], 64, "it is blank"),
         (&["simulate", "--account", account, "--to", "127.0.0.1:80", "--protocol", "icmp"], 64, "possible values"),
         (&["simulate", "--account", "nobody-here", "--to", "127.0.0.1:80"], 1, "no service account"),
         (&["verify", "--key", "no-key"], 64, "is no key"),

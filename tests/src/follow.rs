@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::fs::{self, File};
-use std::io::{Read as _, Seek as _, SeekFrom};
+use std::io::{self, Read as _, Seek as _, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use crate::record::Record;
@@ -47,14 +47,30 @@ impl Follower {
         self.read.drain(..).collect()
     }
 
-    fn poll(&mut self) {
+    /// All that a log holds, whose oldest segments may go meanwhile.
+    pub(crate) fn all(log: &Path) -> Vec<Record> {
         loop {
-            let Some(path) = self.segment.clone().or_else(|| self.after(None)) else { return };
+            let mut whole = Self::new(log);
+            match whole.try_poll() {
+                Ok(()) => return whole.read.into(),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => panic!("the log cannot be read: {error}"),
+            }
+        }
+    }
+
+    fn poll(&mut self) {
+        self.try_poll().expect("a segment stays, and can be read from anywhere");
+    }
+
+    fn try_poll(&mut self) -> io::Result<()> {
+        loop {
+            let Some(path) = self.segment.clone().or_else(|| self.after(None)) else { return Ok(()) };
             let next = self.after(Some(&path));
-            let mut file = File::open(&path).expect("a segment stays");
-            file.seek(SeekFrom::Start(self.offset)).expect("a segment can be read from anywhere");
+            let mut file = File::open(&path)?;
+            file.seek(SeekFrom::Start(self.offset))?;
             let mut text = Vec::new();
-            file.read_to_end(&mut text).expect("a segment can be read");
+            file.read_to_end(&mut text)?;
             let whole = text.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
             text.truncate(whole);
             self.offset += whole as u64;
@@ -63,7 +79,7 @@ impl Follower {
             match next {
                 // Looked for before the reading: what is in the next one comes after all of this one.
                 Some(next) => (self.segment, self.offset) = (Some(next), 0),
-                None => return,
+                None => return Ok(()),
             }
         }
     }

@@ -407,7 +407,7 @@ impl Host {
     /// Every record, oldest first: what `tail --json` prints, read as it reads it.
     #[track_caller]
     pub fn records(&self) -> Vec<Record> {
-        self.follow().rest()
+        Follower::all(&self.log_directory())
     }
 
     /// Every decision and observation, oldest first.

@@ -85,6 +85,41 @@ pub(crate) fn named(hash: Sha256) -> String {
     bytes.iter().fold(String::from("sha256-"), |name, byte| format!("{name}{byte:02x}"))
 }
 
+/// What there is for one account.
+#[derive(Clone, Copy)]
+pub(crate) struct OfAccount<'a> {
+    bundle: &'a Bundle,
+    policy: &'a AccountPolicy,
+}
+
+impl OfAccount<'_> {
+    /// As [`Bundle::row_over`].
+    pub(crate) fn row_over(&self, classes: &Classes, state: &AccountState, moment: Moment) -> Row {
+        row::row(self.bundle, classes, self.policy, state, moment)
+    }
+
+    /// What of a state its policies can see.
+    pub(crate) fn state_key(&self, state: &AccountState, moment: &Moment) -> StateKey {
+        StateKey::new(self.policy, state, moment)
+    }
+
+    /// The moment of a state.
+    pub(crate) fn moment(&self, state: &AccountState) -> Moment {
+        self.bundle.moment(state)
+    }
+
+    /// As [`Bundle::next_boundary`].
+    pub(crate) fn next_boundary(&self, now: Timestamp) -> Option<Timestamp> {
+        self.policy.shared.inputs.times.next_boundary(now, &self.bundle.zone)
+    }
+
+    /// One moment for each class of moments that can be met from `from` until `until` (milliseconds); `None` if there are more than
+    /// `limit`.
+    pub(crate) fn reachable(&self, from: &Moment, until: Option<i64>, limit: usize) -> Option<Vec<Moment>> {
+        self.policy.shared.inputs.times.reachable(from, until, limit)
+    }
+}
+
 impl Bundle {
     /// Compiles a configuration: the bundle, if there is no error, and every finding.
     pub fn compile(config: &Config) -> (Option<Self>, Vec<Diagnostic>) {
@@ -178,7 +213,7 @@ impl Bundle {
 
     /// The first instant after `now` at which time alone may change what an account may do; `None`: never.
     pub fn next_boundary(&self, account: &str, now: Timestamp) -> Option<Timestamp> {
-        self.accounts.get(account)?.shared.inputs.times.next_boundary(now, &self.zone)
+        self.of(account)?.next_boundary(now)
     }
 
     /// The destinations an endpoint is in, parents included.
@@ -235,31 +270,20 @@ impl Bundle {
     ///
     /// The state's approvals must be among those of the classes.
     pub(crate) fn row_over(&self, classes: &Classes, account: &str, state: &AccountState, moment: Moment) -> Row {
-        match self.accounts.get(account) {
-            Some(policy) => row::row(self, classes, policy, state, moment),
+        match self.of(account) {
+            Some(of) => of.row_over(classes, state, moment),
             None => Row::denied(classes, None),
         }
     }
 
-    /// What of a state an account's policies can see; `None` if there is no such account.
-    pub(crate) fn state_key(&self, account: &str, state: &AccountState, moment: &Moment) -> Option<StateKey> {
-        Some(StateKey::new(self.accounts.get(account)?, state, moment))
+    /// What there is for one account, found once; `None` if there is no such account.
+    pub(crate) fn of(&self, account: &str) -> Option<OfAccount<'_>> {
+        Some(OfAccount { bundle: self, policy: self.accounts.get(account)? })
     }
 
     /// The moment of a state.
     pub(crate) fn moment(&self, state: &AccountState) -> Moment {
         Moment::at(state.now, &self.zone)
-    }
-
-    /// One moment for each class of moments an account can meet from `from` until `until` (milliseconds).
-    pub(crate) fn reachable(
-        &self,
-        account: &str,
-        from: &Moment,
-        until: Option<i64>,
-        limit: usize,
-    ) -> Option<Vec<Moment>> {
-        self.accounts.get(account)?.shared.inputs.times.reachable(from, until, limit)
     }
 
     /// The state with its approved addresses in canonical form.

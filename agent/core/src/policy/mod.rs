@@ -57,7 +57,7 @@ pub use row::{Projection, Row, RowCell};
 pub use state::{AccountState, Approval};
 
 pub(crate) use annotation::GENERATED;
-pub(crate) use bundle::named;
+pub(crate) use bundle::{OfAccount, named};
 pub(crate) use extent::schema_beyond;
 pub(crate) use inputs::{Inputs, TimeAtoms};
 pub(crate) use moment::Moment;

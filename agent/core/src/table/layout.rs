@@ -12,7 +12,7 @@ use writ_abi::{Cell, NEVER, STANCE_WORDS, Stance};
 use super::outlook::deadline;
 use super::schedule::{PlacedRows, RowName, Schedule, row_name, rows_of, schedule, strictest};
 use super::{Explanation, Generation, Outlook};
-use crate::policy::{AccountState, Approval, Bundle, Classes, Moment, Row, RowCell};
+use crate::policy::{AccountState, Approval, Bundle, Classes, Moment, OfAccount, Row, RowCell};
 
 /// How many classes of a kind can be added to a generation that is in force: every projection has room for them.
 const SPARE_CLASSES: usize = 64;
@@ -86,9 +86,7 @@ impl Generation {
         outlook: &Outlook,
         boot_ns_of: &dyn Fn(Timestamp) -> u64,
     ) -> Result<u32, StanceError> {
-        if !bundle.has_account(account) {
-            return Err(StanceError::UnknownAccount(account.to_owned()));
-        }
+        let Some(of) = bundle.of(account) else { return Err(StanceError::UnknownAccount(account.to_owned())) };
         let states: Vec<AccountState> =
             std::iter::once(&outlook.state).chain(&outlook.later).map(|state| bundle.canonical_state(state)).collect();
         let known = self.layout.classes.approvals_of(account);
@@ -105,13 +103,13 @@ impl Generation {
             let now = self.place(&Row::denied(&self.layout.classes, None))?;
             return self.append_laid(Laid(Schedule { now, then: None }), outlook, boot_ns_of);
         }
-        let schedule = match self.placed(bundle, account, first, &states) {
+        let schedule = match self.placed(&of, account, first, &states) {
             Some(schedule) => schedule,
             None => {
                 let classes = Arc::clone(&self.layout.classes);
                 let made = rows_of(bundle, &classes, account, outlook, self.layout.rows.get(account));
                 self.place_made(account, made)?;
-                schedule(bundle, account, first, &states, &mut |asked| self.place_states(bundle, account, asked))?
+                schedule(&of, first, &states, &mut |asked| self.place_states(&of, account, asked))?
             }
         };
         self.append_laid(Laid(schedule), outlook, boot_ns_of)
@@ -168,7 +166,7 @@ impl Generation {
     pub fn laid(&self, bundle: &Bundle, account: &str, outlook: &Outlook) -> Option<Laid> {
         let states: Vec<AccountState> =
             std::iter::once(&outlook.state).chain(&outlook.later).map(|state| bundle.canonical_state(state)).collect();
-        self.placed(bundle, account, states.first()?, &states).map(Laid)
+        self.placed(&bundle.of(account)?, account, states.first()?, &states).map(Laid)
     }
 
     /// Whether no question to Cedar is needed for an account's stance.
@@ -179,15 +177,14 @@ impl Generation {
     /// What an account may do now and later, if every row of it is laid out already.
     fn placed(
         &self,
-        bundle: &Bundle,
+        of: &OfAccount<'_>,
         account: &str,
         first: &AccountState,
         states: &[AccountState],
     ) -> Option<Schedule<Placed>> {
         let rows = self.layout.rows.get(account)?;
-        let mut known =
-            |asked: &[(&AccountState, Moment)]| rows.get(&row_name(bundle, account, asked).0).cloned().ok_or(());
-        schedule(bundle, account, first, states, &mut known).ok()
+        let mut known = |asked: &[(&AccountState, Moment)]| rows.get(&row_name(of, asked).0).cloned().ok_or(());
+        schedule(of, first, states, &mut known).ok()
     }
 
     /// Works out the rows that accounts' outlooks need, on every processor, and lays them out. What follows finds them.
@@ -278,15 +275,15 @@ impl Generation {
     /// Places the row that is as strict as the strictest of these states, cell by cell.
     fn place_states(
         &mut self,
-        bundle: &Bundle,
+        of: &OfAccount<'_>,
         account: &str,
         states: &[(&AccountState, Moment)],
     ) -> Result<Placed, StanceError> {
-        let (name, keys) = row_name(bundle, account, states);
+        let (name, keys) = row_name(of, states);
         if let Some(placed) = self.layout.rows.get(account).and_then(|rows| rows.get(&name)) {
             return Ok(placed.clone());
         }
-        let row = strictest(bundle, &self.layout.classes, account, states, &keys, &mut BTreeMap::new());
+        let row = strictest(of, &self.layout.classes, states, &keys, &mut BTreeMap::new());
         let placed = self.place(&row)?;
         self.keep_placed(account, name, placed.clone());
         Ok(placed)

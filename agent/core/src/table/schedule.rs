@@ -6,7 +6,7 @@ use jiff::Timestamp;
 
 use super::Outlook;
 use super::layout::Placed;
-use crate::policy::{AccountState, Bundle, Classes, Moment, Row, StateKey};
+use crate::policy::{AccountState, Bundle, Classes, Moment, OfAccount, Row, StateKey};
 
 /// How many states a fallback is made of before it denies everything instead.
 const MOST_FALLBACK_STATES: usize = 64;
@@ -21,32 +21,24 @@ pub(super) type RowName = BTreeSet<StateKey>;
 pub(super) type PlacedRows = BTreeMap<RowName, Placed>;
 
 /// What a row is known by, and for each of its state keys the index of a state that has it.
-pub(super) fn row_name(
-    bundle: &Bundle,
-    account: &str,
-    states: &[(&AccountState, Moment)],
-) -> (RowName, BTreeMap<StateKey, usize>) {
-    let keys: BTreeMap<StateKey, usize> = states
-        .iter()
-        .enumerate()
-        .filter_map(|(index, (state, moment))| Some((bundle.state_key(account, state, moment)?, index)))
-        .collect();
+pub(super) fn row_name(of: &OfAccount<'_>, states: &[(&AccountState, Moment)]) -> (RowName, BTreeMap<StateKey, usize>) {
+    let keys: BTreeMap<StateKey, usize> =
+        states.iter().enumerate().map(|(index, (state, moment))| (of.state_key(state, moment), index)).collect();
     (keys.keys().cloned().collect(), keys)
 }
 
 /// The row that is as strict as the strictest of these states, cell by cell. `known` are rows of single states of the
 /// account, not yet compacted.
 pub(super) fn strictest(
-    bundle: &Bundle,
+    of: &OfAccount<'_>,
     classes: &Classes,
-    account: &str,
     states: &[(&AccountState, Moment)],
     keys: &BTreeMap<StateKey, usize>,
     known: &mut BTreeMap<StateKey, Row>,
 ) -> Row {
     let mut rows = keys.iter().filter_map(|(key, index)| {
         let (state, moment) = states.get(*index)?;
-        let row = || bundle.row_over(classes, account, state, *moment);
+        let row = || of.row_over(classes, state, *moment);
         Some(known.entry(key.clone()).or_insert_with(row).clone())
     });
     let strictest = rows.next().and_then(|first| rows.try_fold(first, |strictest, row| strictest.tightened(&row)));
@@ -63,23 +55,23 @@ pub(super) fn rows_of(
 ) -> Vec<(RowName, (String, Row))> {
     let states: Vec<AccountState> =
         std::iter::once(&outlook.state).chain(&outlook.later).map(|state| bundle.canonical_state(state)).collect();
-    let Some(first) = states.first() else { return Vec::new() };
+    let (Some(first), Some(of)) = (states.first(), bundle.of(account)) else { return Vec::new() };
     let mut made: BTreeMap<RowName, (String, Row)> = BTreeMap::new();
     let mut known = BTreeMap::new();
     let mut make = |asked: &[(&AccountState, Moment)]| -> Result<String, ()> {
-        let (name, keys) = row_name(bundle, account, asked);
+        let (name, keys) = row_name(&of, asked);
         if let Some(placed) = placed.and_then(|placed| placed.get(&name)) {
             return Ok(placed.digest.clone());
         }
         if let Some((digest, _)) = made.get(&name) {
             return Ok(digest.clone());
         }
-        let row = strictest(bundle, classes, account, asked, &keys, &mut known);
+        let row = strictest(&of, classes, asked, &keys, &mut known);
         let digest = row.digest(classes);
         made.insert(name, (digest.clone(), row));
         Ok(digest)
     };
-    let _ = schedule(bundle, account, first, &states, &mut make);
+    let _ = schedule(&of, first, &states, &mut make);
     made.into_iter().collect()
 }
 
@@ -96,30 +88,29 @@ type Rows<'a, T, E> = dyn FnMut(&[(&AccountState, Moment)]) -> Result<T, E> + 'a
 
 /// Asks `row` for the rows of a stance, in whatever form it has them.
 pub(super) fn schedule<T: PartialEq, E>(
-    bundle: &Bundle,
-    account: &str,
+    of: &OfAccount<'_>,
     first: &AccountState,
     states: &[AccountState],
     row: &mut Rows<'_, T, E>,
 ) -> Result<Schedule<T>, E> {
-    let now = row(&[(first, bundle.moment(first))])?;
+    let now = row(&[(first, of.moment(first))])?;
     let mut valid_until = None;
     let mut at = first.now;
     for _ in 0..MOST_IDLE_BOUNDARIES {
-        valid_until = next_change(bundle, account, states, at);
+        valid_until = next_change(of, states, at);
         let Some(boundary) = valid_until else { break };
         at = boundary;
         let state = AccountState { now: at, ..state_at(states, at).clone() };
-        if row(&[(&state, bundle.moment(&state))])? != now {
+        if row(&[(&state, of.moment(&state))])? != now {
             break;
         }
     }
     let Some(until) = valid_until else { return Ok(Schedule { now, then: None }) };
-    let Some(reachable) = reachable(bundle, account, states, until) else {
+    let Some(reachable) = reachable(of, states, until) else {
         return Ok(Schedule { now, then: Some((until, None)) });
     };
     // The present state too: what it closes must not be opened by time alone.
-    let asked: Vec<(&AccountState, Moment)> = std::iter::once((first, bundle.moment(first)))
+    let asked: Vec<(&AccountState, Moment)> = std::iter::once((first, of.moment(first)))
         .chain(reachable.iter().map(|(state, moment)| (state, *moment)))
         .collect();
     let fallback = row(&asked)?;
@@ -134,18 +125,13 @@ fn state_at(states: &[AccountState], at: Timestamp) -> &AccountState {
 }
 
 /// The first instant after `at` at which time or expiry may change what the account may do.
-fn next_change(bundle: &Bundle, account: &str, states: &[AccountState], at: Timestamp) -> Option<Timestamp> {
+fn next_change(of: &OfAccount<'_>, states: &[AccountState], at: Timestamp) -> Option<Timestamp> {
     let expiry = states.iter().skip(1).map(|state| state.now).filter(|now| *now > at).min();
-    expiry.into_iter().chain(bundle.next_boundary(account, at)).min()
+    expiry.into_iter().chain(of.next_boundary(at)).min()
 }
 
 /// Every state that expiry alone leads to from `from` on; `None` if there are too many.
-fn reachable(
-    bundle: &Bundle,
-    account: &str,
-    states: &[AccountState],
-    from: Timestamp,
-) -> Option<Vec<(AccountState, Moment)>> {
+fn reachable(of: &OfAccount<'_>, states: &[AccountState], from: Timestamp) -> Option<Vec<(AccountState, Moment)>> {
     let mut found = Vec::new();
     let mut keys = BTreeSet::new();
     let mut at = from;
@@ -156,8 +142,8 @@ fn reachable(
         let next =
             next.filter(|_| crate::policy::mutation::current() != crate::policy::mutation::Mutation::LaterStates);
         let until = next.map(Timestamp::as_millisecond);
-        for moment in bundle.reachable(account, &bundle.moment(&state), until, MOST_FALLBACK_STATES)? {
-            if keys.insert(bundle.state_key(account, &state, &moment)?) {
+        for moment in of.reachable(&of.moment(&state), until, MOST_FALLBACK_STATES)? {
+            if keys.insert(of.state_key(&state, &moment)) {
                 found.push((state.clone(), moment));
             }
         }

@@ -48,7 +48,7 @@ struct ReasonArgs {
     /// The account
     name: String,
     /// Why
-    #[arg(long)]
+    #[arg(long, value_parser = output::reason)]
     reason: String,
     /// Print JSON
     #[arg(long)]

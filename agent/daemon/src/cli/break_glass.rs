@@ -23,7 +23,7 @@ pub(super) struct Args {
     #[arg(long, value_name = "DURATION")]
     ttl: String,
     /// Why
-    #[arg(long)]
+    #[arg(long, value_parser = output::reason)]
     reason: String,
     /// Print JSON
     #[arg(long)]

@@ -42,7 +42,7 @@ enum Command {
         #[arg(long, value_name = "DURATION")]
         ttl: String,
         /// Why
-        #[arg(long)]
+        #[arg(long, value_parser = output::reason)]
         reason: String,
         /// A reference into your own system
         #[arg(long)]
@@ -56,7 +56,7 @@ enum Command {
         /// The escalation's id
         id: String,
         /// Why
-        #[arg(long)]
+        #[arg(long, value_parser = output::reason)]
         reason: String,
         /// Print the escalation as JSON
         #[arg(long)]

@@ -35,7 +35,7 @@ enum Command {
         /// The grant's id
         id: String,
         /// Why
-        #[arg(long, default_value = "revoked by hand")]
+        #[arg(long, default_value = "revoked by hand", value_parser = output::reason)]
         reason: String,
         /// Print the grant as JSON
         #[arg(long)]
@@ -55,7 +55,7 @@ struct CreateArgs {
     #[arg(long, value_name = "DURATION")]
     ttl: String,
     /// Why
-    #[arg(long)]
+    #[arg(long, value_parser = output::reason)]
     reason: String,
     /// For this executable only, by path
     #[arg(long, value_name = "PATH")]

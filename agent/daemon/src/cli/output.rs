@@ -163,6 +163,15 @@ pub(super) fn usage(text: impl Into<String>) -> anyhow::Error {
     Refusal { code: USAGE, text: text.into() }.into()
 }
 
+/// Why something is done, for those who read the record: a blank one says nothing.
+pub(super) fn reason(text: &str) -> Result<String, &'static str> {
+    if text.trim().is_empty() {
+        Err("it is blank: say why, for those who read the record")
+    } else {
+        Ok(text.to_owned())
+    }
+}
+
 /// What was asked for is not there: exit code 1.
 pub(super) fn not_found(text: impl Into<String>) -> anyhow::Error {
     Refusal { code: 1, text: text.into() }.into()

@@ -42,7 +42,7 @@ enum Command {
         /// The signal's id
         id: String,
         /// Why
-        #[arg(long)]
+        #[arg(long, value_parser = output::reason)]
         reason: String,
         /// Print the signal as JSON
         #[arg(long)]

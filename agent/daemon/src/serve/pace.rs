@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 /// How soon after an answer the next question has to come, and how long it is waited for.
 const SOON: Duration = Duration::from_micros(100);
 /// How many questions are waited for awake in a row. Meanwhile nobody else is listened to on this thread.
-const MOST: u32 = 8;
+const MOST: u32 = 3;
 
 /// Who asked last of all, so that nobody is waited for while others ask too.
 #[derive(Clone, Debug, Default)]
