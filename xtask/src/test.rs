@@ -47,16 +47,9 @@ pub(crate) fn test(options: &Options) -> Result<ExitCode> {
 }
 
 fn everything(options: &Options, report: &mut Report) {
-    let (mut disks, mut built) = (None, None);
+    let (mut needed, mut built) = (None, None);
     let prepared = report.step("setup", || {
-        setup::setup(&setup::Options {
-            build: true,
-            test: true,
-            vm: !options.no_vm,
-            deb: !options.no_vm,
-            rollout: !options.no_vm,
-            ..Default::default()
-        })?;
+        setup::setup(&setup::Options { build: true, test: options.no_vm, ..Default::default() })?;
         Ok(Tally::default())
     });
     // Not in the middle of what takes half an hour: it is the slip that is made most.
@@ -64,7 +57,7 @@ fn everything(options: &Options, report: &mut Report) {
     let prepared = prepared
         && report.step("build", || {
             if !options.no_vm {
-                disks = Some(vm::prepare()?);
+                needed = Some(vm::prepare()?);
             }
             build::with_cases()?;
             built = Some(vm::test_executables()?);
@@ -73,10 +66,12 @@ fn everything(options: &Options, report: &mut Report) {
     let Some(built) = built.filter(|_| prepared) else { return };
     let cases = built.iter().find(|built| built.name == CASES).map(|cases| cases.path.clone());
     let (mut machines, mut checks, mut packed) = (None, None, None);
-    if let Some(disks) = disks {
+    if let Some(needed) = needed {
+        if !report.step("what the tests need", || needed.done().map(|()| Tally::default())) {
+            return;
+        }
         report.step("package", || {
             let deb = packed.insert(package::deb(false)?);
-            disks.done()?;
             machines = Some(vm::beside(built, deb.clone(), options.strict)?);
             Ok(Tally::default())
         });

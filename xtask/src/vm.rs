@@ -61,7 +61,7 @@ pub(crate) struct Options {
     /// Everything is built and set up; this file lists what is to run, and with the package if it names one
     #[arg(long, hide = true, value_name = "FILE", conflicts_with = "package")]
     built: Option<PathBuf>,
-    /// Only get the kernels and make the disks
+    /// Only get what tests and machines need, and make the disks
     #[arg(long, hide = true, conflicts_with_all = ["package", "built"])]
     prepare: bool,
 }
@@ -89,6 +89,8 @@ const REFUSED: [&str; 1] = ["kernels::"];
 /// Runs what was asked for and fails if any claim failed.
 pub(crate) fn vm(options: &Options) -> Result<()> {
     if options.prepare {
+        let needed = setup::Options { test: true, vm: true, deb: true, rollout: true, ..Default::default() };
+        setup::setup(&needed)?;
         let cache = cache()?;
         return versions(options).into_iter().try_for_each(|version| {
             root::image(&cache, &kernel::fetch(&cache, version)?)?;
@@ -112,9 +114,9 @@ pub(crate) fn vm(options: &Options) -> Result<()> {
     Ok(())
 }
 
-/// Gets the kernels and makes the disks, beside what follows.
+/// Gets what tests and machines need, and makes the disks, beside what follows.
 pub(crate) fn prepare() -> Result<Beside> {
-    Beside::begin("the machines' disks", LITTLE, ["vm", "--prepare"])
+    Beside::begin("what the tests need", LITTLE, ["vm", "--prepare"])
 }
 
 /// Runs the suite and then the package's claims beside what follows, of what is built now: what is built later does not
