@@ -6,8 +6,8 @@ use super::source::{Kind, Statement, Token, tokens};
 use crate::diagnostic::{Diagnostic, Location};
 
 /// The stack that a thread needs which reads, compiles or evaluates policies, in bytes: what is accepted here fits several
-/// times over. (With `opt-level` 1 it fits into 32 MiB, and unoptimised between 128 and 192; memory is taken as it is used.)
-pub const STACK: usize = if cfg!(debug_assertions) { 512 << 20 } else { 64 << 20 };
+/// times over.
+pub const STACK: usize = 64 << 20;
 
 /// Brackets and `if`s within each other, those of a clause included.
 const MOST_LEVELS: usize = 100;

@@ -15,13 +15,15 @@ const SOON: Duration = Duration::from_micros(100);
 const MOST: u32 = 3;
 
 /// Who asked last of all, so that nobody is waited for while others ask too.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(super) struct Askers(Arc<Last>);
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Last {
     asker: AtomicU64,
     known: AtomicU64,
+    /// Where there is one processor, a caller could not even ask while it is waited for.
+    several_processors: bool,
 }
 
 /// The pace of one connection.
@@ -37,6 +39,16 @@ pub(super) struct Pace {
 }
 
 impl Askers {
+    /// Nobody yet, on this host.
+    pub(super) fn here() -> Self {
+        Self::on(available_parallelism().map_or(1, NonZero::get))
+    }
+
+    fn on(processors: usize) -> Self {
+        let (asker, known) = Default::default();
+        Self(Arc::new(Last { asker, known, several_processors: processors > 1 }))
+    }
+
     /// One more of them.
     pub(super) fn pace(&self) -> Pace {
         let own = self.0.known.fetch_add(1, Ordering::Relaxed) + 1;
@@ -59,7 +71,7 @@ impl Pace {
     /// Looks for the next question until one comes, if it is likely to come soon. In between, whoever else has something to do on
     /// this processor does it.
     pub(super) fn wait<T>(&mut self, mut look: impl FnMut() -> Option<T>) -> Option<T> {
-        let answered = self.answered.filter(|_| self.soon && several_processors())?;
+        let answered = self.answered.filter(|_| self.soon && self.askers.0.several_processors)?;
         if self.in_a_row == MOST {
             self.in_a_row = 0;
             return None;
@@ -76,29 +88,27 @@ impl Pace {
     }
 }
 
-/// Where there is one, the caller could not even ask meanwhile.
-fn several_processors() -> bool {
-    static SEVERAL: std::sync::LazyLock<bool> =
-        std::sync::LazyLock::new(|| available_parallelism().map_or(1, NonZero::get) > 1);
-    *SEVERAL
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A moment that was just now for as long as a test can take.
+    fn just_now() -> Option<Instant> {
+        Instant::now().checked_add(Duration::from_secs(3_600))
+    }
 
     /// A caller that has just asked a second time at once.
     fn quick(askers: &Askers) -> Pace {
         let mut pace = askers.pace();
         pace.asked();
-        pace.answered = Some(Instant::now() + SOON);
+        pace.answered = just_now();
         pace.asked();
         pace
     }
 
     #[test]
     fn who_asks_again_at_once_is_waited_for_and_nobody_else() {
-        let askers = Askers::default();
+        let askers = Askers::on(2);
         let mut first = askers.pace();
         first.asked();
         first.answered();
@@ -106,20 +116,17 @@ mod tests {
         let mut quick = quick(&askers);
         assert!(quick.soon);
         assert_eq!(quick.wait(|| Some(1)), None, "it is not answered yet");
-        quick.answered = Some(Instant::now() + SOON);
-        assert_eq!(quick.wait(|| Some(1)), Some(1).filter(|_| several_processors()));
-        first.answered = Some(Instant::now() + SOON);
+        quick.answered = just_now();
+        assert_eq!(quick.wait(|| Some(1)), Some(1));
+        first.answered = just_now();
         first.asked();
         assert!(!first.soon, "another one asked in between");
     }
 
     #[test]
     fn a_wait_in_vain_is_the_last_and_many_are_followed_by_a_rest() {
-        if !several_processors() {
-            return;
-        }
-        let mut pace = quick(&Askers::default());
-        pace.answered = Some(Instant::now() + SOON);
+        let mut pace = quick(&Askers::on(2));
+        pace.answered = just_now();
         for _ in 0..MOST {
             assert!(pace.wait(|| Some(())).is_some());
         }
@@ -128,5 +135,11 @@ mod tests {
         pace.answered();
         assert!(pace.wait(|| None::<()>).is_none());
         assert!(pace.wait(|| Some(())).is_none(), "it did not come");
+    }
+    #[test]
+    fn nobody_is_waited_for_on_the_only_processor_there_is() {
+        let mut pace = quick(&Askers::on(1));
+        pace.answered = just_now();
+        assert_eq!(pace.wait(|| Some(1)), None);
     }
 }

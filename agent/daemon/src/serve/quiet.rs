@@ -159,7 +159,7 @@ mod tests {
     #[tokio::test]
     async fn every_byte_is_read_once_and_taken_off_with_the_answer() {
         let (mut asker, stream) = UnixStream::pair().unwrap();
-        let mut quiet = Quiet::new(stream, Askers::default().pace()).unwrap();
+        let mut quiet = Quiet::new(stream, Askers::here().pace()).unwrap();
         let mut read = [0; 4];
         for (part, question) in [*b"one ", *b"two "].into_iter().enumerate() {
             asker.write_all(&question).await.unwrap();
@@ -179,7 +179,7 @@ mod tests {
     #[tokio::test]
     async fn who_is_not_answered_sees_the_end_and_no_error() {
         let (mut asker, stream) = UnixStream::pair().unwrap();
-        let mut quiet = Quiet::new(stream, Askers::default().pace()).unwrap();
+        let mut quiet = Quiet::new(stream, Askers::here().pace()).unwrap();
         asker.write_all(b"head").await.unwrap();
         let mut read = [0; 4];
         quiet.read_exact(&mut read).await.unwrap();
@@ -190,7 +190,7 @@ mod tests {
     #[tokio::test]
     async fn more_than_the_queue_holds_is_read_without_an_answer() {
         let (mut asker, stream) = UnixStream::pair().unwrap();
-        let mut quiet = Quiet::new(stream, Askers::default().pace()).unwrap();
+        let mut quiet = Quiet::new(stream, Askers::here().pace()).unwrap();
         let sent: Vec<u8> = (0..1_000_000u32).map(|at| (at % 251) as u8).collect();
         let expected = sent.clone();
         let sending = tokio::spawn(async move {

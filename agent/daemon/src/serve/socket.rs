@@ -74,7 +74,7 @@ impl Server {
         let https = https.map(|https| tokio::spawn(https.serve(serving.clone(), stop.clone())));
         let limits = serving.limits.clone();
         let router = routes::router(serving);
-        let (sightings, askers) = (Sightings::default(), Askers::default());
+        let (sightings, askers) = (Sightings::default(), Askers::here());
         let mut open = JoinSet::new();
         let until = stop.clone();
         loop {
