@@ -3,6 +3,7 @@
 //!
 //! `writ-bench-live [ROUNDS [ACCOUNTS]]`. Times are from before the request is written to what the account's own process sees.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -159,6 +160,7 @@ fn refusals(host: &Host, rounds: usize) -> anyhow::Result<()> {
     let mut api = host.api();
     let mut watcher = Watcher::start(host)?;
     let (mut floor, mut refused, mut answered) = (Vec::new(), Vec::new(), Vec::new());
+    let mut sent = BTreeSet::new();
     let started = Instant::now();
     for _ in 0..rounds {
         if started.elapsed() > MOST {
@@ -176,10 +178,18 @@ fn refusals(host: &Host, rounds: usize) -> anyhow::Result<()> {
         refused.push(watcher.until("refused")?.saturating_sub(began));
         clear(&mut api, &id)?;
         watcher.until("allowed")?;
+        sent.insert(id);
         std::thread::sleep(Duration::from_millis(30));
     }
+    let changes = host.records_of("change").into_iter().filter(|change| sent.contains(change.text("/cause_id")));
+    let applied = changes.filter(|change| change.text("/cause") == "signal");
+    let applied = applied.filter_map(|change| change.number("/applied_us")).map(|micros| micros * 1_000).collect();
     row("a question that asks and changes nothing → answered (the floor of the next)", floor);
     row("signal whose row is prepared → next connect refused", refused);
+    row(
+        "the same: received by the API → in the kernel, so that every connect is refused (`applied_us` of its record)",
+        applied,
+    );
     row("the same → answered, after the grace period and its record", answered);
     Ok(())
 }

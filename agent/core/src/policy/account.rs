@@ -6,6 +6,7 @@ use std::sync::Arc;
 use cedar_policy::{Authorizer, Entities, PolicyId, PolicySet, Request};
 use writ_abi::{Family, Verdict};
 
+use super::calendar::Calendar;
 use super::inputs::Inputs;
 use super::judge::{Evaluation, Judge};
 use super::parse::{Parsed, Principal};
@@ -32,6 +33,7 @@ pub(crate) struct PolicyGroup {
     /// For the actions of the operator's own schemas.
     pub(crate) others: Judge,
     pub(crate) inputs: Inputs,
+    pub(crate) calendar: Calendar,
     /// What each policy about connects reads of one.
     reads: Vec<Reads>,
     /// Ids of the policies, in file order.
@@ -174,6 +176,7 @@ impl PolicyGroup {
             group.policies.push(parsed.info.id.clone());
             group.reads.push(Reads::of(parsed));
         }
+        group.calendar = Calendar::new(&group.inputs.times);
         group.connect = self.connect.with(permits)?;
         Some(group)
     }
@@ -189,6 +192,7 @@ fn group(matching: &BTreeSet<usize>, policies: &[Parsed<'_>]) -> Option<PolicyGr
         connect: Judge::new(matching.iter().copied().filter(|parsed| parsed.actions.connect))?,
         open_socket: Judge::new(matching.iter().copied().filter(|parsed| parsed.actions.open_socket))?,
         others: Judge::new(matching.iter().copied().filter(|parsed| parsed.actions.others))?,
+        calendar: Calendar::new(&inputs.times),
         inputs,
         reads: matching.iter().filter(|parsed| parsed.actions.connect).map(|parsed| Reads::of(parsed)).collect(),
         policies: matching.iter().map(|parsed| parsed.info.id.clone()).collect(),

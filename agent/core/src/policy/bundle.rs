@@ -110,13 +110,13 @@ impl OfAccount<'_> {
 
     /// As [`Bundle::next_boundary`].
     pub(crate) fn next_boundary(&self, now: Timestamp) -> Option<Timestamp> {
-        self.policy.shared.inputs.times.next_boundary(now, &self.bundle.zone)
+        self.policy.shared.calendar.next_boundary(now, &self.bundle.zone)
     }
 
     /// One moment for each class of moments that can be met from `from` until `until` (milliseconds); `None` if there are more than
     /// `limit`.
     pub(crate) fn reachable(&self, from: &Moment, until: Option<i64>, limit: usize) -> Option<Vec<Moment>> {
-        self.policy.shared.inputs.times.reachable(from, until, limit)
+        self.policy.shared.calendar.reachable(from, until, limit)
     }
 }
 

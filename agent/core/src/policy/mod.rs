@@ -8,6 +8,7 @@ mod action;
 mod annotation;
 mod atoms;
 mod bundle;
+mod calendar;
 mod classes;
 mod compile;
 mod cut;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use cedar_policy::{Authorizer, Entities, PolicySet, Request, Schema, ValidationMode, Validator};
 use writ_abi::{Family, Verdict};
 
+use super::calendar::Calendar;
 use super::inputs::{Inputs, TimeAtoms};
 use super::judge::{Evaluation, Judge};
 use super::parse::{self, Form, Parsed, PolicyInfo, Principal};
@@ -59,7 +60,7 @@ struct Group {
     judge: Judge,
     permits: Vec<Permit>,
     families: BTreeSet<Family>,
-    times: TimeAtoms,
+    calendar: Calendar,
     /// The policies that look at the time, with what they ask of it.
     timed: Vec<(String, TimeAtoms)>,
 }
@@ -193,8 +194,8 @@ impl Rebuilt {
     }
 
     /// The comparisons of time that the account's policies make.
-    pub(crate) fn times(&self, account: &str) -> Option<&TimeAtoms> {
-        self.accounts.get(account).map(|group| &group.times)
+    pub(crate) fn calendar(&self, account: &str) -> Option<&Calendar> {
+        self.accounts.get(account).map(|group| &group.calendar)
     }
 }
 
@@ -216,7 +217,7 @@ impl Group {
             .map(|parsed| (parsed.info.id.clone(), parsed.inputs.times.clone()))
             .collect();
         let judge = Judge::new(matching.into_iter())?;
-        Some(Self { judge, permits, families: inputs.families, times: inputs.times, timed })
+        Some(Self { judge, permits, families: inputs.families, calendar: Calendar::new(&inputs.times), timed })
     }
 }
 

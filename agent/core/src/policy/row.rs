@@ -8,9 +8,10 @@ use writ_abi::{Family, Protocol, Reason, Verdict};
 
 use super::account::{AccountPolicy, Reads};
 use super::bundle::Bundle;
+use super::calendar::MomentClass;
 use super::classes::{AtomId, Classes};
 use super::judge::{Evaluation, Judge, Truth};
-use super::moment::{Moment, MomentClass};
+use super::moment::Moment;
 use super::question::{Question, Subject};
 use super::shape::Shape;
 use super::state::{AccountState, Approval};
@@ -78,7 +79,7 @@ impl StateKey {
             signals: inputs.signals.then(|| state.signals.clone()),
             fresh: inputs.fresh.then(|| state.fresh.clone()),
             approvals: if inputs.approvals { state.approvals.iter().cloned().collect() } else { BTreeSet::new() },
-            moment: inputs.times.class(moment),
+            moment: account.shared.calendar.class(moment),
         }
     }
 }

@@ -256,8 +256,8 @@ impl Archived {
         let asked = &attempt.request;
         let mut key = format!("{}\n{}\n{}\n{}", attempt.account, asked.principal, asked.action, asked.resource);
         let own = attempt.is_own_action();
-        let times = self.rebuilt.times(&attempt.account).filter(|_| !own);
-        let class = times.zip(attempt.moment()).map(|(times, moment)| times.class(&moment));
+        let calendar = self.rebuilt.calendar(&attempt.account).filter(|_| !own);
+        let class = calendar.zip(attempt.moment()).map(|(calendar, moment)| calendar.class(&moment));
         if own {
             key.push_str(&format!("\n{}", Value::from(asked.entities.clone())));
         }

@@ -1,6 +1,7 @@
 //! One account's stance added to the generation in force: its grants put beside its policies, classes that grow, one slot.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use jiff::Timestamp;
 use writ_abi::{AccountFlags, Active, Slot};
@@ -23,6 +24,7 @@ impl Engine {
         &mut self,
         changed: &mut [Changed],
         clocks: &Clocks,
+        began: Instant,
         applied: &mut usize,
     ) -> Result<bool, ActivateError> {
         for change in changed {
@@ -62,6 +64,7 @@ impl Engine {
             {
                 return Ok(false);
             }
+            change.is_applied(began);
             self.spoiled = false;
             *applied += 1;
         }
@@ -179,27 +182,9 @@ impl Engine {
     /// Moves an account to a stance that the kernel has. Names before the slot: no event may come that cannot be explained.
     fn set_in_force(&mut self, name: &str, index: u16, moment: Moment, slot: Slot) -> Result<(), InstallError> {
         let Some(current) = &self.current else { return Ok(()) };
-        let number = Active(current.generation.active).generation();
         let offboarded = moment.offboarded;
         let flags = current.generation.flags.get(usize::from(index)).copied().unwrap_or(0);
-        let (mut explanations, mut digests) = (Vec::new(), Vec::new());
-        if let Some((_, names)) = self.generations.iter_mut().rev().find(|(known, _)| *known == number) {
-            // Whatever the legend does not have yet, rows that were prepared for another day included.
-            let legend = &mut Arc::make_mut(names).legend;
-            let (explained, digested) = (legend.explanations.len(), legend.digests.len());
-            explanations = current.generation.explanations.get(explained..).unwrap_or_default().to_vec();
-            digests = current.generation.digests.get(digested..).unwrap_or_default().to_vec();
-            legend.explanations.extend_from_slice(&explanations);
-            legend.digests.extend_from_slice(&digests);
-        }
-        let step = Step {
-            generation: number,
-            account: index,
-            epoch: slot.epoch(),
-            moment: moment.clone(),
-            explanations,
-            digests,
-        };
+        let Some(step) = self.explained_by(index, slot.epoch(), Some(moment.clone())) else { return Ok(()) };
         self.epochs.insert(name.to_owned(), slot.epoch());
         self.numbers.epochs.insert(name.to_owned(), slot.epoch());
         self.keep_moment(index, slot.epoch(), moment);
@@ -227,6 +212,32 @@ impl Engine {
             current.generation.set_slot(u32::from(index), slot);
         }
         Ok(())
+    }
+
+    /// Has the legend of the generation in force say whatever it does not yet, and gives that.
+    fn explained_by(&mut self, account: u16, epoch: u32, moment: Option<Moment>) -> Option<Step> {
+        let current = self.current.as_ref()?;
+        let generation = Active(current.generation.active).generation();
+        let (mut explanations, mut digests) = (Vec::new(), Vec::new());
+        if let Some((_, names)) = self.generations.iter_mut().rev().find(|(known, _)| *known == generation) {
+            let (explained, digested) = (names.legend.explanations.len(), names.legend.digests.len());
+            explanations = current.generation.explanations.get(explained..).unwrap_or_default().to_vec();
+            digests = current.generation.digests.get(digested..).unwrap_or_default().to_vec();
+            if !(explanations.is_empty() && digests.is_empty()) {
+                let legend = &mut Arc::make_mut(names).legend;
+                legend.explanations.extend_from_slice(&explanations);
+                legend.digests.extend_from_slice(&digests);
+            }
+        }
+        Some(Step { generation, account, epoch, moment, explanations, digests })
+    }
+
+    /// Takes up what explains rows that were only prepared: a signal that needs them does not wait for that.
+    pub(super) fn explain_prepared(&mut self, account: u16) {
+        let step = self.explained_by(account, 0, None);
+        if let Some(step) = step.filter(|step| !(step.explanations.is_empty() && step.digests.is_empty())) {
+            self.keep_step(&step);
+        }
     }
 
     /// Keeps what explains a stance, for a daemon after this one.

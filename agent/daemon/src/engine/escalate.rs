@@ -10,7 +10,6 @@ use writ_core::stance::{Attempt as Escalated, Attempted, Escalation, EscalationS
 
 use super::evidence::approver;
 use super::live::Done;
-use super::refresh::Why;
 use super::{Actor, Engine, Refusal};
 
 /// What an attempt to connect is known by to whoever approves it; `None` where its executable is not known, since its
@@ -131,12 +130,7 @@ impl Engine {
         actor: &Actor,
     ) -> Done<()> {
         self.save_live();
-        let why = Why {
-            cause: cause.into(),
-            id: Some(escalation.id.clone()),
-            reason: Some(reason.into()),
-            by: Some(actor.recorded()),
-        };
+        let why = actor.why(cause, Some(escalation.id.clone()), Some(reason.into()));
         self.note_escalation(escalation, state, Some(reason));
         // What only the decision point can be asked for, the kernel need not know.
         if !escalation.target.is_action() {

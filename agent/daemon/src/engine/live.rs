@@ -3,6 +3,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
+use std::time::Instant;
 
 use jiff::Timestamp;
 use nix::unistd::{Uid, User};
@@ -33,6 +34,8 @@ pub(crate) struct Actor {
     pub process: Option<Arc<Asking>>,
     /// Which declared caller it is, if it is on another host.
     pub asked_by: Option<AskedBy>,
+    /// When its question was received.
+    pub asked: Option<Instant>,
 }
 
 /// The process that asks, described as records describe one when a record asks for it: no signal's does.
@@ -68,6 +71,11 @@ impl Actor {
         let name = User::from_uid(Uid::from_raw(uid)).ok().flatten().map(|user| user.name);
         let caller = Caller { uid, name, loginuid: loginuid_of(pid), ..Caller::default() };
         Self { caller, pid: Some(pid), executable: executable_of(pid), ..Self::default() }
+    }
+
+    /// What it did as the reason why stances change.
+    pub(super) fn why(&self, cause: &str, id: Option<String>, reason: Option<String>) -> Why {
+        Why { cause: cause.to_owned(), id, reason, by: Some(self.recorded()), asked: self.asked }
     }
 
     /// The actor as records name it.
@@ -158,12 +166,7 @@ impl Engine {
         };
         // Before the kernel: a daemon that dies in between has lost nothing, and drift that it saw itself nobody sends again.
         self.keep_signal(&received);
-        let why = Why {
-            cause: "signal".into(),
-            id: Some(signal.id.clone()),
-            reason: signal.evidence.clone(),
-            by: Some(actor.recorded()),
-        };
+        let why = actor.why("signal", Some(signal.id.clone()), signal.evidence.clone());
         let refreshed = self.refresh(&signal.account, &why);
         let record = self.note(signal_record(&signal, SignalState::Received, Some(actor), None));
         for grant in &received.grants {
@@ -194,12 +197,7 @@ impl Engine {
         })?;
         self.save_live();
         self.note(signal_record(&signal, SignalState::Cleared, Some(actor), Some(reason)));
-        let why = Why {
-            cause: "signal-cleared".into(),
-            id: Some(signal.id.clone()),
-            reason: Some(reason.into()),
-            by: Some(actor.recorded()),
-        };
+        let why = actor.why("signal-cleared", Some(signal.id.clone()), Some(reason.into()));
         self.refresh(&signal.account, &why)?;
         self.flush();
         self.kept()?;
@@ -252,12 +250,7 @@ impl Engine {
             _ => Refusal::Invalid(refusal.to_string()),
         })?;
         self.save_live();
-        let why = Why {
-            cause: "grant".into(),
-            id: Some(grant.id.clone()),
-            reason: Some(grant.reason.clone()),
-            by: Some(actor.recorded()),
-        };
+        let why = actor.why("grant", Some(grant.id.clone()), Some(grant.reason.clone()));
         let mark = self.waiting.len();
         self.note(grant_record(&grant, GrantState::Created, None));
         let made = self.kept().and_then(|()| Ok(self.refresh(&grant.account, &why)?));
@@ -293,12 +286,7 @@ impl Engine {
             _ => Refusal::NotFound(refusal.to_string()),
         })?;
         self.save_live();
-        let why = Why {
-            cause: "grant-revoked".into(),
-            id: Some(grant.id.clone()),
-            reason: Some(reason.into()),
-            by: Some(actor.recorded()),
-        };
+        let why = actor.why("grant-revoked", Some(grant.id.clone()), Some(reason.into()));
         self.note(grant_record(&grant, GrantState::Revoked, Some(actor)));
         self.refresh(&grant.account, &why)?;
         self.flush();
@@ -322,7 +310,7 @@ impl Engine {
         for escalation in &escalations {
             self.note_escalation(escalation, EscalationState::Expired, Some(reason));
         }
-        let why = Why { cause: "offboard".into(), id: None, reason: Some(reason.into()), by: Some(actor.recorded()) };
+        let why = actor.why("offboard", None, Some(reason.into()));
         self.refresh(account, &why)?;
         self.flush();
         self.kept()?;
@@ -338,7 +326,7 @@ impl Engine {
         let done = self.live.reinstate(account, reason, &actor.caller, &config);
         let was = done.map_err(|refusal| self.offboarding_refused("account reinstate", account, actor, refusal))?;
         self.save_live();
-        let why = Why { cause: "reinstate".into(), id: None, reason: Some(reason.into()), by: Some(actor.recorded()) };
+        let why = actor.why("reinstate", None, Some(reason.into()));
         self.refresh(account, &why)?;
         self.flush();
         self.kept()?;
@@ -382,12 +370,7 @@ impl Engine {
         self.save_live();
         tracing::warn!(account = request.account.as_deref().unwrap_or("all"), until = %broken.until, reason = broken.reason, "GLASS BROKEN: verdicts are only observed");
         self.note_break_glass(&broken, false);
-        let why = Why {
-            cause: "break-glass".into(),
-            id: None,
-            reason: Some(broken.reason.clone()),
-            by: Some(actor.recorded()),
-        };
+        let why = actor.why("break-glass", None, Some(broken.reason.clone()));
         match &broken.account {
             Some(account) => self.refresh(account, &why)?,
             None => self.refresh_all(&why)?,

@@ -44,13 +44,14 @@ pub(crate) struct Explained {
     pub(crate) moments: Vec<(u16, u32, Moment)>,
 }
 
-/// One account's stance appended to a generation: what its events mean.
+/// What was appended to a generation: what events mean.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Step {
     pub(crate) generation: u32,
     pub(crate) account: u16,
     pub(crate) epoch: u32,
-    pub(crate) moment: Moment,
+    /// What holds for the account from this epoch on; `None` where its rows were only prepared.
+    pub(crate) moment: Option<Moment>,
     /// The generation's explanations and digests that are new with it.
     pub(crate) explanations: Vec<Explanation>,
     pub(crate) digests: Vec<String>,
@@ -62,7 +63,7 @@ impl Explained {
             legend.explanations.extend(step.explanations);
             legend.digests.extend(step.digests);
         }
-        self.moments.push((step.account, step.epoch, step.moment));
+        self.moments.extend(step.moment.map(|moment| (step.account, step.epoch, moment)));
     }
 }
 

@@ -56,6 +56,13 @@ pub(crate) struct Why {
     pub(crate) id: Option<String>,
     pub(crate) reason: Option<String>,
     pub(crate) by: Option<RecordCaller>,
+    /// When somebody's question was received that asks for it; `None`: nobody did.
+    pub(crate) asked: Option<Instant>,
+}
+
+/// Microseconds since then, as records count them.
+pub(super) fn micros_since(began: Instant) -> u64 {
+    u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX)
 }
 
 impl Why {
@@ -82,12 +89,19 @@ pub(super) struct Changed {
     pub(super) held: Option<Held>,
     /// What this opened and closed, once it was compared.
     reach: Option<ReachDifference>,
+    /// How long it took from its cause until it was in the kernel, in microseconds, once it is there.
+    applied_us: Option<u64>,
 }
 
 impl Changed {
     /// Why.
     pub(super) fn cause(&self) -> &str {
         &self.why.cause
+    }
+
+    /// The kernel has it. `began`: when the engine came to it, if nobody asked for it.
+    pub(super) fn is_applied(&mut self, began: Instant) {
+        self.applied_us.get_or_insert_with(|| micros_since(self.why.asked.unwrap_or(began)));
     }
 }
 
@@ -165,13 +179,23 @@ impl Engine {
                 continue;
             }
             let held = current.held(index);
-            changed.push(Changed { name, index, before, after, why, fallback_first: false, held, reach: None });
+            changed.push(Changed {
+                name,
+                index,
+                before,
+                after,
+                why,
+                fallback_first: false,
+                held,
+                reach: None,
+                applied_us: None,
+            });
         }
         if changed.is_empty() {
             return Ok(());
         }
         let mut applied = 0;
-        let appended = if self.spoiled { Ok(false) } else { self.append(&mut changed, &clocks, &mut applied) };
+        let appended = if self.spoiled { Ok(false) } else { self.append(&mut changed, &clocks, began, &mut applied) };
         let done = match appended {
             Ok(true) => Ok(()),
             Ok(false) => self.supersede(),
@@ -180,6 +204,9 @@ impl Engine {
         if done.is_err() {
             // What the kernel was told before that is recorded, and ends sessions, all the same.
             changed.truncate(applied);
+        }
+        for change in &mut changed {
+            change.is_applied(began);
         }
         if self.superseded.is_some() {
             self.compare(&mut changed);
@@ -255,7 +282,7 @@ impl Engine {
             && before.stance_digest == after.stance_digest
     }
 
-    pub(super) fn note_change(&mut self, change: &Changed, applied_us: u64) -> Option<String> {
+    pub(super) fn note_change(&mut self, change: &Changed) -> Option<String> {
         if self.only_renews(change) {
             return None;
         }
@@ -297,7 +324,7 @@ impl Engine {
             policy_digest: current.policy_digest_of(name).to_owned(),
             generation: Active(current.generation.active).generation(),
             fallback_first: change.fallback_first,
-            applied_us,
+            applied_us: change.applied_us.unwrap_or_default(),
         };
         let truncated = reach.truncated.iter().map(|member| (*member).to_owned()).collect();
         Some(self.note_shortened(Timestamp::now(), Body::Change(Box::new(record)), truncated))
@@ -324,6 +351,7 @@ impl Engine {
 
     /// Records whose stance another configuration changed, another time, or the time without a daemon.
     pub(crate) fn note_policy_changes(&mut self, before: &BTreeMap<String, Arc<Moment>>, why: &Why, applied_us: u64) {
+        let applied_us = Some(applied_us);
         let mut changed = Vec::new();
         for (name, after) in self.moments_now() {
             let Some(index) = self.current.as_ref().and_then(|current| current.indices.get(&name).copied()) else {
@@ -344,12 +372,22 @@ impl Engine {
                     truncated: ["opened", "closed"].into_iter().collect(),
                     ..ReachDifference::default()
                 });
-                changed.push(Changed { name, index, before, after, why, fallback_first: false, held, reach });
+                changed.push(Changed {
+                    name,
+                    index,
+                    before,
+                    after,
+                    why,
+                    fallback_first: false,
+                    held,
+                    reach,
+                    applied_us,
+                });
             }
         }
         self.compare(&mut changed);
         for change in &changed {
-            self.note_change(change, applied_us);
+            self.note_change(change);
         }
     }
 

@@ -12,7 +12,7 @@ use writ_core::diagnostic::{Diagnostic, Location, Severity};
 use writ_core::record::Lifecycle;
 
 use super::activate::{ActivateError, Source};
-use super::refresh::Why;
+use super::refresh::{Why, micros_since};
 use super::sessions::RECONFIGURED;
 use super::status::ReloadResult;
 use super::undeclared::declared;
@@ -115,6 +115,7 @@ impl Engine {
         (accounts, matched): (&BTreeSet<String>, &[(String, Vec<Match>)]),
         began: Instant,
     ) -> Reloaded {
+        let applied_us = micros_since(began);
         let caller = by.map(Actor::recorded);
         let after = self.base_digest.clone();
         let undeclared = self.note_undeclared(accounts);
@@ -133,8 +134,7 @@ impl Engine {
         if matched != self.accounts_as_matched() {
             self.take_up_open_connections(&id);
         }
-        let why = Why { cause: "policy".to_owned(), id: Some(after.clone()), reason: None, by: caller };
-        let applied_us = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
+        let why = Why { cause: "policy".to_owned(), id: Some(after.clone()), by: caller, ..Why::default() };
         self.note_policy_changes(moments, &why, applied_us);
         self.flush();
         let warnings = self.current().map(|current| current.warnings.clone()).unwrap_or_default();

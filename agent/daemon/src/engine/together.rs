@@ -88,7 +88,6 @@ impl Engine {
     pub(super) fn record_changes(&mut self) {
         let Some(began) = self.unsettled.began.take() else { return };
         let mut changed = std::mem::take(&mut self.unsettled.changed);
-        let applied_us = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
         let mut now = Together::since(began);
         for change in changed.iter().filter(|change| !self.only_renews(change)) {
             now.changes.insert(change.index, String::new());
@@ -104,7 +103,7 @@ impl Engine {
         (now.changes, now.causes) = Default::default();
         self.compare(&mut changed);
         for change in &changed {
-            if let Some(id) = self.note_change(change, applied_us) {
+            if let Some(id) = self.note_change(change) {
                 now.changes.insert(change.index, id);
                 now.causes.insert(change.cause().to_owned());
             }

@@ -12,7 +12,7 @@ use writ_core::record::Lifecycle;
 
 use super::clock::Clocks;
 use super::handle::{Handle, Question};
-use super::refresh::Why;
+use super::refresh::{Why, micros_since};
 use super::seat::{Seat, Turn};
 use super::together::MOST_TOGETHER;
 use super::{Actor, Engine, Refusal};
@@ -339,8 +339,7 @@ impl Engine {
         match told {
             Ok(()) => {
                 let why = Why { cause: "clock-set".to_owned(), id: id.clone(), ..Why::default() };
-                let applied_us = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
-                self.note_policy_changes(&before, &why, applied_us);
+                self.note_policy_changes(&before, &why, micros_since(began));
                 self.judge_all_sessions(id.unwrap_or_default(), "the wall clock was set", began);
             }
             Err(error) => tracing::error!(%error, "the kernel could not be told about the new time; it is tried again"),

@@ -60,6 +60,14 @@ pub(super) type Words = ArrayOfMaps<MapData, Array<MapData, u64>>;
 /// A stance as table words.
 pub(super) type StanceWords = [u64; STANCE_WORDS as usize];
 
+/// What a signal changes of the generation that this daemon put in force. Kept open: to open a table takes longer than to write
+/// to it.
+pub(super) struct InForce {
+    pub(super) stances: Array<MapData, StanceWords>,
+    pub(super) flags: Array<MapData, u64>,
+    pub(super) slots: Array<MapData, u64>,
+}
+
 /// Every outer map.
 pub(super) struct Outer {
     user_filter: Words,
@@ -178,9 +186,14 @@ impl Kernel {
             .cells
             .set(side, &words("CELLS", &generation.cells, spare_cells(generation.cells.len()))?, 0)
             .map_err(failed("CELLS"))?;
-        outer.stances.set(side, &words("STANCES", &stances, SPARE_STANCES)?, 0).map_err(failed("STANCES"))?;
-        outer.flags.set(side, &words("FLAGS", &generation.flags, 0)?, 0).map_err(failed("FLAGS"))?;
-        outer.slots.set(side, &words("SLOTS", &generation.slots, 0)?, 0).map_err(failed("SLOTS"))?;
+        let in_force = InForce {
+            stances: words("STANCES", &stances, SPARE_STANCES)?,
+            flags: words("FLAGS", &generation.flags, 0)?,
+            slots: words("SLOTS", &generation.slots, 0)?,
+        };
+        outer.stances.set(side, &in_force.stances, 0).map_err(failed("STANCES"))?;
+        outer.flags.set(side, &in_force.flags, 0).map_err(failed("FLAGS"))?;
+        outer.slots.set(side, &in_force.slots, 0).map_err(failed("SLOTS"))?;
         let declared =
             (0u16..).zip(&generation.flags).filter(|(_, flags)| AccountFlags(**flags).has(AccountFlags::PRESENT));
         let declared: Vec<u16> = declared.map(|(account, _)| account).collect();
@@ -191,6 +204,7 @@ impl Kernel {
         let word = active.0 & !Active::LOG_FAILS | before.0 & Active::LOG_FAILS;
         self.active.set(0, word, 0).map_err(failed("ACTIVE"))?;
         self.written = Extent::of(generation);
+        self.in_force = Some(in_force);
         Ok(active)
     }
 

@@ -1,23 +1,26 @@
 //! What changes within a generation: slots, flags, and what is appended or told apart while it is in force.
 
-use aya::maps::{Array, ArrayOfMaps, MapData};
+use aya::maps::{Array, MapData};
 use writ_abi::{AccountFlags, Active, Slot};
 use writ_core::policy::Growth;
 use writ_core::table::Generation;
 
 use super::bytes::{ExecutableKey, Plain};
-use super::generation::{InstallError, SPARE_PROJECTIONS, SPARE_STANCES, failed, packed, spare_cells};
+use super::generation::{InForce, InstallError, SPARE_PROJECTIONS, SPARE_STANCES, failed, packed, spare_cells};
 use super::object::Kernel;
 
 impl Kernel {
+    fn in_force(&mut self, table: &'static str) -> Result<&mut InForce, InstallError> {
+        let none = || InstallError { table, error: "no generation of this daemon is in force".to_owned() };
+        self.in_force.as_mut().ok_or_else(none)
+    }
+
     /// Moves an account to a stance: one aligned word, the way a signal takes effect.
     ///
     /// # Errors
     /// The table cannot be written; the account stays in the stance it was in.
     pub(crate) fn set_slot(&mut self, account: u32, slot: Slot) -> Result<(), InstallError> {
-        let side = self.active().map_err(failed("ACTIVE"))?.side();
-        let mut slots = self.outer.slots.get(&side, 0).map_err(failed("SLOTS"))?;
-        slots.set(account, slot.0, 0).map_err(failed("SLOTS"))
+        self.in_force("SLOTS")?.slots.set(account, slot.0, 0).map_err(failed("SLOTS"))
     }
 
     /// The slots in force, by account.
@@ -35,9 +38,7 @@ impl Kernel {
     /// # Errors
     /// The table cannot be written; the flags stay as they were.
     pub(crate) fn set_flags(&mut self, account: u32, flags: AccountFlags) -> Result<(), InstallError> {
-        let side = self.active().map_err(failed("ACTIVE"))?.side();
-        let mut table = self.outer.flags.get(&side, 0).map_err(failed("FLAGS"))?;
-        table.set(account, flags.0, 0).map_err(failed("FLAGS"))
+        self.in_force("FLAGS")?.flags.set(account, flags.0, 0).map_err(failed("FLAGS"))
     }
 
     /// Writes what was appended to the generation in force and is not in the kernel yet. Nothing names it: cells come before
@@ -46,18 +47,22 @@ impl Kernel {
     /// # Errors
     /// There is no room left (install a new generation), or a table cannot be written.
     pub(crate) fn extend(&mut self, generation: &Generation) -> Result<(), InstallError> {
-        let side = self.active().map_err(failed("ACTIVE"))?.side();
+        let side = Active(generation.active).side();
         let Extent { cells, projections, stances } = self.written;
         if projections < generation.projections.len() {
             // A word of projections can be half full: the first one is written again, with the same first half.
             let word = projections / 4;
             let new = packed(generation.projections.get(word * 4..).unwrap_or(&[]));
-            append("PROJECTIONS", &self.outer.projections, side, word, new)?;
+            let mut table = self.outer.projections.get(&side, 0).map_err(failed("PROJECTIONS"))?;
+            append("PROJECTIONS", &mut table, word, new)?;
         }
         let new = generation.cells.get(cells..).unwrap_or(&[]);
-        append("CELLS", &self.outer.cells, side, cells, new.iter().copied())?;
+        if !new.is_empty() {
+            let mut table = self.outer.cells.get(&side, 0).map_err(failed("CELLS"))?;
+            append("CELLS", &mut table, cells, new.iter().copied())?;
+        }
         let new = generation.stances.get(stances..).unwrap_or(&[]);
-        append("STANCES", &self.outer.stances, side, stances, new.iter().map(|stance| stance.to_words()))?;
+        append("STANCES", &mut self.in_force("STANCES")?.stances, stances, new.iter().map(|stance| stance.to_words()))?;
         // Only now: what could not be written is written before anything that comes after it.
         self.written = Extent::of(generation);
         Ok(())
@@ -106,20 +111,14 @@ impl Kernel {
     }
 }
 
-/// Writes the elements of a side's table from this one on.
+/// Writes the elements of a table from this one on.
 fn append<V: aya::Pod>(
     table: &'static str,
-    outer: &ArrayOfMaps<MapData, Array<MapData, V>>,
-    side: u32,
+    inner: &mut Array<MapData, V>,
     from: usize,
     values: impl IntoIterator<Item = V>,
 ) -> Result<(), InstallError> {
-    let mut values = (from..).zip(values).peekable();
-    if values.peek().is_none() {
-        return Ok(()); // What opening the table takes is on the way from a signal to the kernel.
-    }
-    let mut inner = outer.get(&side, 0).map_err(failed(table))?;
-    for (at, value) in values {
+    for (at, value) in (from..).zip(values) {
         let at = u32::try_from(at).map_err(|error| InstallError { table, error: error.to_string() })?;
         inner.set(at, value, 0).map_err(failed(table))?;
     }

@@ -17,7 +17,7 @@ use super::barrier::Barrier;
 use super::btf::Btf;
 use super::bytes::{ExecutableKey, Plain, SeenKey};
 use super::features::{chooses_errno, types_the_task};
-use super::generation::Outer;
+use super::generation::{InForce, Outer};
 use super::host::{CgroupMount, init_user_ns, most_processes};
 use super::live::Extent;
 use super::lsm;
@@ -92,6 +92,8 @@ pub(crate) struct Kernel {
     pub(super) active: Array<MapData, u64>,
     pub(super) outer: Outer,
     pub(super) barrier: Barrier,
+    /// `None` until this daemon has installed a generation: what an earlier one left is only read.
+    pub(super) in_force: Option<InForce>,
     /// How far the generation in force is written.
     pub(super) written: Extent,
     pub(super) mount: CgroupMount,
@@ -208,6 +210,7 @@ impl Kernel {
             outer: Outer::open(&mut take)?,
             barrier: Barrier::start(take("BARRIER")?.try_into().map_err(map_error)?)
                 .map_err(OpenError::io("starting a thread"))?,
+            in_force: None,
             written: Extent::default(),
             mount: options.cgroup.clone(),
             decisions,

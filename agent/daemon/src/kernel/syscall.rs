@@ -212,9 +212,11 @@ pub(super) fn attached_programs(cgroup: BorrowedFd<'_>, hook: u32) -> io::Result
 /// The kernel's errno.
 pub(super) fn read_hash<V: aya::Pod>(map: BorrowedFd<'_>, nothing: V) -> io::Result<Vec<V>> {
     const BPF_MAP_LOOKUP_BATCH: i64 = 24;
-    const BATCH: usize = 8_192;
+    // Few at first: memory that was given back meanwhile costs more than another call.
+    const FEW: usize = 256;
+    const MOST: usize = 8_192;
     let mut found = Vec::new();
-    let (mut keys, mut values) = (vec![0u64; BATCH], vec![nothing; BATCH]);
+    let (mut keys, mut values) = (vec![0u64; FEW], vec![nothing; FEW]);
     let (mut from, mut next) = (0u64, 0u64);
     let mut started = false;
     loop {
@@ -224,7 +226,7 @@ pub(super) fn read_hash<V: aya::Pod>(map: BorrowedFd<'_>, nothing: V) -> io::Res
                 (&raw mut next) as u64,
                 keys.as_mut_ptr() as u64,
                 values.as_mut_ptr() as u64,
-                BATCH as u64 | u64::from(map.as_raw_fd().cast_unsigned()) << 32,
+                values.len() as u64 | u64::from(map.as_raw_fd().cast_unsigned()) << 32,
                 0,
                 0,
                 0,
@@ -233,6 +235,11 @@ pub(super) fn read_hash<V: aya::Pod>(map: BorrowedFd<'_>, nothing: V) -> io::Res
         let done = match bpf(BPF_MAP_LOOKUP_BATCH, &attribute, 56) {
             Ok(_) => false,
             Err(error) if error.raw_os_error() == Some(libc::ENOENT) => true,
+            // What shares a place in the table is read at once or not at all.
+            Err(error) if error.raw_os_error() == Some(libc::ENOSPC) && values.len() < MOST => {
+                grow(&mut keys, &mut values, nothing);
+                continue;
+            }
             Err(error) => return Err(error),
         };
         // SAFETY: the kernel wrote the number of values over the one asked for; read past the compiler's view of it.
@@ -243,7 +250,17 @@ pub(super) fn read_hash<V: aya::Pod>(map: BorrowedFd<'_>, nothing: V) -> io::Res
         }
         from = next;
         started = true;
+        if values.len() < MOST {
+            grow(&mut keys, &mut values, nothing);
+        }
     }
+}
+
+/// Room for twice as many.
+fn grow<V: Clone>(keys: &mut Vec<u64>, values: &mut Vec<V>, nothing: V) {
+    let room = 2 * values.len();
+    keys.resize(room, 0);
+    values.resize(room, nothing);
 }
 
 fn element(command: i64, map: BorrowedFd<'_>, key: u64, value: u64) -> io::Result<()> {

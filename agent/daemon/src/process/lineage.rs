@@ -4,17 +4,15 @@
 //! the way from a signal to the kernel, once for each ancestor.
 
 use std::collections::HashMap;
-use std::fs::{self, File};
-use std::io::Read as _;
+use std::fs;
 
 use super::device::file_at;
+use super::own_files::OwnFiles;
 
 /// How many ancestors are looked at.
 const MOST_ANCESTORS: usize = 64;
 /// How often they are walked through if one of them ends meanwhile.
 const MOST_WALKS: usize = 4;
-/// What `status` holds, but for users in hundreds of groups: read at once.
-const STATUS: usize = 4_096;
 
 /// One process of a lineage, as it is now.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -70,10 +68,11 @@ fn walk(pid: u32) -> Vec<Ancestor> {
     found
 }
 
-/// The same process's lineage once more: itself as it is now, and the ancestors that it had, unless its parent is another one.
-pub(crate) fn lineage_again(before: &[Ancestor]) -> Vec<Ancestor> {
+/// The same process's lineage once more: itself as its files say it is now, and the ancestors that it had, unless its parent is
+/// another one.
+pub(crate) fn lineage_again(before: &[Ancestor], files: &OwnFiles) -> Vec<Ancestor> {
     let Some((own, ancestors)) = before.split_first() else { return Vec::new() };
-    let (parent, credentials) = status_of(own.pid).unzip();
+    let (parent, credentials) = files.status().unzip();
     if parent.is_some_and(|parent| ancestors.first().map_or(0, |known| known.pid) != parent) {
         return lineage(own.pid);
     }
@@ -107,13 +106,11 @@ pub(crate) fn origins(is_one: impl Fn((u32, u64)) -> bool) -> Vec<(u32, (u32, u6
 
 /// A process's parent, and as whom it runs; `None` if it is gone.
 fn status_of(pid: u32) -> Option<(u32, Credentials)> {
-    let mut text = Vec::with_capacity(STATUS);
-    File::open(format!("/proc/{pid}/status")).ok()?.read_to_end(&mut text).ok()?;
-    status_in(&String::from_utf8_lossy(&text))
+    OwnFiles::of_whoever_has(pid).status()
 }
 
 /// proc_pid_status(5): a line for each, in this order; what is in a name is escaped.
-fn status_in(text: &str) -> Option<(u32, Credentials)> {
+pub(super) fn status_in(text: &str) -> Option<(u32, Credentials)> {
     let mut lines = text.lines();
     let mut numbers = |name: &str| {
         let line = lines.find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
@@ -170,7 +167,8 @@ mod tests {
         let first = lineage(child.id());
         assert!(first.len() > 2 && first.iter().all(|ancestor| ancestor.started != 0 || ancestor.pid == 1));
         assert!(is_whole(&first));
-        assert_eq!(lineage_again(&first), first);
+        let files = OwnFiles::open(child.id());
+        assert_eq!(lineage_again(&first, &files), first);
         let mut unseen = first.clone();
         unseen[1].credentials = None;
         assert!(!is_whole(&unseen), "one of them could not be read");
@@ -183,13 +181,13 @@ mod tests {
             before
         };
         let (was, known) = (Credentials::default(), Credentials { uids: [7, 7, 7], ..Credentials::default() });
-        let again = lineage_again(&with(was.clone(), first[1].pid, known.clone()));
+        let again = lineage_again(&with(was.clone(), first[1].pid, known.clone()), &files);
         assert_eq!(again[0], first[0], "what it is now");
         assert_eq!(again[1].credentials, Some(known.clone()), "as it was");
-        assert_eq!(lineage_again(&with(was, 0, known)), first, "another parent: all of it");
+        assert_eq!(lineage_again(&with(was, 0, known), &files), first, "another parent: all of it");
         child.kill().and_then(|()| child.wait()).unwrap();
-        assert_eq!(lineage_again(&first)[0].credentials, None, "it is gone");
-        assert_eq!(lineage_again(&[]), []);
+        assert_eq!(lineage_again(&first, &files)[0].credentials, None, "it is gone");
+        assert_eq!(lineage_again(&[], &files), []);
     }
 
     #[test]

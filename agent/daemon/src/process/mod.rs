@@ -4,6 +4,7 @@ mod device;
 mod fingerprint;
 mod holders;
 mod lineage;
+mod own_files;
 mod services;
 mod sighting;
 
@@ -11,6 +12,7 @@ pub(crate) use device::file_at;
 pub(crate) use fingerprint::{Baselines, Changed, Fingerprints};
 pub(crate) use holders::{holders, views};
 pub(crate) use lineage::{Ancestor, is_whole, lineage, lineage_again, origins};
+pub(crate) use own_files::OwnFiles;
 pub(crate) use services::{Owner, Service, services};
 pub(crate) use sighting::Sighting;
 mod peer;

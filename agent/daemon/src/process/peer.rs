@@ -7,6 +7,7 @@ use std::path::Path;
 use writ_core::record::{Cgroup, Process, device_name};
 
 use super::device::file_at;
+use super::own_files::OwnFiles;
 use super::table::{parents, start_ticks_of, unit_of};
 
 /// `/proc` counts in hundredths of a second, records in nanoseconds.
@@ -42,7 +43,11 @@ pub(crate) fn describe(pid: u32, cgroups: &Path) -> Process {
 
 /// As whom a process logged in; `None` if nobody did, or if it is gone.
 pub(crate) fn loginuid_of(pid: u32) -> Option<u32> {
-    let text = fs::read_to_string(format!("/proc/{pid}/loginuid")).ok()?;
+    OwnFiles::of_whoever_has(pid).loginuid()
+}
+
+/// A number; the highest number is nobody's.
+pub(super) fn loginuid_in(text: &str) -> Option<u32> {
     text.trim().parse().ok().filter(|loginuid| *loginuid != u32::MAX)
 }
 

@@ -9,6 +9,7 @@ use writ_abi::{DecisionEvent, PATH_LEN, ProcessEvent};
 use writ_core::record::Parent;
 
 use super::lineage::{Ancestor, stat};
+use super::own_files::OwnFiles;
 use crate::kernel::CgroupMount;
 
 /// How many executables and processes are remembered; the oldest go first.
@@ -242,7 +243,11 @@ pub(crate) fn start_ticks_of(pid: i32) -> Option<u64> {
 
 /// Path of a process's cgroup in the unified hierarchy.
 pub(crate) fn cgroup_of(pid: u32) -> Option<String> {
-    let text = fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
+    OwnFiles::of_whoever_has(pid).cgroup()
+}
+
+/// cgroups(7): the unified hierarchy is number 0.
+pub(super) fn cgroup_in(text: &str) -> Option<String> {
     text.lines().find_map(|line| line.strip_prefix("0::")).map(|path| path.trim_end_matches(" (deleted)").to_owned())
 }
 

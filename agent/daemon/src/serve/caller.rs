@@ -2,12 +2,14 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Instant;
 
 use tokio::net::UnixStream;
 use writ_core::record::AskedBy;
 use writ_core::signal::Caller;
 use writ_core::table::{Identities, Subordinates};
 
+use super::quiet::Arrival;
 use super::sight::{Process, Sight, Sighting, Sightings};
 use crate::engine::{Actor, Asking, Engine};
 use crate::process;
@@ -30,6 +32,7 @@ struct Local {
     process: Option<Process>,
     /// What was seen of it last.
     seen: Arc<Sighting>,
+    arrival: Arrival,
 }
 
 /// The peer, with what the host says of it now: for the engine, which asks the host nothing more.
@@ -38,6 +41,8 @@ pub(super) struct Looked {
     peer: Peer,
     /// `None` of a remote one, and of one that is gone.
     sight: Option<Arc<Sight>>,
+    /// When what it asks was received.
+    asked: Instant,
 }
 
 /// A caller on another host.
@@ -80,14 +85,14 @@ pub(super) struct Unidentified;
 
 impl Peer {
     /// The process at the other end.
-    pub(super) fn local(stream: &UnixStream, sightings: &Sightings) -> Self {
+    pub(super) fn local(stream: &UnixStream, sightings: &Sightings, arrival: Arrival) -> Self {
         let credentials = stream.peer_cred().ok();
         let pid = credentials.as_ref().and_then(tokio::net::unix::UCred::pid);
         let uid = credentials.as_ref().map(tokio::net::unix::UCred::uid);
         let started = pid.and_then(process::start_ticks_of);
         let process = uid.zip(pid).zip(started).map(|((uid, pid), started)| (uid, pid, started));
-        let seen = process.map(|process| sightings.of(process)).unwrap_or_default();
-        Self(Kind::Local(Local { uid, process, seen }))
+        let seen = process.map_or_else(|| Arc::new(Sighting::of_nobody()), |process| sightings.of(process));
+        Self(Kind::Local(Local { uid, process, seen, arrival }))
     }
 
     /// A caller on another host.
@@ -124,11 +129,15 @@ impl Peer {
 
     /// Asks the host who the peer is, unless that was done a moment ago.
     pub(super) async fn look(&self) -> Looked {
+        let asked = match &self.0 {
+            Kind::Local(local) => local.arrival.at(),
+            Kind::Remote(_) => Instant::now(),
+        };
         let sight = match &self.0 {
             Kind::Local(Local { process: Some(process), seen, .. }) => seen.look(*process).await,
             Kind::Local(_) | Kind::Remote(_) => None,
         };
-        Looked { peer: self.clone(), sight }
+        Looked { peer: self.clone(), sight, asked }
     }
 }
 
@@ -143,10 +152,11 @@ impl Looked {
 
     /// What is known of the peer now. `engine` knows which accounts its views lead to.
     pub(super) fn actor(&self, engine: &Engine) -> Result<Actor, Unidentified> {
-        match &self.peer.0 {
+        let actor = match &self.peer.0 {
             Kind::Local(local) => local.actor(self.sight.as_ref().ok_or(Unidentified)?, engine),
             Kind::Remote(remote) => remote.actor(engine),
-        }
+        }?;
+        Ok(Actor { asked: Some(self.asked), ..actor })
     }
 
     /// The same, or what can be said of a peer that is nobody here.
@@ -176,7 +186,8 @@ fn actor(uid: u32, pid: u32, sight: &Sight, engine: &Engine) -> Actor {
     let (name, groups, loginuid) = (sight.user.clone(), sight.groups.clone(), sight.loginuid);
     let caller = Caller { uid, loginuid, name, groups, accounts, origins, transmitter: false };
     let asking = Arc::new(Asking::new(pid, &engine.kernel.cgroup().root));
-    Actor { caller, pid: Some(pid), executable: sight.executable.clone(), process: Some(asking), asked_by: None }
+    let executable = sight.executable.clone();
+    Actor { caller, pid: Some(pid), executable, process: Some(asking), ..Actor::default() }
 }
 
 impl Engine {

@@ -34,8 +34,8 @@ const MOST_BYTES: usize = 256 * 1024;
 const MOST_HEAD: usize = 32 * 1024;
 /// How long answers under way are waited for at the end.
 const FAREWELL: Duration = Duration::from_secs(1);
-/// Open files beside connections: maps, links, the log.
-const FILES: u64 = 1_024;
+/// Open files beside connections: maps, links, the log, and what is kept open of each local process that asks.
+const FILES: u64 = 4_096;
 
 /// Makes room for every connection that may be admitted: one too many open files would be the log's.
 pub(crate) fn make_room() {

@@ -8,7 +8,9 @@
 use std::io;
 use std::os::fd::AsRawFd;
 use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
+use std::time::Instant;
 
 use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, recv};
@@ -21,25 +23,42 @@ use crate::kernel::peek_each_byte_once;
 /// How many bytes that were read are left on the queue at most: who sends more than it holds waits for room.
 const MOST_LEFT: usize = 32 * 1024;
 
+/// When the first bytes of the question that is being answered were read, if one is; shared with whoever asks.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Arrival(Arc<Mutex<Option<Instant>>>);
+
+impl Arrival {
+    fn is_now(&self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+    }
+
+    /// When it came; now, if nothing is known of it.
+    pub(super) fn at(&self) -> Instant {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).unwrap_or_else(Instant::now)
+    }
+}
+
 /// The connection.
 pub(super) struct Quiet {
     stream: UnixStream,
     /// Bytes that were read and are on the queue still.
     left: usize,
     pace: Pace,
+    arrival: Arrival,
 }
 
 impl Quiet {
     /// # Errors
     /// The kernel does not keep a place to peek from.
-    pub(super) fn new(stream: UnixStream, pace: Pace) -> io::Result<Self> {
+    pub(super) fn new(stream: UnixStream, pace: Pace, arrival: Arrival) -> io::Result<Self> {
         peek_each_byte_once(&stream)?;
-        Ok(Self { stream, left: 0, pace })
+        Ok(Self { stream, left: 0, pace, arrival })
     }
 
     /// Notes what was read.
     fn has_read(&mut self, read: usize) {
         if self.left == 0 && read > 0 {
+            self.arrival.is_now();
             self.pace.asked();
         }
         self.left += read;
@@ -159,7 +178,7 @@ mod tests {
     #[tokio::test]
     async fn every_byte_is_read_once_and_taken_off_with_the_answer() {
         let (mut asker, stream) = UnixStream::pair().unwrap();
-        let mut quiet = Quiet::new(stream, Askers::here().pace()).unwrap();
+        let mut quiet = Quiet::new(stream, Askers::here().pace(), Arrival::default()).unwrap();
         let mut read = [0; 4];
         for (part, question) in [*b"one ", *b"two "].into_iter().enumerate() {
             asker.write_all(&question).await.unwrap();
@@ -179,7 +198,7 @@ mod tests {
     #[tokio::test]
     async fn who_is_not_answered_sees_the_end_and_no_error() {
         let (mut asker, stream) = UnixStream::pair().unwrap();
-        let mut quiet = Quiet::new(stream, Askers::here().pace()).unwrap();
+        let mut quiet = Quiet::new(stream, Askers::here().pace(), Arrival::default()).unwrap();
         asker.write_all(b"head").await.unwrap();
         let mut read = [0; 4];
         quiet.read_exact(&mut read).await.unwrap();
@@ -190,7 +209,7 @@ mod tests {
     #[tokio::test]
     async fn more_than_the_queue_holds_is_read_without_an_answer() {
         let (mut asker, stream) = UnixStream::pair().unwrap();
-        let mut quiet = Quiet::new(stream, Askers::here().pace()).unwrap();
+        let mut quiet = Quiet::new(stream, Askers::here().pace(), Arrival::default()).unwrap();
         let sent: Vec<u8> = (0..1_000_000u32).map(|at| (at % 251) as u8).collect();
         let expected = sent.clone();
         let sending = tokio::spawn(async move {

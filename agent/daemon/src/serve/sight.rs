@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
@@ -11,7 +12,7 @@ use nix::unistd::{Gid, Group, Uid, User};
 
 use crate::engine::Actor;
 use crate::kernel::process_descriptor;
-use crate::process::{self, Ancestor};
+use crate::process::{self, Ancestor, OwnFiles};
 
 /// How long what was seen of a process is taken for what it is. It holds only while a connection is open that the process had
 /// before it could become anything else; whether the process is there is looked at every time.
@@ -19,8 +20,10 @@ const LOOK: Duration = Duration::from_millis(100);
 /// How long those it descends from are taken for what they are. An ancestor is older than its descendants, so nobody is added to
 /// them; and what one of them becomes afterwards is not where the process came from.
 const DESCENT: Duration = Duration::from_secs(60);
-/// How long a user's or group's name is.
+/// How long a user's or group's name is what it is. After that it is asked for anew.
 const NAME: Duration = Duration::from_secs(5);
+/// How long nobody waits for that: a name service takes longer than all else that a signal needs.
+const LAST_NAME: Duration = Duration::from_secs(60);
 /// How many names are kept; then all are asked for anew.
 const MOST_NAMES: usize = 4_096;
 
@@ -35,10 +38,11 @@ pub(super) struct Sightings {
 }
 
 /// One process: itself, as long as it lives, and what was seen of it last.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Sighting {
     /// `None` where it could not be had: then its start is compared each time.
     process: Option<OwnedFd>,
+    files: OwnFiles,
     names: Names,
     last: Mutex<Option<Arc<Sight>>>,
     /// Which actor that is, and under which tables.
@@ -65,6 +69,14 @@ pub(super) struct Sight {
 }
 
 impl Sightings {
+    /// Nobody yet. The name service is loaded meanwhile: with the first name that is asked for, while nobody waits for it.
+    pub(super) fn begin() -> Self {
+        let sightings = Self::default();
+        let names = sightings.names.clone();
+        tokio::task::spawn_blocking(move || names.ask(0, &[0]));
+        sightings
+    }
+
     /// What was seen of a process, for as long as one of its connections is open.
     pub(super) fn of(&self, process: Process) -> Arc<Sighting> {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
@@ -80,10 +92,19 @@ impl Sightings {
 
 impl Sighting {
     fn new((_, pid, started): Process, names: Names) -> Self {
-        let process = process_descriptor(pid.unsigned_abs()).ok();
+        let own = pid.unsigned_abs();
+        let (process, files) = (process_descriptor(own).ok(), OwnFiles::open(own));
         // What has the pid by now can be another one.
-        let process = process.filter(|_| process::start_ticks_of(pid) == Some(started));
-        Self { process, names, ..Self::default() }
+        let is_it = process::start_ticks_of(pid) == Some(started);
+        let process = process.filter(|_| is_it);
+        let files = if process.is_some() { files } else { OwnFiles::of_whoever_has(own) };
+        Self { process, files, names, last: Mutex::default(), known: Mutex::default() }
+    }
+
+    /// Nobody's: of a peer of which nothing is known.
+    pub(super) fn of_nobody() -> Self {
+        let (process, names, last, known) = Default::default();
+        Self { process, files: OwnFiles::of_whoever_has(0), names, last, known }
     }
 
     /// Whether the process has ended; `None`: it cannot be told by this.
@@ -100,10 +121,10 @@ impl Sighting {
         }
         let at = Instant::now();
         let process = pid.unsigned_abs();
-        let loginuid = process::loginuid_of(process);
+        let loginuid = self.files.loginuid();
         let known = last.as_ref().filter(|last| last.descended.elapsed() < DESCENT);
         let (descended, lineage) = match known {
-            Some(last) => (last.descended, process::lineage_again(&last.lineage)),
+            Some(last) => (last.descended, process::lineage_again(&last.lineage, &self.files)),
             None => (at, process::lineage(process)),
         };
         // Whoever is not seen could be the very account that may not ask this.
@@ -113,7 +134,7 @@ impl Sighting {
         let gids = credentials.groups.iter().copied().chain([effective, real]).collect();
         let uids = [uid].into_iter().chain(loginuid).chain(credentials.uids).collect();
         let executable = process::executable_of(process);
-        let cgroup = process::cgroup_of(process);
+        let cgroup = self.files.cgroup();
         let (user, groups) = self.names.of(uid, gids).await;
         let sight = Arc::new(Sight { at, descended, user, groups, loginuid, uids, lineage, cgroup, executable });
         *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&sight));
@@ -149,6 +170,8 @@ impl Sighting {
 struct Names {
     users: Known,
     groups: Known,
+    /// Whether names are being asked for though nobody waits for them.
+    asking: Arc<AtomicBool>,
 }
 
 /// Names by number, and when they were asked for; `None`: nobody has it.
@@ -157,14 +180,31 @@ type Known = Arc<Mutex<HashMap<u32, (Instant, Option<String>)>>>;
 impl Names {
     /// The name of a user, and those of groups that have one.
     async fn of(&self, uid: u32, gids: Vec<u32>) -> (Option<String>, Vec<String>) {
-        let known = || Some((recent(&self.users, uid)?, gids.iter().map(|gid| recent(&self.groups, *gid)).collect()));
-        let (user, groups): (_, Option<Vec<_>>) = known().unwrap_or_default();
-        if let Some(groups) = groups {
-            return (user, groups.into_iter().flatten().collect());
+        if let Some((oldest, user, groups)) = self.known(uid, &gids) {
+            if oldest >= NAME && !self.asking.swap(true, Ordering::AcqRel) {
+                let names = self.clone();
+                tokio::task::spawn_blocking(move || {
+                    names.ask(uid, &gids);
+                    names.asking.store(false, Ordering::Release);
+                });
+            }
+            return (user, groups);
         }
         let names = self.clone();
         // A service that fails names nobody.
         tokio::task::spawn_blocking(move || names.ask(uid, &gids)).await.unwrap_or_default()
+    }
+
+    /// What is known of all of them, and how long ago the first of them was asked for; `None` if that is not good enough.
+    fn known(&self, uid: u32, gids: &[u32]) -> Option<(Duration, Option<String>, Vec<String>)> {
+        let (mut oldest, user) = recent(&self.users, uid)?;
+        let mut groups = Vec::with_capacity(gids.len());
+        for gid in gids {
+            let (age, name) = recent(&self.groups, *gid)?;
+            oldest = oldest.max(age);
+            groups.extend(name);
+        }
+        Some((oldest, user, groups))
     }
 
     fn ask(&self, uid: u32, gids: &[u32]) -> (Option<String>, Vec<String>) {
@@ -179,9 +219,11 @@ impl Names {
     }
 }
 
-fn recent(known: &Known, number: u32) -> Option<Option<String>> {
+fn recent(known: &Known, number: u32) -> Option<(Duration, Option<String>)> {
     let known = known.lock().unwrap_or_else(PoisonError::into_inner);
-    known.get(&number).filter(|(at, _)| at.elapsed() < NAME).map(|(_, name)| name.clone())
+    let (at, name) = known.get(&number)?;
+    let age = at.elapsed();
+    (age < LAST_NAME).then(|| (age, name.clone()))
 }
 
 fn keep(known: &Known, number: u32, name: Option<&String>) {
@@ -229,8 +271,16 @@ mod tests {
         assert_eq!(names.of(nobody, vec![nobody]).await, (None, Vec::new()));
         keep(&names.users, nobody, Some(&"given since".to_owned()));
         assert_eq!(names.of(nobody, vec![nobody]).await.0.as_deref(), Some("given since"));
-        let long_ago = Instant::now().checked_sub(NAME).unwrap();
-        names.users.lock().unwrap().insert(nobody, (long_ago, Some("gone".to_owned())));
+        let ago = |age| Some((Instant::now().checked_sub(age)?, Some("gone".to_owned())));
+        names.users.lock().unwrap().insert(nobody, ago(NAME).unwrap());
+        assert_eq!(names.of(nobody, vec![nobody]).await.0.as_deref(), Some("gone"), "nobody waits");
+        while recent(&names.users, nobody).unwrap().1.is_some() {
+            tokio::task::yield_now().await; // It is asked for behind.
+        }
+        while names.asking.load(Ordering::Acquire) {
+            tokio::task::yield_now().await;
+        }
+        names.users.lock().unwrap().insert(nobody, ago(LAST_NAME).unwrap());
         assert_eq!(names.of(nobody, vec![nobody]).await.0, None, "asked for again");
     }
 }

@@ -16,7 +16,7 @@ use super::held::Held;
 use super::https::HttpsServer;
 use super::limit::{Limits, turn_away};
 use super::pace::Askers;
-use super::quiet::Quiet;
+use super::quiet::{Arrival, Quiet};
 use super::routes;
 use super::sight::Sightings;
 use super::ssf::Receiver;
@@ -74,7 +74,7 @@ impl Server {
         let https = https.map(|https| tokio::spawn(https.serve(serving.clone(), stop.clone())));
         let limits = serving.limits.clone();
         let router = routes::router(serving);
-        let (sightings, askers) = (Sightings::default(), Askers::here());
+        let (sightings, askers) = (Sightings::begin(), Askers::here());
         let mut open = JoinSet::new();
         let until = stop.clone();
         loop {
@@ -92,14 +92,15 @@ impl Server {
                     continue;
                 }
             };
-            let peer = Peer::local(&stream, &sightings);
+            let arrival = Arrival::default();
+            let peer = Peer::local(&stream, &sightings, arrival.clone());
             // Who cannot be told shares one place.
             let uid = stream.peer_cred().map_or(u32::MAX, |credentials| credentials.uid());
             let Some(admitted) = limits.admit(uid) else {
                 turn_away(&stream);
                 continue;
             };
-            let stream = match Quiet::new(stream, askers.pace()) {
+            let stream = match Quiet::new(stream, askers.pace(), arrival) {
                 Ok(stream) => stream,
                 Err(error) => {
                     tracing::warn!(%error, "a connection could not be prepared");
