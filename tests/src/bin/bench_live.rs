@@ -33,6 +33,7 @@ fn main() -> anyhow::Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     match arguments.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
         ["watch", to] => return watch(to.parse()?),
+        ["awake"] => return awake(),
         ["verify", accounts, to] => return verify(accounts.parse()?, to.parse()?),
         _ => {}
     }
@@ -43,7 +44,10 @@ fn main() -> anyhow::Result<()> {
     let host = Host::start(&estate.config());
     println!("| what | p50 | p99 | most | rounds |");
     println!("|---|---|---|---|---|");
-    refusals(&host, rounds)?;
+    refusals(&host, rounds, "")?;
+    let awake = Awake::start()?;
+    refusals(&host, rounds, ", processors kept awake")?;
+    drop(awake);
     cold(&host, estate, rounds.min(25))?;
     grants(&host, rounds.min(50))?;
     cuts(&host, rounds.min(40))?;
@@ -155,7 +159,42 @@ fn idle(host: &Host) -> anyhow::Result<()> {
     }
 }
 
-fn refusals(host: &Host, rounds: usize) -> anyhow::Result<()> {
+/// Processes of idle priority that let no processor sleep: a virtual one that does is woken by its host, in tens of microseconds
+/// or in hundreds, and each signal meets that twice.
+struct Awake(Vec<Child>);
+
+impl Awake {
+    fn start() -> anyhow::Result<Self> {
+        let mut awake = Self(Vec::new());
+        for processor in 0..std::thread::available_parallelism()?.get() {
+            let mut command = Command::new("taskset");
+            command.args(["--cpu-list", &processor.to_string(), "chrt", "--idle", "0"]);
+            awake.0.push(command.arg(std::env::current_exe()?).arg("awake").spawn()?);
+        }
+        Ok(awake)
+    }
+}
+
+impl Drop for Awake {
+    fn drop(&mut self) {
+        for child in &mut self.0 {
+            // Ended already is as good.
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+/// Does nothing, without rest, for as long as whoever started it lives.
+fn awake() -> anyhow::Result<()> {
+    let parent = std::os::unix::process::parent_id();
+    while std::os::unix::process::parent_id() == parent {
+        (0..100_000).for_each(|_| std::hint::spin_loop());
+    }
+    Ok(())
+}
+
+fn refusals(host: &Host, rounds: usize, how: &str) -> anyhow::Result<()> {
     idle(host)?;
     let mut api = host.api();
     let mut watcher = Watcher::start(host)?;
@@ -184,13 +223,12 @@ fn refusals(host: &Host, rounds: usize) -> anyhow::Result<()> {
     let changes = host.records_of("change").into_iter().filter(|change| sent.contains(change.text("/cause_id")));
     let applied = changes.filter(|change| change.text("/cause") == "signal");
     let applied = applied.filter_map(|change| change.number("/applied_us")).map(|micros| micros * 1_000).collect();
-    row("a question that asks and changes nothing → answered (the floor of the next)", floor);
-    row("signal whose row is prepared → next connect refused", refused);
-    row(
-        "the same: received by the API → in the kernel, so that every connect is refused (`applied_us` of its record)",
-        applied,
-    );
-    row("the same → answered, after the grace period and its record", answered);
+    row(&format!("a question that asks and changes nothing → answered (the floor of the next){how}"), floor);
+    row(&format!("signal whose row is prepared → next connect refused{how}"), refused);
+    let what =
+        "the same: received by the API → in the kernel, so that every connect is refused (`applied_us` of its record)";
+    row(&format!("{what}{how}"), applied);
+    row(&format!("the same → answered, after the grace period and its record{how}"), answered);
     Ok(())
 }
 
