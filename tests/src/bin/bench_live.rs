@@ -1,7 +1,8 @@
 //! How fast what is known changes what may be done: a signal's receipt to the next connect's refusal and to the end of
 //! sessions, signals in a second, grants. On a host with a thousand accounts.
 //!
-//! `writ-bench-live [ROUNDS [ACCOUNTS]]`. Times are from before the request is written to what the account's own process sees.
+//! `writ-bench-live [ROUNDS [ACCOUNTS]]`. Times are from before the request is written to what the account's own process
+//! sees, unless a row says otherwise.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -33,7 +34,6 @@ fn main() -> anyhow::Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     match arguments.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
         ["watch", to] => return watch(to.parse()?),
-        ["awake"] => return awake(),
         ["verify", accounts, to] => return verify(accounts.parse()?, to.parse()?),
         _ => {}
     }
@@ -44,10 +44,7 @@ fn main() -> anyhow::Result<()> {
     let host = Host::start(&estate.config());
     println!("| what | p50 | p99 | most | rounds |");
     println!("|---|---|---|---|---|");
-    refusals(&host, rounds, "")?;
-    let awake = Awake::start()?;
-    refusals(&host, rounds, ", processors kept awake")?;
-    drop(awake);
+    refusals(&host, rounds)?;
     cold(&host, estate, rounds.min(25))?;
     grants(&host, rounds.min(50))?;
     cuts(&host, rounds.min(40))?;
@@ -159,42 +156,7 @@ fn idle(host: &Host) -> anyhow::Result<()> {
     }
 }
 
-/// Processes of idle priority that let no processor sleep: a virtual one that does is woken by its host, in tens of microseconds
-/// or in hundreds, and each signal meets that twice.
-struct Awake(Vec<Child>);
-
-impl Awake {
-    fn start() -> anyhow::Result<Self> {
-        let mut awake = Self(Vec::new());
-        for processor in 0..std::thread::available_parallelism()?.get() {
-            let mut command = Command::new("taskset");
-            command.args(["--cpu-list", &processor.to_string(), "chrt", "--idle", "0"]);
-            awake.0.push(command.arg(std::env::current_exe()?).arg("awake").spawn()?);
-        }
-        Ok(awake)
-    }
-}
-
-impl Drop for Awake {
-    fn drop(&mut self) {
-        for child in &mut self.0 {
-            // Ended already is as good.
-            let _ = child.kill();
-            let _ = child.wait();
-        }
-    }
-}
-
-/// Does nothing, without rest, for as long as whoever started it lives.
-fn awake() -> anyhow::Result<()> {
-    let parent = std::os::unix::process::parent_id();
-    while std::os::unix::process::parent_id() == parent {
-        (0..100_000).for_each(|_| std::hint::spin_loop());
-    }
-    Ok(())
-}
-
-fn refusals(host: &Host, rounds: usize, how: &str) -> anyhow::Result<()> {
+fn refusals(host: &Host, rounds: usize) -> anyhow::Result<()> {
     idle(host)?;
     let mut api = host.api();
     let mut watcher = Watcher::start(host)?;
@@ -223,12 +185,12 @@ fn refusals(host: &Host, rounds: usize, how: &str) -> anyhow::Result<()> {
     let changes = host.records_of("change").into_iter().filter(|change| sent.contains(change.text("/cause_id")));
     let applied = changes.filter(|change| change.text("/cause") == "signal");
     let applied = applied.filter_map(|change| change.number("/applied_us")).map(|micros| micros * 1_000).collect();
-    row(&format!("a question that asks and changes nothing → answered (the floor of the next){how}"), floor);
-    row(&format!("signal whose row is prepared → next connect refused{how}"), refused);
+    row("a question that asks and changes nothing → answered (the floor of the next)", floor);
+    row("signal whose row is prepared → next connect refused", refused);
     let what =
         "the same: received by the API → in the kernel, so that every connect is refused (`applied_us` of its record)";
-    row(&format!("{what}{how}"), applied);
-    row(&format!("the same → answered, after the grace period and its record{how}"), answered);
+    row(what, applied);
+    row("the same → answered, after the grace period and its record", answered);
     Ok(())
 }
 

@@ -197,8 +197,8 @@ pub struct Change {
     pub generation: u32,
     /// Whether the fallback was put in force first, because the exact row was not ready.
     pub fallback_first: bool,
-    /// Until it was in the kernel, in microseconds: from when the request that asked for it was received; if none did, from when the
-    /// daemon came to it.
+    /// Until it was in the kernel, in microseconds: from when the first bytes of the request that asked for it were read; if none
+    /// did, from when the daemon came to it.
     pub applied_us: u64,
 }
 

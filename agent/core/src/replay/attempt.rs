@@ -191,7 +191,7 @@ impl<'a> Attempt<'a> {
         let small = |name: &str| context.get(name)?.as_i64()?.try_into().ok();
         let now: jiff::Timestamp = self.now()?.parse().ok()?;
         let (hour, minute, weekday) = (small("hour")?, small("minute")?, small("weekday")?);
-        // The classes shift masks by these.
+        // There are classes of no others.
         let sane = (0..24).contains(&hour) && (0..60).contains(&minute) && (1..8).contains(&weekday);
         sane.then(|| Moment { now: now.as_millisecond(), hour, minute, weekday })
     }

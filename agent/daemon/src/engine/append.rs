@@ -233,8 +233,8 @@ impl Engine {
     }
 
     /// Takes up what explains rows that were only prepared: a signal that needs them does not wait for that.
-    pub(super) fn explain_prepared(&mut self, account: u16) {
-        let step = self.explained_by(account, 0, None);
+    pub(super) fn explain_prepared(&mut self) {
+        let step = self.explained_by(0, 0, None);
         if let Some(step) = step.filter(|step| !(step.explanations.is_empty() && step.digests.is_empty())) {
             self.keep_step(&step);
         }

@@ -123,11 +123,10 @@ impl Engine {
         };
         let busy = self.neighbours.busy.take();
         let Some(current) = &mut self.current else { return };
-        let account = busy.as_ref().and_then(|(name, _)| current.indices.get(name).copied()).unwrap_or_default();
         match current.generation.lay_out(&current.bundle, prepared) {
             // What it was worked out from has changed meanwhile.
             Ok(false) => self.neighbours.waiting.extend(busy),
-            Ok(true) if self.kernel.extend(&current.generation).is_ok() => self.explain_prepared(account),
+            Ok(true) if self.kernel.extend(&current.generation).is_ok() => self.explain_prepared(),
             // Whatever is laid out and not in the kernel goes there before the next stance does, or that is refused.
             _ => self.neighbours.waiting.clear(),
         }

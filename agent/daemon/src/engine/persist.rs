@@ -50,7 +50,7 @@ pub(crate) struct Step {
     pub(crate) generation: u32,
     pub(crate) account: u16,
     pub(crate) epoch: u32,
-    /// What holds for the account from this epoch on; `None` where its rows were only prepared.
+    /// What holds for the account from this epoch on; `None` where rows were only prepared, whosever they are.
     pub(crate) moment: Option<Moment>,
     /// The generation's explanations and digests that are new with it.
     pub(crate) explanations: Vec<Explanation>,

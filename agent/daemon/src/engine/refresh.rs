@@ -94,6 +94,17 @@ pub(super) struct Changed {
 }
 
 impl Changed {
+    /// A change that the kernel does not have yet, from one moment to another.
+    fn new(
+        name: String,
+        index: u16,
+        (before, after): (Option<Arc<Moment>>, Moment),
+        why: Why,
+        held: Option<Held>,
+    ) -> Self {
+        Self { name, index, before, after, why, fallback_first: false, held, reach: None, applied_us: None }
+    }
+
     /// Why.
     pub(super) fn cause(&self) -> &str {
         &self.why.cause
@@ -179,17 +190,7 @@ impl Engine {
                 continue;
             }
             let held = current.held(index);
-            changed.push(Changed {
-                name,
-                index,
-                before,
-                after,
-                why,
-                fallback_first: false,
-                held,
-                reach: None,
-                applied_us: None,
-            });
+            changed.push(Changed::new(name, index, (before, after), why, held));
         }
         if changed.is_empty() {
             return Ok(());
@@ -366,23 +367,13 @@ impl Engine {
             };
             if before.as_ref().is_some_and(differs) {
                 let held = self.superseded.as_ref().and_then(|tables| held(tables, index));
-                let (after, why) = ((*after).clone(), why.clone());
+                let change = Changed::new(name, index, (before, (*after).clone()), why.clone(), held);
                 // Without the tables that were in force, an earlier daemon's, it cannot be told.
                 let reach = held.is_none().then(|| ReachDifference {
                     truncated: ["opened", "closed"].into_iter().collect(),
                     ..ReachDifference::default()
                 });
-                changed.push(Changed {
-                    name,
-                    index,
-                    before,
-                    after,
-                    why,
-                    fallback_first: false,
-                    held,
-                    reach,
-                    applied_us,
-                });
+                changed.push(Changed { reach, applied_us, ..change });
             }
         }
         self.compare(&mut changed);

@@ -22,7 +22,7 @@ const LOOK: Duration = Duration::from_millis(100);
 const DESCENT: Duration = Duration::from_secs(60);
 /// How long a user's or group's name is what it is. After that it is asked for anew.
 const NAME: Duration = Duration::from_secs(5);
-/// How long nobody waits for that: a name service takes longer than all else that a signal needs.
+/// How long nobody waits for that, if there was one: a name service takes longer than all else that a signal needs.
 const LAST_NAME: Duration = Duration::from_secs(60);
 /// How many names are kept; then all are asked for anew.
 const MOST_NAMES: usize = 4_096;
@@ -222,8 +222,8 @@ impl Names {
 fn recent(known: &Known, number: u32) -> Option<(Duration, Option<String>)> {
     let known = known.lock().unwrap_or_else(PoisonError::into_inner);
     let (at, name) = known.get(&number)?;
-    let age = at.elapsed();
-    (age < LAST_NAME).then(|| (age, name.clone()))
+    let (age, holds) = (at.elapsed(), if name.is_some() { LAST_NAME } else { NAME });
+    (age < holds).then(|| (age, name.clone()))
 }
 
 fn keep(known: &Known, number: u32, name: Option<&String>) {
@@ -274,13 +274,16 @@ mod tests {
         let ago = |age| Some((Instant::now().checked_sub(age)?, Some("gone".to_owned())));
         names.users.lock().unwrap().insert(nobody, ago(NAME).unwrap());
         assert_eq!(names.of(nobody, vec![nobody]).await.0.as_deref(), Some("gone"), "nobody waits");
-        while recent(&names.users, nobody).unwrap().1.is_some() {
-            tokio::task::yield_now().await; // It is asked for behind.
-        }
-        while names.asking.load(Ordering::Acquire) {
-            tokio::task::yield_now().await;
-        }
+        let behind = async {
+            while recent(&names.users, nobody).unwrap().1.is_some() || names.asking.load(Ordering::Acquire) {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(30), behind).await.expect("it is asked for behind");
         names.users.lock().unwrap().insert(nobody, ago(LAST_NAME).unwrap());
         assert_eq!(names.of(nobody, vec![nobody]).await.0, None, "asked for again");
+        let unnamed = (Instant::now().checked_sub(NAME).unwrap(), None);
+        names.users.lock().unwrap().insert(nobody, unnamed);
+        assert_eq!(recent(&names.users, nobody), None, "that nobody has it is not taken for so long");
     }
 }
