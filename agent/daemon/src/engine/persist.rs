@@ -282,3 +282,47 @@ impl Store {
         Ok(files.map(|files| files.into_iter().map(|(name, text)| SourceFile { name, text }).collect()))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn store() -> (tempfile::TempDir, Store) {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::open(directory.path()).unwrap();
+        (directory, store)
+    }
+
+    #[test]
+    fn what_explains_prepared_rows_is_there_again_and_steps_of_older_versions_are_read() {
+        let (_directory, store) = store();
+        let mut journal = store.journal("explained");
+        let legends = vec![Legend { generation: 7, ..Legend::default() }];
+        store.save_explained(&Explained { legends, moments: Vec::new() }, &mut journal).unwrap();
+        let prepared = Step {
+            generation: 7,
+            account: 0,
+            epoch: 0,
+            moment: None,
+            explanations: vec![Explanation::default()],
+            digests: vec!["sha256-1".to_owned()],
+        };
+        journal.append(&prepared).unwrap();
+        // As it was written when each step had a moment.
+        let moment = json!({
+            "account": "a", "from": "2026-01-01T00:00:00Z", "until": null, "signals": [], "grants": [], "approved": [],
+            "offboarded": false, "break_glass_until": null, "base_digest": "",
+        });
+        let older = json!({
+            "generation": 7, "account": 3, "epoch": 2, "moment": moment, "explanations": [], "digests": ["sha256-2"],
+        });
+        journal.append(&older).unwrap();
+        let explained = store.load_explained(&journal);
+        let legend = explained.legends.first().unwrap();
+        assert_eq!((legend.explanations.len(), legend.digests.join(" ")), (1, "sha256-1 sha256-2".to_owned()));
+        let moments: Vec<_> = explained.moments.iter().map(|(account, epoch, _)| (*account, *epoch)).collect();
+        assert_eq!(moments, [(3, 2)], "a prepared row begins nothing");
+    }
+}
