@@ -6,6 +6,7 @@ mod admission;
 mod caller;
 mod clock;
 mod kind;
+mod remembered;
 mod risk;
 mod statement;
 mod store;
@@ -15,7 +16,8 @@ pub use caller::{Approver, ApproverRefusal, Caller, NO_UID, Source, TRANSMITTER}
 pub use clock::{ClockReading, deadline_boot_ns};
 pub(crate) use clock::{after, shifted};
 pub use kind::{is_kind, kind_matches, matches_any};
+pub use remembered::REMEMBERED_PER_ACCOUNT;
 pub use risk::{Contribution, Risk, RiskRule, assess, risk};
 pub use statement::{Accepted, Clipped, Incoming, Malformed, Outcome, Signal};
 pub(crate) use statement::{bounded, short_digest};
-pub use store::{LIVE_PER_ACCOUNT, LIVE_PER_SOURCE, REMEMBERED_PER_ACCOUNT, SKEW, SignalStore, UNDECLARED_MAX_TTL};
+pub use store::{LIVE_PER_ACCOUNT, LIVE_PER_SOURCE, SKEW, SignalStore, UNDECLARED_MAX_TTL};

@@ -7,6 +7,7 @@ use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use super::admission::{admit, admit_replacement};
+use super::remembered::Remembered;
 use super::{Accepted, Caller, Clipped, Incoming, Outcome, Signal, Source, after, shifted};
 use crate::config::{Config, SignalKind};
 
@@ -16,8 +17,6 @@ pub const SKEW: Duration = Duration::from_secs(5);
 pub const LIVE_PER_ACCOUNT: usize = 1024;
 /// How many of them may come from one source, so that no source can use up the room of the others.
 pub const LIVE_PER_SOURCE: usize = 128;
-/// How many past events of one account are remembered against replay.
-pub const REMEMBERED_PER_ACCOUNT: usize = 1024;
 /// The longest time to live of a signal whose kind is not declared.
 pub const UNDECLARED_MAX_TTL: Duration = Duration::from_secs(30 * 24 * 3600);
 /// How long an event is remembered at least.
@@ -53,17 +52,8 @@ impl From<Snapshot> for SignalStore {
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 struct AccountSignals {
     live: Vec<Signal>,
-    /// Oldest first.
     #[serde(default)]
-    remembered: Vec<Event>,
-}
-
-/// A received event, kept so that its repetition is recognised after the signal itself has ended.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-struct Event {
-    id: String,
-    source: Source,
-    until: Timestamp,
+    remembered: Remembered,
 }
 
 impl SignalStore {
@@ -188,7 +178,7 @@ impl SignalStore {
         let mut ended = Vec::new();
         for held in self.accounts.values_mut() {
             ended.extend(held.live.extract_if(.., |signal| !signal.is_live(now)));
-            held.remembered.retain(|event| now < event.until);
+            held.remembered.expire(now);
         }
         for signal in &ended {
             self.ids.remove(&signal.id);
@@ -226,9 +216,7 @@ impl SignalStore {
                 signal.at = shifted(signal.at, by);
                 signal.expires = shifted(signal.expires, by);
             }
-            for event in &mut held.remembered {
-                event.until = shifted(event.until, by);
-            }
+            held.remembered.shift(by);
         }
     }
 }
@@ -236,17 +224,12 @@ impl SignalStore {
 impl AccountSignals {
     fn knows(&self, source: &Source, event: &str, now: Timestamp) -> bool {
         self.live.iter().any(|signal| signal.event() == event && signal.source.same(source))
-            || self.remembered.iter().any(|past| now < past.until && past.id == event && past.source.same(source))
+            || self.remembered.holds(source, event, now)
     }
 
     fn remember(&mut self, signal: &Signal, event: &str, now: Timestamp) {
-        if self.remembered.len() >= REMEMBERED_PER_ACCOUNT {
-            // A flood forgets its own past first: it must not make another source's events replayable.
-            let oldest = self.remembered.iter().position(|past| past.source.same(&signal.source)).unwrap_or(0);
-            self.remembered.remove(oldest);
-        }
         let until = signal.expires.max(after(now, MEMORY));
-        self.remembered.push(Event { id: event.to_owned(), source: signal.source.clone(), until });
+        self.remembered.push(event, &signal.source, until);
     }
 
     /// Makes room: nothing to do, or one lesser signal gives way, or the limit that stands against it.

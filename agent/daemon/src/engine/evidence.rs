@@ -83,7 +83,8 @@ impl Engine {
         self.push(record);
         let connects = [Hook::Connect4 as u8, Hook::Connect6 as u8].contains(&event.hook);
         if connects && event.errno == 0 {
-            self.remember_opened(event.socket_cookie, event.at, &record.id);
+            let accounts = event.also.iter().copied().chain([event.account]);
+            self.remember_opened(event.socket_cookie, event.at, accounts, &record.id);
         }
         if let Body::Decision(judged) = &record.body
             && judged.verdict == writ_core::record::Verdict::Escalate

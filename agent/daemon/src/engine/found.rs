@@ -245,7 +245,7 @@ impl Engine {
         let body = self.describe_found(found, &session, marker, &clocks);
         let record = Record::new(id.clone(), clocks.wall, self.host.clone(), VERSION, body);
         self.push(&record);
-        self.remember_opened(session.cookie, session.opened, &id);
+        self.remember_opened(session.cookie, session.opened, session.accounts, &id);
         session
     }
 

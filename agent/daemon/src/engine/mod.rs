@@ -24,6 +24,7 @@ mod journal;
 mod live;
 mod losses;
 mod neighbours;
+mod openings;
 mod outlived;
 mod persist;
 mod question;
@@ -195,10 +196,8 @@ pub(crate) struct Engine {
     pub(crate) dropped: dropped::Dropped,
     /// What the configuration names, as it was found on this host.
     pub(crate) resolution: resolution::Resolution,
-    /// Which decision let each open session through, and when in boot-time nanoseconds, by socket cookie.
-    pub(crate) opened: HashMap<u64, (u64, String)>,
-    /// When those that have ended are next forgotten.
-    pub(crate) opened_most: usize,
+    /// Which decision let each open session through, and on which sockets accounts have some.
+    pub(crate) openings: openings::Openings,
     /// Sessions, by cookie, that were open before any connect hook could see them.
     pub(crate) found_open: BTreeSet<u64>,
     /// Whom escalations are told.

@@ -203,8 +203,7 @@ pub(crate) fn open(config_dir: &Path) -> Result<OpenedEngine, StartError> {
         dropped: super::dropped::Dropped::default(),
         drift: super::drift::Drift::with(store.load_fingerprints()),
         resolution: store.load_resolution(),
-        opened: HashMap::new(),
-        opened_most: 16_384,
+        openings: super::openings::Openings::default(),
         found_open: BTreeSet::new(),
         hook: super::hook::Hook::default(),
         attached_at: Timestamp::now(),
@@ -223,7 +222,7 @@ pub(crate) fn open(config_dir: &Path) -> Result<OpenedEngine, StartError> {
         store,
     };
     let opened = engine.denials.recall(Path::new(&agent.paths.log), first_own, &engine.host.boot_id);
-    engine.opened.extend(opened.into_iter().map(|(cookie, opened, id)| (cookie, (opened, id))));
+    engine.openings.recall(opened);
     // The journal begins anew: what it said is in the state now.
     engine.save_live();
     if !recovery.is_clean() {

@@ -31,8 +31,6 @@ const LOOKS: u32 = 3;
 const PAUSE: Duration = Duration::from_millis(1);
 /// Sessions to this many ports are looked for port by port; beyond it one list of every socket is as quick.
 const MOST_PORTS: usize = 4;
-/// How many decisions are remembered before those whose session has ended are forgotten.
-const REMEMBERED: usize = 16_384;
 
 /// What sessions are judged for: every account's, or those of the accounts that changed.
 #[derive(Debug)]
@@ -53,6 +51,14 @@ impl Cause {
             Self::Changes(changes, reason, _) => {
                 session.accounts.iter().find_map(|account| Some((changes.get(account)?.clone(), reason.clone())))
             }
+        }
+    }
+
+    /// The accounts it is about; `None`: every one.
+    pub(super) fn accounts(&self) -> Option<impl Iterator<Item = u16>> {
+        match self {
+            Self::Everything(..) => None,
+            Self::Changes(changes, ..) => Some(changes.keys().copied()),
         }
     }
 
@@ -160,7 +166,7 @@ impl Engine {
 
     /// The same, without recording it: that must not hold up a cut.
     pub(super) fn end_sessions(&mut self, cause: &Cause, began: Instant, last: bool) -> Vec<Ended> {
-        let sessions = match self.kernel.sessions() {
+        let sessions = match self.sessions_for(cause, last) {
             Ok(sessions) => sessions,
             Err(error) => {
                 tracing::error!(%error, "live sessions could not be listed; the egress program stops what is not allowed");
@@ -377,8 +383,7 @@ impl Engine {
 
     /// Id of the decision that opened a session.
     fn opening_of(&self, session: &Session) -> String {
-        let known = self.opened.get(&session.cookie).filter(|(opened, _)| *opened == session.opened);
-        known.map(|(_, id)| id.clone()).unwrap_or_else(|| {
+        self.openings.decision_of(session).map(str::to_owned).unwrap_or_else(|| {
             // Recorded by an earlier daemon. The millisecond can differ by one from its reading of the clocks.
             let at = Clocks::read().wall_of(session.opened);
             let source = match session.cpu {
@@ -387,17 +392,6 @@ impl Engine {
             };
             record_id(at, self.boot, source)
         })
-    }
-
-    /// Remembers which decision let a connect through.
-    pub(super) fn remember_opened(&mut self, cookie: u64, opened: u64, decision: &str) {
-        if self.opened.len() >= self.opened_most {
-            let live: HashMap<u64, ()> =
-                self.kernel.sessions().unwrap_or_default().into_iter().map(|session| (session.cookie, ())).collect();
-            self.opened.retain(|cookie, _| live.contains_key(cookie));
-            self.opened_most = (self.opened.len() * 2).max(REMEMBERED);
-        }
-        self.opened.insert(cookie, (opened, decision.to_owned()));
     }
 
     /// How many sessions are open.

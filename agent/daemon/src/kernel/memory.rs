@@ -21,18 +21,28 @@ pub(crate) fn stand_back() {
 
 #[cfg(test)]
 mod tests {
+    use std::ffi::CStr;
+
     use super::*;
+
+    /// What the allocator says of its setup.
+    fn control<T>(name: &CStr, mut value: T) -> T {
+        let mut size = size_of::<T>();
+        let nothing = std::ptr::null_mut();
+        // SAFETY: the name ends with a zero, the control reads into a value of its own size, and nothing is written.
+        let failed =
+            unsafe { tikv_jemalloc_sys::mallctl(name.as_ptr(), (&raw mut value).cast(), &raw mut size, nothing, 0) };
+        assert_eq!((failed, size), (0, size_of::<T>()), "{name:?}");
+        value
+    }
 
     #[test]
     fn the_allocator_is_set_up_as_the_build_says() {
-        let mut arenas = 0_u32;
-        let mut size = size_of::<u32>();
-        let nothing = std::ptr::null_mut();
-        // SAFETY: the name ends with a zero, the control reads into a number of its own size, and nothing is written.
-        let failed = unsafe {
-            tikv_jemalloc_sys::mallctl(c"opt.narenas".as_ptr(), (&raw mut arenas).cast(), &raw mut size, nothing, 0)
-        };
-        assert_eq!((failed, arenas), (0, 2));
+        assert_eq!(control(c"opt.narenas", 0_u32), 2);
+        assert_eq!(control(c"opt.dirty_decay_ms", 0_isize), 60_000);
+        let pages = control(c"opt.thp", c"".as_ptr());
+        // SAFETY: a name of jemalloc's own, which is there for as long as the program runs.
+        assert_eq!(unsafe { CStr::from_ptr(pages) }, c"always");
         give_back();
     }
 }

@@ -43,4 +43,6 @@ pub(crate) use peek::peek_each_byte_once;
 pub(crate) use pidfd::process as process_descriptor;
 pub(crate) use pins::{OpenError, uninstall};
 pub(crate) use ring::watch;
+#[cfg(test)]
+pub(crate) use session::NO_SESSION;
 pub(crate) use shared::AccountLost;

@@ -73,7 +73,7 @@ impl Kernel {
     }
 }
 
-pub(super) const NO_SESSION: Session = Session {
+pub(crate) const NO_SESSION: Session = Session {
     opened: 0,
     held: 0,
     sequence: 0,
