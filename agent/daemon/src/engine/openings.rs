@@ -1,8 +1,8 @@
 //! What is known of open sessions without reading the kernel's whole list: which decision let each through, and which sockets an
 //! account had sessions on.
 //!
-//! The list is walked bucket by bucket, half a millisecond in which the kernel lets nothing else run on that processor: too long
-//! beside a signal. So the first look after a change asks for the sockets that are known here, and the one that follows the grace
+//! The list is walked bucket by bucket, half a millisecond in which a kernel that is not preempted lets nothing else run on that
+//! processor: too long beside a signal. So the first look after a change asks for the sockets that are known here, and the one that follows the grace
 //! period, which must miss none, reads the list.
 
 use std::collections::{HashMap, HashSet};
@@ -50,9 +50,7 @@ impl Openings {
     fn remember(&mut self, cookie: u64, opened: u64, accounts: impl IntoIterator<Item = u16>, decision: &str) {
         self.decisions.insert(cookie, (opened, decision.to_owned()));
         if let Some(sockets) = &mut self.sockets {
-            for account in accounts.into_iter().filter(|account| *account != SESSION_NOBODY) {
-                sockets.entry(account).or_default().insert(cookie);
-            }
+            note(sockets, cookie, accounts);
         }
     }
 
@@ -60,9 +58,7 @@ impl Openings {
     fn renew(&mut self, sessions: &[Session]) {
         let sockets = self.sockets.insert(HashMap::new());
         for session in sessions {
-            for account in session.accounts.iter().filter(|account| **account != SESSION_NOBODY) {
-                sockets.entry(*account).or_default().insert(session.cookie);
-            }
+            note(sockets, session.cookie, session.accounts);
         }
     }
 
@@ -82,6 +78,12 @@ impl Openings {
     }
 }
 
+fn note(sockets: &mut HashMap<u16, HashSet<u64>>, cookie: u64, accounts: impl IntoIterator<Item = u16>) {
+    for account in accounts.into_iter().filter(|account| *account != SESSION_NOBODY) {
+        sockets.entry(account).or_default().insert(cookie);
+    }
+}
+
 impl Engine {
     /// Remembers which decision let a connect of these accounts through.
     pub(super) fn remember_opened(
@@ -92,9 +94,16 @@ impl Engine {
         decision: &str,
     ) {
         if self.openings.decisions.len() >= self.openings.most {
-            let sessions = self.kernel.sessions().unwrap_or_default();
-            self.openings.forget(&sessions);
-            self.openings.renew(&sessions);
+            match self.kernel.sessions() {
+                Ok(sessions) => {
+                    self.openings.forget(&sessions);
+                    self.openings.renew(&sessions);
+                }
+                Err(error) => {
+                    tracing::error!(%error, "live sessions could not be listed; which decisions opened them is forgotten");
+                    self.openings = Openings::default();
+                }
+            }
         }
         self.openings.remember(cookie, opened, accounts, decision);
     }

@@ -39,7 +39,7 @@ mod tests {
     #[test]
     fn the_allocator_is_set_up_as_the_build_says() {
         assert_eq!(control(c"opt.narenas", 0_u32), 2);
-        assert_eq!(control(c"opt.dirty_decay_ms", 0_isize), 60_000);
+        assert_eq!(control(c"opt.dirty_decay_ms", 0_isize), 10_000);
         let pages = control(c"opt.thp", c"".as_ptr());
         // SAFETY: a name of jemalloc's own, which is there for as long as the program runs.
         assert_eq!(unsafe { CStr::from_ptr(pages) }, c"always");
