@@ -67,3 +67,4 @@ mod survive;
 mod tail;
 mod unmanaged;
 mod unwritable;
+mod watched;

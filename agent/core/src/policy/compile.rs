@@ -23,7 +23,7 @@ use super::places::Places;
 use super::question::Names;
 use super::source::Statement;
 use super::state::AccountState;
-use super::{MOST_CELLS, UNLISTED, annotation, cut, finding, kinds, row, schema, source};
+use super::{MOST_CELLS, UNLISTED, annotation, cut, finding, further, kinds, row, schema, source};
 use crate::config::{Config, SourceFile};
 use crate::diagnostic::{Diagnostic, Severity};
 use crate::table::Identities;
@@ -42,9 +42,10 @@ pub(super) fn compile(config: &Config, findings: &mut Vec<Diagnostic>) -> Option
         }
     };
     let freshness = freshness(config);
-    let policies = read(config, &freshness, findings);
+    let (policies, refused) = read(config, &freshness, findings);
     let schema = schema?;
     validate(&policies, schema.clone(), findings);
+    further::of_refused(config, &refused, schema.clone(), findings);
     empty_destinations(config, &policies, findings);
     kinds::unknown(config, &policies, findings);
     let names = Names::new()?;
@@ -103,8 +104,12 @@ pub(super) fn compile(config: &Config, findings: &mut Vec<Diagnostic>) -> Option
     Some(bundle)
 }
 
-/// Every policy that can be read, with those of `more` behind them.
-pub(super) fn read<'a>(config: &'a Config, more: &'a [SourceFile], findings: &mut Vec<Diagnostic>) -> Vec<Parsed<'a>> {
+/// Every policy that can be used, with those of `more` behind them, and those that can be read and not be used.
+pub(super) fn read<'a>(
+    config: &'a Config,
+    more: &'a [SourceFile],
+    findings: &mut Vec<Diagnostic>,
+) -> (Vec<Parsed<'a>>, Vec<Parsed<'a>>) {
     let mut policies: Vec<Parsed<'a>> = Vec::new();
     let mut ids: HashMap<String, usize> = HashMap::new();
     findings.extend(config.policies.iter().flat_map(|file| cut::bare_cr(file).into_iter().chain(cut::empty(file))));
@@ -137,7 +142,7 @@ pub(super) fn read<'a>(config: &'a Config, more: &'a [SourceFile], findings: &mu
             }
         }
     }
-    policies
+    policies.into_iter().partition(|parsed| !parsed.refused)
 }
 
 fn zone(config: &Config, findings: &mut Vec<Diagnostic>) -> Option<TimeZone> {

@@ -1,11 +1,14 @@
-//! What is wrong with the policies of a configuration that is refused already: an operator wants to read everything at once.
+//! What else is wrong with a policy, or with the policies of a configuration, that is refused already: an operator wants to
+//! read everything at once.
 
 use std::collections::BTreeSet;
 
-use super::parse::Form;
-use super::{compile, schema, source};
+use cedar_policy::Schema;
+
+use super::parse::{Form, Parsed};
+use super::{compile, kinds, schema, source};
 use crate::config::{Config, Destination, Refused, Role};
-use crate::diagnostic::{Diagnostic, Severity};
+use crate::diagnostic::{Diagnostic, Location, Severity};
 use crate::table::Identities;
 
 /// The errors of policies and schemas that hold whatever the unread files declare. Warnings, and what only rows show, come
@@ -25,16 +28,33 @@ pub fn further(refused: &Refused) -> Vec<Diagnostic> {
             None
         }
     };
-    let policies = compile::read(&config, &[], &mut findings);
+    let (policies, unusable) = compile::read(&config, &[], &mut findings);
     // What attributes there are is known from the accounts, what own actions there are from the schemas.
     if let Some(schema) = schema.filter(|_| accounts_known && !unread.contains(&Role::Schemas)) {
-        compile::validate(&policies, schema, &mut findings);
+        compile::validate(&policies, schema.clone(), &mut findings);
+        of_refused(&config, &unusable, schema, &mut findings);
     }
     if accounts_known {
         findings.extend(Identities::check(&config));
     }
     findings.retain(|finding| finding.severity == Severity::Error);
     findings
+}
+
+/// What else is wrong with policies that are refused: not what was said of the same place already, in other words.
+pub(super) fn of_refused(config: &Config, policies: &[Parsed<'_>], schema: Schema, findings: &mut Vec<Diagnostic>) {
+    let mut more = Vec::new();
+    compile::validate(policies, schema, &mut more);
+    kinds::unknown(config, policies, &mut more);
+    more.retain(|finding| !findings.iter().any(|known| overlap(known.at.as_ref(), finding.at.as_ref())));
+    findings.extend(more);
+}
+
+/// Whether both point at something in common.
+fn overlap(one: Option<&Location>, other: Option<&Location>) -> bool {
+    one.zip(other).is_some_and(|(one, other)| {
+        one.file == other.file && one.offset < other.offset + other.length && other.offset < one.offset + one.length
+    })
 }
 
 /// Takes every destination that a policy names for declared: the file that would say so cannot be read.

@@ -36,7 +36,9 @@ impl Bundle {
         let known = |name: &str| self.destinations.contains_key(name);
         let mut parsed: Vec<Parsed<'_>> = Vec::new();
         for statement in grants.iter().flat_map(source::statements) {
-            let Some(grant) = parse::policy(statement, &known, &mut findings) else { continue };
+            let Some(grant) = parse::policy(statement, &known, &mut findings).and_then(Parsed::usable) else {
+                continue;
+            };
             let id = &grant.info.id;
             let plain = !grant.info.forbids && !grant.info.escalates && !grant.info.observes;
             if !plain || grant.principal != Principal::Account(account.to_owned()) {

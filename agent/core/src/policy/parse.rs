@@ -10,7 +10,7 @@ use super::kinds::Kinds;
 use super::schema::quoted;
 use super::source::Statement;
 use super::{annotation, extent, finding};
-use crate::diagnostic::{Diagnostic, Location};
+use crate::diagnostic::{Diagnostic, Location, Severity};
 
 /// What records and listings say about a policy.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
@@ -50,6 +50,15 @@ pub(crate) struct Parsed<'a> {
     pub(crate) actions: Actions,
     pub(crate) inputs: Inputs,
     pub(crate) kinds: Kinds,
+    /// It cannot be used, and a finding says why; what else is wrong with it can be looked for.
+    pub(crate) refused: bool,
+}
+
+impl Parsed<'_> {
+    /// If it can be used.
+    pub(crate) fn usable(self) -> Option<Self> {
+        Some(self).filter(|parsed| !parsed.refused)
+    }
 }
 
 /// Which accounts a policy's scope can match.
@@ -92,7 +101,7 @@ pub(crate) enum Form {
     Evaluated,
 }
 
-/// Reads one statement as a person wrote it. Findings are pushed; `None` if the policy cannot be used.
+/// Reads one statement as a person wrote it. Findings are pushed; `None` if it cannot be read.
 pub(crate) fn policy<'a>(
     statement: Statement<'a>,
     destinations: &dyn Fn(&str) -> bool,
@@ -160,11 +169,7 @@ pub(crate) fn policy_in<'a>(
             })),
         }
     }
-    if findings.len() > before
-        && findings.iter().skip(before).any(|finding| finding.severity == crate::diagnostic::Severity::Error)
-    {
-        return None;
-    }
+    let refused = findings.iter().skip(before).any(|finding| finding.severity == Severity::Error);
     let mut policy = parsed.new_id(PolicyId::new(&info.id));
     inputs.approvals |= info.escalates && (actions.connect || actions.open_socket);
     if info.escalates && form == Form::Written {
@@ -175,7 +180,7 @@ pub(crate) fn policy_in<'a>(
     // An escape can spell it another way.
     inputs.now = info.text.contains("now") || info.text.contains('\\');
     let principal = principal(&tree.body().principal);
-    Some(Parsed { info, statement, policy, principal, actions, inputs, kinds: Kinds::of(tree.body()) })
+    Some(Parsed { info, statement, policy, principal, actions, inputs, kinds: Kinds::of(tree.body()), refused })
 }
 
 fn annotations(policy: &Policy, statement: &Statement<'_>, findings: &mut Vec<Diagnostic>) -> Option<PolicyInfo> {

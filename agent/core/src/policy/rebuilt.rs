@@ -85,9 +85,8 @@ impl Rebuilt {
             let written = text.files.iter().filter(|_| text.form == Form::Written);
             findings.extend(written.filter_map(cut::bare_cr));
             for statement in text.files.iter().flat_map(source::statements) {
-                let Some(parsed) = parse::policy_in(text.form, statement, destinations, &mut findings) else {
-                    continue;
-                };
+                let parsed = parse::policy_in(text.form, statement, destinations, &mut findings);
+                let Some(parsed) = parsed.and_then(Parsed::usable) else { continue };
                 findings.extend(annotation::bad_id(&parsed).filter(|_| text.form == Form::Written));
                 if !ids.insert(parsed.info.id.clone()) {
                     findings.push(

@@ -55,7 +55,31 @@ fn what_cannot_be_classed_is_refused_at_its_place() {
         assert_eq!(refused.policy.as_deref(), Some("p"));
         assert!(refused.help.is_some(), "{condition}");
         assert_eq!(refused.code, "policy-unclassed");
+        let again = found.iter().find(|finding| finding.code != "policy-unclassed");
+        assert_eq!(again, None, "{condition}: the same mistake in other words");
     }
+}
+
+#[test]
+fn all_that_is_wrong_with_one_policy_is_said_at_once() {
+    let text = "@id(\"p\") @owner(\"o\") @reason(\"r\") @mode(\"enforce\")\npermit (principal, action == \
+                Action::\"connect\", resource)\nwhen { resource in Destination::\"nowhere\" }\nwhen { context.prot == 3 \
+                }\nunless { context.signals.contains(\"workload.shel\") };\n\n@id(\"p\") permit (principal, action, resource);";
+    let (bundle, findings) = Bundle::compile(&config(vec![account("report", &[])], text));
+    assert!(bundle.is_none());
+    let mut found: Vec<(usize, &str)> =
+        findings.iter().map(|finding| (finding.at.as_ref().map_or(0, |at| at.line), finding.code)).collect();
+    found.sort_unstable();
+    let expected = [
+        (1, "policy-annotation"),
+        (3, "policy-unclassed"),
+        (4, "policy-invalid"),
+        (5, "unknown-signal"),
+        (7, "policy-annotation"),
+        (7, "policy-annotation"),
+        (7, "policy-id"),
+    ];
+    assert_eq!(found, expected, "{findings:#?}");
 }
 
 /// A whole policy, and the code, line, column and a part of the message of its first error.

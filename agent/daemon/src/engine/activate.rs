@@ -233,7 +233,7 @@ impl Engine {
         self.base = base;
         self.base_digest.clone_from(&configured_digest);
         self.base_parts = Some(parts);
-        self.deadline = None;
+        self.deadline.forget();
         self.degraded_by(GRANTS_LEFT_OUT, left_out);
         self.neighbours.all(&config, &generation);
         self.compare_unsettled();
@@ -285,6 +285,9 @@ impl Engine {
     /// Keeps what holds for an account in an epoch, and forgets what no event can mean any more.
     pub(super) fn keep_moment(&mut self, index: u16, epoch: u32, moment: Moment) {
         self.moments.remove(&(index, epoch.wrapping_sub(EPOCHS_KEPT)));
+        if let Some(until) = moment.until {
+            self.deadline.bring_forward(until);
+        }
         self.moments.insert((index, epoch), Arc::new(moment));
     }
 

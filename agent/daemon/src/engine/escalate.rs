@@ -51,7 +51,7 @@ impl Engine {
             }
             Attempted::Waiting { id } | Attempted::Denied { id } | Attempted::Approved { id } => id,
             Attempted::Overflow => {
-                self.deadline = None; // An approval that this question met may be over with it.
+                self.deadline.forget(); // An approval that this question met may be over with it.
                 // It is refused all the same, and its record is written.
                 *self.tally.unasked.entry(account.to_owned()).or_default() += 1;
                 tracing::warn!(account, "too many escalations are open: nobody is asked about this one");

@@ -19,8 +19,10 @@ use super::explain::{Moment, Names};
 use super::persist::Explained as Kept;
 use super::repeats::{Basis, Repeat};
 
-/// How many events are taken from the ring in one go: a question waits for so many at most, some two milliseconds.
+/// How many events are taken from the ring in one go, some two milliseconds.
 const BATCH: usize = 128;
+/// How many are, while somebody asks: a fifth of a millisecond.
+const FEW: usize = 16;
 /// An event's attempt as Cedar is asked about it, and what is said of it.
 pub(super) struct Explained {
     pub(super) attempt: Attempt,
@@ -30,14 +32,40 @@ pub(super) struct Explained {
 impl Engine {
     /// Takes what the ring holds and writes it. Returns whether more is waiting.
     pub(crate) fn pump(&mut self) -> bool {
+        let more = self.take_while(|_| true);
+        self.flush();
+        more
+    }
+
+    /// The same, unless somebody asks: then a few at most, which are written with the records of what is asked.
+    pub(super) fn pump_unless_asked(&mut self) -> bool {
+        let more = self.take_while(|engine| !engine.asked.is_set());
+        if !self.asked.is_set() {
+            self.flush();
+        }
+        more
+    }
+
+    /// Takes a few events, and a few more while that is wanted. Returns whether more is waiting.
+    fn take_while(&mut self, wanted: impl Fn(&Self) -> bool) -> bool {
         if self.waiting.full() {
             self.flush();
             if self.waiting.full() {
                 return false;
             }
         }
+        let (mut taken, mut more) = (0, true);
+        while more && taken < BATCH && (taken == 0 || wanted(self)) {
+            more = self.take_few();
+            taken += FEW;
+        }
+        self.raise_drift();
+        more
+    }
+
+    fn take_few(&mut self) -> bool {
         let clocks = Clocks::read();
-        let drained = self.kernel.drain(BATCH);
+        let drained = self.kernel.drain(FEW);
         for event in &drained.processes {
             self.processes.exec(event);
             self.look_at_exec(event);
@@ -47,8 +75,6 @@ impl Engine {
             // Its number is missing from the sequence, so it is counted as lost there; this says why.
             tracing::error!(%malformed, "a ring entry could not be read");
         }
-        self.flush();
-        self.raise_drift();
         drained.more
     }
 

@@ -207,7 +207,9 @@ impl Engine {
     /// Keeps an accepted signal: in the journal, which outlives this process at once and a power cut with the next fsync. One
     /// that ended grants or approvals for good has the whole state written.
     fn keep_signal(&mut self, received: &Received) {
-        self.deadline = None;
+        if let Some(signal) = received.outcome.accepted() {
+            self.deadline.bring_forward(signal.expires);
+        }
         let journalled = match &received.outcome {
             Outcome::Accepted(accepted) if received.grants.is_empty() && received.approvals.is_empty() => {
                 !self.live_journal.full() && self.live_journal.append(accepted).is_ok()

@@ -8,6 +8,7 @@ mod append;
 mod attached;
 mod changes;
 mod clock;
+mod deadline;
 mod decide;
 mod drift;
 mod drop_directory;
@@ -130,8 +131,10 @@ pub(crate) struct Engine {
     pub(crate) neighbours: neighbours::Neighbours,
     /// Operations whose grace period and records are still to come: see [`Engine::settle`].
     pub(crate) unsettled: together::Unsettled,
-    /// When something ends next by time alone, while known.
-    pub(crate) deadline: Option<Option<Timestamp>>,
+    /// When something ends next by time alone.
+    pub(crate) deadline: deadline::Deadline,
+    /// Whether somebody waits for the engine to be free.
+    pub(crate) asked: seat::Asked,
     pub(crate) log: LogWriter,
     /// Where the log's records are sent on.
     pub(crate) sinks: Sinks,

@@ -173,7 +173,6 @@ impl Engine {
         }
         let began = Instant::now();
         let clocks = Clocks::read();
-        self.deadline = None;
         self.superseded = None;
         let Some(current) = &self.current else { return Ok(()) };
         let mut changed = Vec::new();
@@ -384,16 +383,14 @@ impl Engine {
 
     /// When something ends next by time alone.
     pub(crate) fn next_deadline(&mut self) -> Option<Timestamp> {
-        if let Some(known) = self.deadline {
-            return known;
-        }
-        let ends = self.epochs.iter().filter_map(|(name, epoch)| {
-            let current = self.current.as_ref().filter(|current| current.config.accounts.contains_key(name))?;
-            self.moments.get(&(*current.indices.get(name)?, *epoch))?.until
-        });
-        let next = ends.chain(self.live.next_expiry()).min();
-        self.deadline = Some(next);
-        next
+        let Self { deadline, current, epochs, moments, live, .. } = self;
+        deadline.or_look_up(|| {
+            let ends = epochs.iter().filter_map(|(name, epoch)| {
+                let current = current.as_ref().filter(|current| current.config.accounts.contains_key(name))?;
+                moments.get(&(*current.indices.get(name)?, *epoch))?.until
+            });
+            ends.chain(live.next_expiry()).min()
+        })
     }
 
     /// Ends what time has ended.
@@ -401,7 +398,7 @@ impl Engine {
         // A clock that was set ends nothing: first everything moves along with it.
         self.compare_clocks();
         let now = Timestamp::now();
-        self.deadline = None;
+        self.deadline.forget();
         let ended = self.live.expire(now);
         let mut affected: BTreeMap<String, Why> = BTreeMap::new();
         for (name, epoch) in &self.epochs {
@@ -448,14 +445,14 @@ impl Engine {
         if let Err(error) = self.refresh_each(affected) {
             tracing::error!(%error, "the kernel could not be told what time changed; its fallbacks hold");
             // Its time has passed: without a pause this would be tried without end.
-            self.deadline = Some(now.checked_add(jiff::SignedDuration::from_secs(1)).ok());
+            self.deadline.put_off(now.checked_add(jiff::SignedDuration::from_secs(1)).ok());
         }
         self.flush();
     }
 
     /// Writes the live state whole, on the disk when this returns; what could not be is tried again every second.
     pub(crate) fn save_live(&mut self) {
-        self.deadline = None;
+        self.deadline.forget();
         let saved = self.store.save_live(&self.live, &mut self.live_journal);
         self.degraded_by(UNKEPT, saved.is_err());
         self.live_unsaved = saved.is_err();

@@ -10,6 +10,17 @@ use super::Engine;
 use super::handle::Question;
 use super::together::MOST_TOGETHER;
 
+/// Whether somebody asks who found the seat taken: whoever has it does less at a time then.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Asked(Arc<AtomicBool>);
+
+impl Asked {
+    /// It may have been answered by now: then less is done at a time once.
+    pub(super) fn is_set(&self) -> bool {
+        self.0.load(Ordering::Acquire)
+    }
+}
+
 /// One at a time has it.
 #[derive(Clone)]
 pub(super) struct Seat(Arc<Shared>);
@@ -18,6 +29,7 @@ struct Shared {
     seated: Mutex<Option<Seated>>,
     /// Whether the engine's own thread waits for the seat: no asker takes it before it has been there.
     waits: AtomicBool,
+    asked: Asked,
     /// Rung when there is something that only the engine's own thread does, or does in time.
     bell: Notify,
 }
@@ -33,8 +45,9 @@ pub(super) struct Turn<'a>(MutexGuard<'a, Option<Seated>>);
 
 impl Seat {
     pub(super) fn new(engine: Engine, brief: mpsc::Receiver<Question>) -> Self {
+        let asked = engine.asked.clone();
         let seated = Mutex::new(Some(Seated { engine, brief }));
-        Self(Arc::new(Shared { seated, waits: AtomicBool::new(false), bell: Notify::new() }))
+        Self(Arc::new(Shared { seated, waits: AtomicBool::new(false), asked, bell: Notify::new() }))
     }
 
     /// The engine's own thread takes the seat, as soon as an asker who has it is done; `None`: an asker did not come to an
@@ -60,7 +73,7 @@ impl Seat {
     /// engine's own thread after them.
     pub(super) fn answer(&self) {
         if self.0.waits.load(Ordering::Acquire) {
-            return self.want();
+            return self.wait_for_it();
         }
         match self.0.seated.try_lock() {
             Ok(mut seated) => {
@@ -69,8 +82,14 @@ impl Seat {
                     self.want();
                 }
             }
-            Err(TryLockError::WouldBlock | TryLockError::Poisoned(_)) => self.want(),
+            Err(TryLockError::WouldBlock | TryLockError::Poisoned(_)) => self.wait_for_it(),
         }
+    }
+
+    /// What was asked is answered by whoever has the seat, or comes next.
+    fn wait_for_it(&self) {
+        self.0.asked.0.store(true, Ordering::Release);
+        self.want();
     }
 
     /// Nobody takes the seat any more, if somebody still could; what was not answered is not.
@@ -80,8 +99,10 @@ impl Seat {
 }
 
 impl Seated {
-    /// Answers what was asked up to now; `false` if more may be waiting.
+    /// Answers what was asked up to now, then goes on with what is unsettled; `false` if more may be waiting.
     fn answer(&mut self) -> bool {
+        // Before it is looked for: what is asked from here on says so again.
+        self.engine.asked.0.store(false, Ordering::Release);
         let mut answered = 0;
         while answered < MOST_TOGETHER {
             let Ok(question) = self.brief.try_recv() else { break };
@@ -92,10 +113,8 @@ impl Seated {
             question(&mut self.engine);
             answered += 1;
         }
-        if answered > 0 {
-            // What they recorded is written at once.
-            self.engine.settle_soon();
-        }
+        // What they recorded is written at once, with what was read before them.
+        self.engine.settle_soon();
         answered < MOST_TOGETHER
     }
 }
@@ -106,7 +125,7 @@ impl Turn<'_> {
         drop(self.0.take());
     }
 
-    /// Answers what askers left; `false` if more may be waiting.
+    /// Answers what askers left, then goes on with what is unsettled; `false` if more may be waiting.
     pub(super) fn answer(&mut self) -> bool {
         self.0.as_mut().is_none_or(Seated::answer)
     }

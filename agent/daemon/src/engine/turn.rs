@@ -154,23 +154,22 @@ async fn turns(seat: &Seat, mut questions: mpsc::Receiver<Question>, ring: Owned
                 }
             }
             Next::Ring => {
-                behind = engine.pump();
+                behind = engine.pump_unless_asked();
                 rest.as_mut().reset(tokio::time::Instant::now() + REST);
                 rests = !behind;
             }
-            Next::MoreOfRing => behind = engine.pump(),
+            Next::MoreOfRing => behind = engine.pump_unless_asked(),
             Next::Prepared => engine.take_prepared(),
             Next::Expiry => engine.expire(),
             Next::Second => behind |= engine.tick(),
             // Nothing else reads on while it is behind and is wanted each time.
-            Next::Wanted | Next::Passed if behind => behind = engine.pump(),
+            Next::Wanted | Next::Passed if behind => behind = engine.pump_unless_asked(),
             Next::Wanted | Next::Passed => {}
         }
         if due && !expires {
             // What waits for a deadline is made anew each turn: one that has passed is not left to it.
             engine.expire();
         }
-        engine.settle_soon();
         if turn.as_mut().is_some_and(|turn| !turn.answer()) {
             seat.want();
         }
@@ -250,7 +249,7 @@ impl Engine {
 
     /// Whether its own thread would wait for something else now than before.
     pub(super) fn wants_turn(&self) -> bool {
-        self.deadline.is_none() || self.unsettled.passes() || self.ending.is_some()
+        self.deadline.is_news() || self.unsettled.passes() || self.ending.is_some()
     }
 
     /// What happens every second: lines retried, gaps counted, the head signed, the clocks compared. Returns whether the
