@@ -37,7 +37,8 @@ impl Engine {
         more
     }
 
-    /// The same, unless somebody asks: then a few at most, which are written with the records of what is asked.
+    /// The same of a ring that was empty a moment ago, unless somebody asks: then a few at most, which are written with the
+    /// records of what is asked.
     pub(super) fn pump_unless_asked(&mut self) -> bool {
         let more = self.take_while(|engine| !engine.asked.is_set());
         if !self.asked.is_set() {

@@ -158,12 +158,13 @@ async fn turns(seat: &Seat, mut questions: mpsc::Receiver<Question>, ring: Owned
                 rest.as_mut().reset(tokio::time::Instant::now() + REST);
                 rests = !behind;
             }
-            Next::MoreOfRing => behind = engine.pump_unless_asked(),
+            // Whole batches: a flood of questions does not have the ring fill up.
+            Next::MoreOfRing => behind = engine.pump(),
             Next::Prepared => engine.take_prepared(),
             Next::Expiry => engine.expire(),
             Next::Second => behind |= engine.tick(),
             // Nothing else reads on while it is behind and is wanted each time.
-            Next::Wanted | Next::Passed if behind => behind = engine.pump_unless_asked(),
+            Next::Wanted | Next::Passed if behind => behind = engine.pump(),
             Next::Wanted | Next::Passed => {}
         }
         if due && !expires {
