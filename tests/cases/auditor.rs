@@ -7,6 +7,10 @@ use std::process::{Command, Output};
 use serde_json::Value;
 use writ_tests::{Config, Host, TcpPeer, UdpPeer, host::writ_program, wait};
 
+/// Longer than the longest line of a record.
+const LONG: usize = 80_000;
+const LONGEST_LINE: usize = 65_535;
+
 /// A copy of a log, and what the auditor has from elsewhere.
 struct Copy {
     directory: tempfile::TempDir,
@@ -170,4 +174,38 @@ fn a_pruned_log_and_one_whose_key_was_replaced_still_verify_and_say_so() {
     copy.ends(&["replay", &old], 0, "\"differing\":0");
     let said = host.records_of("lifecycle");
     assert!(said.iter().any(|record| record.text("/event") == "log-repair"), "that a log was begun is on record");
+}
+
+#[test]
+fn a_record_too_long_for_its_line_says_what_was_shortened_and_is_verified_and_replayed() {
+    let peer = UdpPeer::new();
+    let reason = "because ".repeat(LONG / 8);
+    let never = format!(
+        "@id(\"never\")\n@owner(\"tests\")\n@reason(\"{reason}\")\nforbid (principal, action == Action::\"connect\", \
+         resource);\n"
+    );
+    let mut host = Host::start(&Config::new().file("policies.d/never.cedar", &never));
+    host.attempt("udp-judge", &[peer.address]).assert_failed("EACCES");
+    let record = wait::until("the refusal is on record", || host.judgements().pop());
+    let shortened = record.0["truncated"].as_array().cloned().unwrap_or_default();
+    assert!(
+        shortened.iter().any(|path| path.as_str().is_some_and(|path| path.ends_with(".reason"))),
+        "what was shortened is not said: {shortened:?}"
+    );
+    assert_eq!((record.text("/verdict"), record.policies()), ("deny", vec!["never"]), "{record:#?}");
+    assert_eq!(host.stop_daemon(), Some(0));
+    let lines: Vec<String> = fs::read_dir(host.log_directory().join("records"))
+        .expect("there is a log")
+        .flatten()
+        .flat_map(|entry| {
+            fs::read_to_string(entry.path()).unwrap_or_default().lines().map(str::to_owned).collect::<Vec<_>>()
+        })
+        .collect();
+    assert!(lines.iter().any(|line| line.len() > LONGEST_LINE / 16), "nothing was long");
+    assert!(lines.iter().all(|line| line.len() <= LONGEST_LINE), "a line is too long");
+    let log = host.log_directory().display().to_string();
+    for command in ["verify", "replay"] {
+        let said = host.writ_output(&[command, &log]);
+        assert!(said.status.success(), "{command}: {said:?}");
+    }
 }

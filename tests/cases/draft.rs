@@ -1,6 +1,11 @@
-//! From observing to enforcing: the drafted policy is valid, permits what was observed, and nothing else.
+//! From observing to enforcing: the drafted policy is valid, permits what was observed, and nothing else; and where an account
+//! goes is learnt for as long as was declared.
 
-use writ_tests::{Config, Host, TcpPeer, config};
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use serde_json::json;
+use writ_tests::{Config, Host, TcpPeer, UdpPeer, config, wait};
 
 #[test]
 fn a_policy_drafted_from_what_was_observed_permits_that_and_no_more() {
@@ -34,4 +39,41 @@ fn a_policy_drafted_from_what_was_observed_permits_that_and_no_more() {
     host.attempt("tcp", &[unnamed.address]).assert_succeeded();
     host.attempt("tcp", &[other.address]).assert_failed("EACCES");
     assert_eq!(host.stop_daemon(), Some(0));
+}
+
+#[test]
+fn destinations_are_learnt_for_as_long_as_is_declared_and_not_again_after_a_restart() {
+    let peer = UdpPeer::new();
+    let known = format!(
+        "@id(\"known\")\n@owner(\"tests\")\n@reason(\"where it always goes\")\npermit (principal == \
+         ServiceAccount::\"{}\", action == Action::\"connect\", resource) when {{ !context.new_destination }};\n",
+        config::ACCOUNT
+    );
+    let mut config = Config::new().file("policies.d/known.cedar", &known);
+    config.account = "learning = \"15s\"".to_owned();
+    let mut host = Host::start(&config);
+    let at = |last: u8| SocketAddr::from(([127, 7, 7, last], peer.address.port()));
+    host.attempt("udp-judge", &[at(1)]).assert_succeeded();
+    let learnt = wait::until("it is on record", || host.judgements().pop());
+    assert_eq!(learnt.0.pointer("/request/context/new_destination"), Some(&json!(false)), "{learnt:#?}");
+    // Each address once: what is asked while it is learnt is learnt.
+    let mut next = 2;
+    let refused = wait::until("the time of learning is over", || {
+        let to = at(next);
+        next += 1;
+        // There are not many of them.
+        std::thread::sleep(Duration::from_millis(200));
+        host.attempt("udp-judge", &[to]).errno.map(|_| to)
+    });
+    host.attempt("udp-judge", &[at(1)]).assert_succeeded();
+    host.attempt("udp-judge", &[refused]).assert_failed("EACCES");
+    host.kill_daemon();
+    host.attempt("udp-judge", &[refused]).assert_failed("EACCES");
+    host.run_daemon();
+    host.attempt("udp-judge", &[at(1)]).assert_succeeded();
+    host.attempt("udp-judge", &[refused]).assert_failed("EACCES");
+    assert_eq!(host.writ_output(&["reload"]).status.code(), Some(0));
+    host.attempt("udp-judge", &[refused]).assert_failed("EACCES");
+    let shown = host.writ_json(&["account", "show", config::ACCOUNT, "--json"]).to_string();
+    assert!(shown.contains("127.7.7.1") && !shown.contains(&refused.ip().to_string()), "{shown}");
 }

@@ -2,11 +2,14 @@
 
 use std::collections::BTreeMap;
 
+use serde_json::json;
 use writ_tests::probe::Counts;
-use writ_tests::{Config, Host, TcpPeer};
+use writ_tests::{Config, Host, TcpPeer, UdpPeer, user};
 
 /// Enough that a gap of a few milliseconds would be hit.
 const ATTEMPTS: u64 = 200;
+/// What a daemon ends with when enforcement was taken away.
+const UNINSTALLED: i32 = 6;
 
 #[test]
 fn enforcement_outlives_sigkill() {
@@ -57,4 +60,36 @@ fn uninstall_ends_enforcement_and_leaves_nothing_pinned() {
     assert!(uninstalled.status.success(), "{uninstalled:?}");
     host.attempt("tcp", &[peer.address]).assert_succeeded();
     assert!(!host.pins().exists());
+}
+
+#[test]
+fn what_is_in_force_is_taken_away_over_the_socket_by_root_and_by_nobody_else() {
+    let peer = UdpPeer::new();
+    let mut config = Config::new();
+    config.agent = format!(
+        "operators = [\"root\", \"{0}\"]\napprovers = [\"root\", \"{0}\"]\n",
+        user::ensure(user::STRANGER).name
+    );
+    let mut host = Host::start(&config);
+    for user in [user::ensure(user::STRANGER), host.service_user().clone()] {
+        let mut curl = host.command_as(&user, "curl");
+        curl.args(["--silent", "--max-time", "20", "--unix-socket"]).arg(host.socket());
+        curl.args(["--write-out", " %{http_code}", "--json", "{}", "http://writ/v1/uninstall"]);
+        let said = curl.output().expect("curl is installed");
+        let said = String::from_utf8_lossy(&said.stdout).into_owned();
+        assert!(said.ends_with(" 403"), "{}: {said}", user.name);
+    }
+    host.attempt("udp-judge", &[peer.address]).assert_failed("EACCES");
+    let answer = host.request("POST", "/v1/uninstall", json!({}));
+    assert_eq!(answer.status, 200, "{answer:?}");
+    assert!(answer.body["removed"].as_u64().is_some_and(|removed| removed > 0), "{answer:?}");
+    assert_eq!(host.daemon_ends(), Some(UNINSTALLED), "systemd must not start it again");
+    assert!(!host.pins().exists());
+    host.attempt("udp-judge", &[peer.address]).assert_succeeded();
+    let events: Vec<_> = host.records_of("lifecycle").iter().map(|record| record.text("/event").to_owned()).collect();
+    assert!(events.iter().any(|event| event == "uninstall"), "{events:?}");
+    let said = host.writ_output(&["verify", &host.log_directory().display().to_string()]);
+    assert!(said.status.success(), "{said:?}");
+    // Once more is no harm: there is nothing left to take away.
+    assert_eq!(host.writ_output(&["uninstall"]).status.code(), Some(0));
 }

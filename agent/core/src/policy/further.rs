@@ -41,12 +41,13 @@ pub fn further(refused: &Refused) -> Vec<Diagnostic> {
     findings
 }
 
-/// What else is wrong with policies that are refused: not what was said of the same place already, in other words.
+/// What else is wrong with policies that are refused: not what cannot be classed, in the validator's words.
 pub(super) fn of_refused(config: &Config, policies: &[Parsed<'_>], schema: Schema, findings: &mut Vec<Diagnostic>) {
     let mut more = Vec::new();
     compile::validate(policies, schema, &mut more);
     kinds::unknown(config, policies, &mut more);
-    more.retain(|finding| !findings.iter().any(|known| overlap(known.at.as_ref(), finding.at.as_ref())));
+    let unclassed = || findings.iter().filter(|finding| finding.code == "policy-unclassed");
+    more.retain(|finding| !unclassed().any(|known| overlap(known.at.as_ref(), finding.at.as_ref())));
     findings.extend(more);
 }
 

@@ -64,7 +64,8 @@ fn what_cannot_be_classed_is_refused_at_its_place() {
 fn all_that_is_wrong_with_one_policy_is_said_at_once() {
     let text = "@id(\"p\") @owner(\"o\") @reason(\"r\") @mode(\"enforce\")\npermit (principal, action == \
                 Action::\"connect\", resource)\nwhen { resource in Destination::\"nowhere\" }\nwhen { context.prot == 3 \
-                }\nunless { context.signals.contains(\"workload.shel\") };\n\n@id(\"p\") permit (principal, action, resource);";
+                }\nunless { context.signals.contains(\"workload.shel\") };\n\n@id(\"p\") permit (principal, action, resource);\n@id(\"q\") \
+                @mode(\"enforce\")\npermit (principal, action == Action::\"conect\", resource);";
     let (bundle, findings) = Bundle::compile(&config(vec![account("report", &[])], text));
     assert!(bundle.is_none());
     let mut found: Vec<(usize, &str)> =
@@ -78,6 +79,13 @@ fn all_that_is_wrong_with_one_policy_is_said_at_once() {
         (7, "policy-annotation"),
         (7, "policy-annotation"),
         (7, "policy-id"),
+        (8, "policy-annotation"),
+        // The validator's own words for what follows from the action.
+        (8, "policy-invalid"),
+        (8, "policy-invalid"),
+        (9, "policy-annotation"),
+        (9, "policy-annotation"),
+        (9, "policy-invalid"),
     ];
     assert_eq!(found, expected, "{findings:#?}");
 }
